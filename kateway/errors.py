@@ -1,0 +1,290 @@
+"""Everything that can go wrong, as one tree.
+
+A class says what a failure is called (``code``, the last part of the problem's ``type``), which HTTP status it is,
+whether the same request may succeed later (``retriable``) and whether the records may have been written all the same
+(``maybe_written``). Raise one of these anywhere; only ``web/problems.py`` turns it into a response. Drivers translate
+their vendor's errors at their border, with ``raise … from``.
+
+``docs/errors.rst`` lists the same table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KatewayError(Exception):
+    """A failure with a name. ``detail`` is one sentence for the client: what is wrong and what to do.
+
+    ``retry_after_seconds`` is sent as ``Retry-After``; every 429 and 503 has one.
+    ``headers`` are further response headers (``Allow``, ``WWW-Authenticate``).
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "The gateway failed"
+    retriable: ClassVar[bool] = False
+    maybe_written: ClassVar[bool] = False
+    default_retry_after_seconds: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after_seconds: float | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.retry_after_seconds = (
+            self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
+        )
+        self.headers = headers
+
+
+# --- the caller's: nothing was written -------------------------------------------------------------------------
+
+
+class BadRequest(KatewayError):
+    status = 400
+    code = "bad-request"
+    title = "The request is malformed"
+
+
+class InvalidName(BadRequest):
+    code = "invalid-name"
+    title = "A version, topic or group is outside its grammar"
+
+
+class InvalidParameter(BadRequest):
+    code = "invalid-parameter"
+    title = "A parameter has a value it cannot have"
+
+
+class UnknownParameter(BadRequest):
+    code = "unknown-parameter"
+    title = "There is no such query parameter"
+
+
+class Contradiction(BadRequest):
+    code = "contradiction"
+    title = "A query parameter and its header differ"
+
+
+class MalformedBatch(BadRequest):
+    code = "malformed-batch"
+    title = "The batch cannot be read; nothing was written"
+
+
+class InvalidTopic(BadRequest):
+    code = "invalid-topic"
+    title = "The store does not allow such a topic"
+
+
+class InvalidRecord(BadRequest):
+    code = "invalid-record"
+    title = "The store refuses the record"
+
+
+class Unauthorized(KatewayError):
+    status = 401
+    code = "unauthorized"
+    title = "The credentials are missing or wrong"
+
+
+class Denied(KatewayError):
+    status = 403
+    code = "denied"
+    title = "The credentials do not allow this"
+
+
+class NotFound(KatewayError):
+    status = 404
+    code = "not-found"
+    title = "There is nothing here"
+
+
+class TopicNotFound(NotFound):
+    code = "topic-not-found"
+    title = "There is no such topic"
+
+
+class PartitionNotFound(NotFound):
+    code = "partition-not-found"
+    title = "The topic has no such partition"
+
+
+class MethodNotAllowed(KatewayError):
+    status = 405
+    code = "method-not-allowed"
+    title = "The method is not allowed here"
+
+
+class NotAcceptable(KatewayError):
+    status = 406
+    code = "not-acceptable"
+    title = "None of the accepted media types can be given"
+
+
+class RequestTimeout(KatewayError):
+    status = 408
+    code = "request-timeout"
+    title = "The request did not arrive in time"
+
+
+class Conflict(KatewayError):
+    status = 409
+    code = "conflict"
+    title = "The request conflicts with what is there"
+
+
+class TooManyConsumers(Conflict):
+    code = "too-many-consumers"
+    title = "Every partition is held by another reader of the group"
+    retriable = True
+
+
+class GroupBusy(Conflict):
+    code = "group-busy"
+    title = "The group has readers"
+    retriable = True
+
+
+class LengthRequired(KatewayError):
+    status = 411
+    code = "length-required"
+    title = "The request needs a Content-Length or a chunked body"
+
+
+class TooLarge(KatewayError):
+    status = 413
+    code = "too-large"
+    title = "The body or a record is too large"
+
+
+class UriTooLong(KatewayError):
+    status = 414
+    code = "uri-too-long"
+    title = "The request line is too long"
+
+
+class UnsupportedMediaType(KatewayError):
+    status = 415
+    code = "unsupported-media-type"
+    title = "The body's media type is not one that is understood here"
+
+
+class OffsetOutOfRange(KatewayError):
+    status = 416
+    code = "offset-out-of-range"
+    title = "The partition does not hold that offset"
+
+
+class Unprocessable(KatewayError):
+    status = 422
+    code = "unprocessable"
+    title = "The content cannot be applied"
+
+
+class TooManyRequests(KatewayError):
+    status = 429
+    code = "too-many-requests"
+    title = "Too much at once"
+    retriable = True
+    default_retry_after_seconds = 1.0
+
+
+class Throttled(TooManyRequests):
+    code = "throttled"
+    title = "The store throttles the gateway"
+
+
+class HeadersTooLarge(KatewayError):
+    status = 431
+    code = "headers-too-large"
+    title = "The request headers are too large or too many"
+
+
+# --- ours ------------------------------------------------------------------------------------------------------
+
+
+class NotImplementedHere(KatewayError):
+    status = 501
+    code = "not-implemented"
+    title = "The gateway does not do that"
+
+
+class Unsupported(NotImplementedHere):
+    code = "unsupported-by-store"
+    title = "The store does not support that"
+
+
+class Unavailable(KatewayError):
+    """Nothing was written; try again."""
+
+    status = 503
+    code = "unavailable"
+    title = "The store cannot be reached"
+    retriable = True
+    default_retry_after_seconds = 1.0
+
+
+class NotEnoughReplicas(Unavailable):
+    code = "not-enough-replicas"
+    title = "Too few replicas are in sync"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    title = "The gateway holds as much as it may"
+
+
+class StorageFull(Unavailable):
+    code = "storage-full"
+    title = "The store has no room left"
+    default_retry_after_seconds = 5.0
+
+
+class Draining(Unavailable):
+    code = "draining"
+    title = "The gateway is shutting down"
+
+
+class OutcomeUnknown(KatewayError):
+    """The request was sent and no answer came: it may have been written."""
+
+    status = 504
+    code = "outcome-unknown"
+    title = "The store did not answer in time"
+    retriable = True
+    maybe_written = True
+
+
+class WrittenTooNarrowly(OutcomeUnknown):
+    code = "written-too-narrowly"
+    title = "Written, but to fewer replicas than asked for"
+
+
+class HttpVersionNotSupported(KatewayError):
+    status = 505
+    code = "http-version-not-supported"
+    title = "Only HTTP/1.0 and HTTP/1.1 are spoken here"
+
+
+# --- of starting and configuring, never sent to a client ---------------------------------------------------------
+
+
+class ConfigError(KatewayError):
+    """The configuration cannot be used; ``problems`` names each fault by its path."""
+
+    code = "bad-configuration"
+    title = "The configuration cannot be used"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DataDirectoryLocked(KatewayError):
+    code = "data-directory-locked"
+    title = "Another process uses the data directory"

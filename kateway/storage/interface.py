@@ -1,0 +1,167 @@
+"""What a store is: the contract that ``core`` is written against and that every driver's tests run.
+
+A store is one cluster. Offsets are *next to read* wherever they name a position; a committed offset of 7 means that
+records 0 to 6 are done with. All methods run on the reactor's thread; ``async`` ones may be cancelled at any time,
+which abandons the answer and, unless said otherwise, changes nothing in the store.
+
+Errors are those of ``kateway.errors``; a driver translates its vendor's at its border, with ``raise … from``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred
+
+from kateway.errors import KatewayError
+from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
+
+Outcome = Receipt | KatewayError
+"""Of one message: where it was written, or why not (``retriable`` and ``maybe_written`` say what may be done)."""
+
+At = Literal["earliest", "latest"] | int
+"""A place in every partition of a topic: its ends, or the first record at or after so many ms since the epoch."""
+
+Reset = Literal["earliest", "latest"]
+"""Where a group starts in a partition that it has no committed offset for."""
+
+
+class Fetched(NamedTuple):
+    """What a group-less read found."""
+
+    records: list[Record]
+    next_offset: int
+    """Where to read on; beyond the last record's offset + 1 where records that nobody may see were skipped."""
+    end: int
+    """The offset that the partition's next visible record will have."""
+
+
+class Store(Protocol):
+    """One cluster, by whatever driver."""
+
+    async def start(self) -> None:
+        """Opens the store. A server that cannot be reached is not an error: ``health`` says so and the driver keeps
+        trying. What only a person can mend (bad settings, a locked data directory) raises.
+        """
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Lets publishes under way finish for at most ``grace_seconds``, closes subscriptions, frees everything."""
+
+    def health(self) -> Health:
+        """What is known just now. True to within five seconds: drivers look while nobody else does."""
+
+    def partitions(self, topic: str) -> int | None:
+        """The topic's partition count as last known, without asking: ``None`` where nothing is known of it."""
+
+    async def topics(self) -> Mapping[str, TopicInfo]:
+        """All topics that are not the store's own business. Never creates one."""
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """One topic, asked for where it is not known; ``TopicNotFound`` after one fresh look. Never creates it."""
+
+    async def create_topic(
+        self, topic: str, *, partitions: int, replicas: int = 1, retention_ms: int | None = None
+    ) -> TopicInfo:
+        """Makes a topic and answers when it can be published to. ``Conflict`` where it exists,
+        ``InvalidTopic`` where the store does not allow it.
+        """
+
+    async def add_partitions(self, topic: str, total: int) -> TopicInfo:
+        """Grows a topic to ``total`` partitions; the same number is fine, fewer is ``Conflict``."""
+
+    async def delete_topic(self, topic: str) -> None:
+        """Deletes a topic and its records; ``TopicNotFound`` where there is none."""
+
+    def publish(
+        self, topic: str, messages: Sequence[Message], acks: int, deadline: float
+    ) -> Deferred[list[Outcome]]:
+        """Writes messages; answers one outcome for each, in their order, and never fails as a whole.
+
+        ``acks``: 0 none (receipts without offset), 1 leader, -1 all in-sync replicas. ``deadline`` is on the
+        reactor's clock (``reactor.seconds()``): what was never sent by then is ``Unavailable``, what was sent and
+        not answered is ``OutcomeUnknown``. A batch's messages may land in several partitions; one that fails does
+        not touch the others. Messages of one call for one partition are written in order. Cancelling the Deferred
+        does nothing: a publish handed over has an outcome whatever the caller does. A plain Deferred, not a
+        coroutine, because one is made for every request of the hot path.
+
+        A topic that the store does not have is ``TopicNotFound`` for each message, after one fresh look.
+        ``Overloaded`` where the store's bounded bytes in flight are used up.
+        """
+
+    async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
+        """For each partition the offset of ``at``; for a timestamp later than every record, the end."""
+
+    async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
+        """What the group has committed in each partition of the topic; ``None`` where nothing is."""
+
+    async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Moves a group by hand. ``GroupBusy`` while anybody is a member of it."""
+
+    async def read(
+        self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float
+    ) -> Fetched:
+        """Reads records from ``offset`` on, at least one where there is one, else at most ``max_bytes`` of them.
+
+        At the end of the partition it waits for up to ``wait_seconds`` and may answer none.
+        ``OffsetOutOfRange`` before the earliest and beyond the end, ``PartitionNotFound``, ``TopicNotFound``.
+        """
+
+    def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> Subscription:
+        """Makes this process a member of ``group`` for ``topic`` and returns at once; the listener hears the rest.
+        Never waits for another group's join.
+        """
+
+
+class Listener(Protocol):
+    """Hears what happens to a subscription. Called on the reactor's thread, never from inside a call to it."""
+
+    def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
+        """These partitions are ours (in addition to those that are); each starts at its committed offset, else by
+        the reset rule. Comes before any ``readable`` of them.
+        """
+
+    def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
+        """These partitions are about to go. A Deferred holds the hand-over up until it fires, for a bounded grace;
+        ``commit`` still works for them meanwhile. Nothing can be taken from them any more.
+        """
+
+    def lost(self, partitions: frozenset[int]) -> None:
+        """These partitions are gone already (the session expired): they must not be committed."""
+
+    def readable(self, partition: int) -> None:
+        """``take`` will give something. Level-triggered: repeated after a ``take`` that left something."""
+
+    def failed(self, error: KatewayError) -> None:
+        """The subscription cannot go on as it is. ``retriable``: the driver keeps trying by itself and this is
+        news; otherwise (denied, no such topic) it is over and holds no partition.
+        """
+
+
+class Subscription(Protocol):
+    """A membership in a group for one topic."""
+
+    def take(self, partition: int, max_records: int, max_bytes: int) -> list[Record]:
+        """The next records of a partition that are at hand: at least one if any is at hand, else at most
+        ``max_records`` of them and about ``max_bytes`` of keys and values. Moves ``position``. Never waits.
+        Prefetch is bounded, and stops while nothing is taken.
+        """
+
+    def position(self, partition: int) -> int | None:
+        """The next offset that ``take`` will look at: past the records taken *and* past what nobody may see right
+        behind them (control records, compacted holes). ``None`` where the partition is not ours or not yet known.
+        """
+
+    def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
+        """Commits. Fails with ``Conflict`` if a partition is not ours any more, else with what the store said.
+        Calls under way at once are merged: the newest of a partition wins. Cancelling abandons the answer.
+        """
+
+    def seek(self, partition: int, offset: int) -> None:
+        """``take`` goes on from ``offset``; what was prefetched goes. Out of range: the reset rule applies."""
+
+    def lag(self, partition: int) -> int | None:
+        """Records between position and end as last heard; ``None`` where not yet known."""
+
+    def close(self) -> Deferred[None]:
+        """Leaves the group (``revoked`` is heard first) and frees everything. Bounded in time."""

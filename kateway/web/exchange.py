@@ -1,0 +1,137 @@
+"""One request, the way back to its client, and the connection they are on: what the HTTP edge's parts agree on.
+
+``channel.py`` implements these for the HTTP/1.1 wire; ``site.py`` adapts a plain ``twisted.web`` request to them, so
+that the same handlers run in memory, behind Klein, and on the hot route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class Request:
+    """A request as it arrived, whole. A plain class with slots: one is made for every request of the hot path."""
+
+    __slots__ = ("body", "headers", "http_1_1", "id", "method", "peer", "received", "secure", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[Header],
+        body: bytes,
+        *,
+        http_1_1: bool,
+        peer: str,
+        secure: bool,
+        id: str,
+        received: float,
+    ) -> None:
+        self.method = method
+        """Upper case, as sent."""
+        self.target = target
+        """The request target in origin form, undecoded: path and query."""
+        self.headers = headers
+        """In order; names in lower case, values stripped."""
+        self.body = body
+        self.http_1_1 = http_1_1
+        """False for HTTP/1.0: no chunked answer may be given."""
+        self.peer = peer
+        """The client's address, without port."""
+        self.secure = secure
+        self.id = id
+        """The caller's ``X-Request-Id`` if it sent a sane one, else ours. The exchange adds it to the response."""
+        self.received = received
+        """When its first byte arrived, on the reactor's clock."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Response(NamedTuple):
+    """A whole response. The exchange adds Content-Length, X-Request-Id and what the connection needs."""
+
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
+class Span(NamedTuple):
+    """Where the pieces of one ``write`` lie in the connection's stream of plaintext bytes sent.
+
+    Piece *i* ends at ``start + sum(lengths[: i + 1])``; its chunk framing counts as part of it. To be looked
+    into only when a connection ends: ``itertools.accumulate`` over the lengths.
+    """
+
+    start: int
+    lengths: Sequence[int]
+    end: int
+
+
+class Watcher(Protocol):
+    """Hears what its connection tells about whether what was sent has arrived."""
+
+    def asked(self) -> None:
+        """The client's next request has begun to arrive, after everything of ours was handed to the socket."""
+
+    def closed(self, confirmed: int, orderly: bool) -> None:
+        """The connection is over. ``confirmed`` is the last ``Connection.confirmed()``, read before the descriptor
+        was closed; ``orderly``: the client ended it with a FIN (and no reset came before or after it).
+        """
+
+
+class Connection(Protocol):
+    """A client's connection, as long as delivery needs to know of it."""
+
+    def confirmed(self) -> int | None:
+        """How many bytes of the stream (as ``Span`` counts them) the client's TCP has acknowledged.
+        ``None`` where it cannot be known (no ``SIOCOUTQ``): then only settling counts.
+        """
+
+    def stalled(self) -> bool:
+        """The client's window is shut, or has let nothing through since the last look, with bytes waiting."""
+
+    def watch(self, watcher: Watcher) -> None: ...
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Forgets a watcher; one that is not watching is fine."""
+
+
+class Exchange(Protocol):
+    """A request and its response, answered exactly once: ``respond``, or ``begin``, ``write``…, ``finish``."""
+
+    request: Request
+    connection: Connection
+
+    def respond(self, response: Response) -> None:
+        """Answers whole. After the client has gone: does nothing."""
+
+    def begin(self, status: int, headers: Sequence[Header]) -> None:
+        """Sends the head of a streamed response: chunked, or delimited by close for HTTP/1.0."""
+
+    def write(self, pieces: Sequence[bytes], one_chunk: bool = False) -> Span:
+        """Sends pieces of body in one write; each becomes an HTTP chunk of its own, or all become one.
+        Empty pieces are left out of the wire (an empty chunk would end the body) but keep their place in the span.
+        """
+
+    def writable(self) -> bool:
+        """False while bytes of ours wait for the socket: write no more, ``on_writable`` is called."""
+
+    def on_writable(self, callback: Callable[[], None] | None) -> None:
+        """Calls back each time that the waiting bytes have all been handed to the socket."""
+
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        """Calls back once if the client goes before the response is finished (after the watchers' ``closed``)."""
+
+    def finish(self) -> None:
+        """Ends a streamed response with the last chunk."""
+
+    def abort(self) -> None:
+        """Cuts the connection, so that what was sent of the body cannot be taken for whole."""
