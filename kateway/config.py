@@ -1,0 +1,170 @@
+"""The configuration: attrs classes read from TOML, each option with its unit in its name and its default in sight.
+
+``load`` turns a file into a ``Config`` or raises ``ConfigError`` that names every fault by its path
+(``storage.main.brokers: …``). Options that do not exist are faults. ``conf/kateway.toml`` shows every option with
+its default; a test holds it to these classes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import attrs
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+from cattrs.gen import make_dict_structure_fn
+
+from kateway.errors import ConfigError
+
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+T = TypeVar("T")
+
+
+def _at_least(low: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value < low:
+            raise ValueError(f"must be at least {low:g}, is {value:g}")
+
+    return check
+
+
+def _between(low: float, high: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}, is {value:g}")
+
+    return check
+
+
+DAY_SECONDS = 86400
+
+
+@attrs.frozen(kw_only=True)
+class HttpConfig:
+    """The listeners and every limit of the HTTP edge."""
+
+    public: tuple[str, ...] = ("tcp:9090:interface=127.0.0.1",)
+    admin: tuple[str, ...] = ("tcp:9093:interface=127.0.0.1",)
+    max_body_bytes: int = attrs.field(default=1048576, validator=_between(1, 1 << 30))
+    drain_seconds: float = attrs.field(default=20.0, validator=_between(0, 3600))
+    drain_delay_seconds: float = attrs.field(default=0.0, validator=_between(0, 3600))
+    header_timeout_seconds: float = attrs.field(default=10.0, validator=_between(0.1, 3600))
+    body_idle_timeout_seconds: float = attrs.field(default=30.0, validator=_between(0.1, 3600))
+    keepalive_idle_seconds: float = attrs.field(default=75.0, validator=_between(0.1, DAY_SECONDS))
+    write_stall_timeout_seconds: float = attrs.field(default=300.0, validator=_between(1, DAY_SECONDS))
+    max_request_line_bytes: int = attrs.field(default=8192, validator=_between(64, 1 << 20))
+    max_header_bytes: int = attrs.field(default=32768, validator=_between(256, 1 << 20))
+    max_header_count: int = attrs.field(default=100, validator=_between(1, 10000))
+    max_connections: int = attrs.field(default=10000, validator=_between(1, 1000000))
+    max_connections_per_address: int = attrs.field(default=5000, validator=_between(1, 1000000))
+    max_pipelined_requests: int = attrs.field(default=64, validator=_between(1, 10000))
+    cors_origins: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class AdminConfig:
+    """Who may use the admin listener."""
+
+    token_file: str = ""
+    hosts: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class TlsConfig:
+    """TLS towards a Kafka cluster; ``ca_file`` empty: the system's trust store."""
+
+    enabled: bool = False
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SaslConfig:
+    """SASL towards a Kafka cluster. Secrets come from a file or the environment, never from this file."""
+
+    mechanism: Literal["none", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "none"
+    username: str = ""
+    password_file: str = ""
+    password_env: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddedStorageConfig:
+    """A cluster that lives in one SQLite file of ours."""
+
+    driver: Literal["embedded"] = "embedded"
+    path: str = "kateway-data"
+    partitions: int = attrs.field(default=4, validator=_between(1, 1000))
+    create_topics: bool = True
+    max_inflight_bytes: int = attrs.field(default=67108864, validator=_at_least(1048576))
+
+
+@attrs.frozen(kw_only=True)
+class KafkaStorageConfig:
+    """A Kafka cluster."""
+
+    driver: Literal["kafka"]
+    brokers: tuple[str, ...] = attrs.field(default=("127.0.0.1:9092",), validator=attrs.validators.min_len(1))
+    create_topics: bool = False
+    partitions: int = attrs.field(default=4, validator=_between(1, 10000))
+    replicas: int = attrs.field(default=1, validator=_between(1, 100))
+    compression: Compression = "none"
+    max_inflight_bytes: int = attrs.field(default=67108864, validator=_at_least(1048576))
+    max_request_bytes: int = attrs.field(default=1000000, validator=_at_least(1024))
+    fetch_max_bytes: int = attrs.field(default=1048576, validator=_between(1024, 1 << 26))
+    connect_timeout_seconds: float = attrs.field(default=5.0, validator=_between(0.1, 300))
+    request_timeout_seconds: float = attrs.field(default=10.0, validator=_between(0.5, 300))
+    metadata_refresh_seconds: float = attrs.field(default=60.0, validator=_between(1, 3600))
+    tls: TlsConfig = TlsConfig()
+    sasl: SaslConfig = SaslConfig()
+
+
+StorageConfig = EmbeddedStorageConfig | KafkaStorageConfig
+
+
+@attrs.frozen(kw_only=True)
+class DeliveryConfig:
+    """How records are handed to readers and when they count as delivered."""
+
+    max_deliveries: int = attrs.field(default=0, validator=_between(0, 1000000))
+    commit_interval_seconds: float = attrs.field(default=1.0, validator=_between(0.01, 60))
+    linger_seconds: float = attrs.field(default=15.0, validator=_between(0, 3600))
+    session_timeout_seconds: float = attrs.field(default=10.0, validator=_between(6, 300))
+    settle_seconds: float = attrs.field(default=2.0, validator=_between(0.05, 300))
+    max_unsettled_bytes: int = attrs.field(default=4194304, validator=_between(65536, 1 << 30))
+    max_unacknowledged_records: int = attrs.field(default=10000, validator=_between(1, 10000000))
+    max_unacknowledged_bytes: int = attrs.field(default=16777216, validator=_between(65536, 1 << 32))
+
+
+@attrs.frozen(kw_only=True)
+class RegistryConfig:
+    """Who may do what: ``open`` lets anybody on loopback do everything."""
+
+    driver: Literal["open", "embedded", "file", "zookeeper"] = "open"
+    path: str = ""
+    hosts: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class LogConfig:
+    """What is logged and how. ``access``: one event a request, to the log or to ``access_file``."""
+
+    format: Literal["text", "json"] = "text"
+    access: bool = True
+    access_file: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Everything, as one immutable value."""
+
+    http: HttpConfig = HttpConfig()
+    admin: AdminConfig = AdminConfig()
+    storage: dict[str, StorageConfig] = attrs.field(factory=lambda: {"default": EmbeddedStorageConfig()})
+    delivery: DeliveryConfig = DeliveryConfig()
+    registry: RegistryConfig = RegistryConfig()
+    log: LogConfig = LogConfig()
