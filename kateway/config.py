@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import attrs
 import cattrs
@@ -198,9 +198,9 @@ def from_table(table: dict[str, Any]) -> Config:
 
 def _across(config: Config) -> list[str]:
     """Faults that only several options together show."""
-    problems = []
-    if "default" not in config.storage:
-        problems.append("storage.default: there must be a cluster of that name")
+    problems: list[str] = []
+    if "default" not in config.storage and len(config.storage) != 1:
+        problems.append("storage.default: of several clusters one must have that name")
     for name in config.storage:
         if not CLUSTER_NAME.fullmatch(name):
             problems.append(f"storage.{name}: a cluster's name is 1 to 64 of A-Z a-z 0-9 _ -")
@@ -264,7 +264,7 @@ def _table(kind: type[T]) -> Callable[[Any, Any], T]:
             if name not in value:
                 continue
             try:
-                given[name] = _converter.structure(value[name], field.type)
+                given[name] = _converter.structure(value[name], cast(Any, field.type))
                 if field.validator is not None:
                     field.validator(None, field, given[name])
             except ConfigError as error:
@@ -291,6 +291,6 @@ _converter.register_structure_hook(int, _strict(int, "a whole number"))
 _converter.register_structure_hook(float, _strict(float, "a number", int))
 _converter.register_structure_hook(bool, _strict(bool, "true or false"))
 _converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
-_converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+_converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is Literal, _choice)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, StorageConfig], _clusters)
 _converter.register_structure_hook_factory(attrs.has, _table)

@@ -1,0 +1,330 @@
+"""From path, query and headers to typed values, or 400: past this module every value is valid.
+
+A request target is split while it is still bytes, then each part is percent-decoded once, so that an encoded slash
+never makes a segment. What repeats from request to request (paths, queries without a key) is parsed once and kept in
+bounded tables: the hot path looks it up.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
+from kateway.model import Headers
+from kateway.web.exchange import Header
+
+T = TypeVar("T")
+
+CACHED_TARGETS = 4096
+MAX_CACHED_TARGET_BYTES = 512
+MAX_PUBLISH_SECONDS = 60.0
+MAX_WAIT_SECONDS = 300.0
+MAX_RETRIES = 100
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+_VERSION = re.compile(r"v[0-9]{1,9}")
+_WHOLE = re.compile(rb"-?[0-9]{1,19}")
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+
+
+class TopicPath(NamedTuple):
+    """``/{version}/topics/{topic}[/{group}[/{action}]]``, decoded and within its grammar."""
+
+    version: str
+    topic: str
+    group: str | None
+    action: str | None
+
+
+class PublishQuery(NamedTuple):
+    """The query of a publish. ``acks`` and ``key`` are ``None`` where a header may still give them."""
+
+    key: bytes | None
+    partition: int | None
+    acks: int | None
+    timeout: float
+    retries: int
+    batch: bool
+
+
+class PublishHeaders(NamedTuple):
+    """What a publish's headers add."""
+
+    key: bytes | None
+    acks: int | None
+    headers: Headers
+
+
+class SubscribeQuery(NamedTuple):
+    """The query of a subscription; ``idle`` and ``max_bytes`` with their defaults worked out."""
+
+    limit: int
+    timeout: float
+    idle: float
+    follow: bool
+    reset: str
+    explicit: bool
+    ack_timeout: float
+    dead: bool
+    max_bytes: int | None
+
+
+class ReadQuery(NamedTuple):
+    """The query of a group-less read; ``offset`` is ``None`` where the topic itself is asked about."""
+
+    partition: int | None
+    offset: int | None
+    limit: int
+    timeout: float
+    max_bytes: int
+
+
+class Cache(Generic[T]):
+    """A bounded table of parsed byte strings. When it is full it is emptied: what is in use comes back at once."""
+
+    __slots__ = ("_parse", "_table")
+
+    def __init__(self, parse: Callable[[bytes], T]) -> None:
+        self._parse = parse
+        self._table: dict[bytes, T] = {}
+
+    def __call__(self, raw: bytes) -> T:
+        found = self._table.get(raw)
+        if found is None:
+            found = self._parse(raw)
+            if len(raw) <= MAX_CACHED_TARGET_BYTES:
+                if len(self._table) >= CACHED_TARGETS:
+                    self._table.clear()
+                self._table[raw] = found
+        return found
+
+
+def topic_path(path: bytes, name: re.Pattern[str]) -> TopicPath | None:
+    """Takes a path apart; ``None`` where it is not one of a topic's. ``InvalidName`` names the part that is wrong."""
+    parts = path.split(b"/")
+    if not 4 <= len(parts) <= 6 or parts[0] or parts[2] != b"topics":
+        return None
+    version, topic, *rest = (_decoded(part) for part in (parts[1], *parts[3:]))
+    if not _VERSION.fullmatch(version):
+        raise InvalidName(f"the version {version[:64]!r} is not v and a number, such as v1")
+    for kind, text in zip(("topic", "group"), (topic, *rest[:1]), strict=False):
+        if not name.fullmatch(text) or text in {".", ".."}:
+            raise InvalidName(f"the {kind} {text[:64]!r} does not match {name.pattern}")
+    return TopicPath(version, topic, rest[0] if rest else None, rest[1] if len(rest) > 1 else None)
+
+
+def _decoded(part: bytes) -> str:
+    try:
+        return unquote_to_bytes(part).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidName("the path is not UTF-8") from error
+
+
+def query(raw: bytes, known: frozenset[bytes]) -> dict[bytes, bytes]:
+    """Splits a query into decoded values; an unknown or repeated parameter is refused by name.
+
+    Percent-decoded only: a plus stays a plus, as it may be part of a key.
+    """
+    values: dict[bytes, bytes] = {}
+    if not raw:
+        return values
+    for part in raw.split(b"&"):
+        if not part:
+            continue
+        name, _, value = part.partition(b"=")
+        name = unquote_to_bytes(name)
+        if name not in known:
+            raise UnknownParameter(f"unknown query parameter {_shown(name)}; known are {_listed(known)}")
+        if name in values:
+            raise InvalidParameter(f"{_shown(name)} is given twice")
+        values[name] = unquote_to_bytes(value)
+    return values
+
+
+def _shown(raw: bytes) -> str:
+    return repr(raw[:64].decode("utf-8", "backslashreplace"))
+
+
+def _listed(names: frozenset[bytes]) -> str:
+    return ", ".join(sorted(name.decode() for name in names))
+
+
+def whole(values: Mapping[bytes, bytes], name: bytes, default: T, low: int, high: int) -> int | T:
+    """A whole number from ``low`` to ``high``, else ``default`` where the parameter is absent."""
+    raw = values.get(name)
+    if raw is None:
+        return default
+    if not _WHOLE.fullmatch(raw) or not low <= int(raw) <= high:
+        raise InvalidParameter(f"{name.decode()} must be a whole number from {low} to {high}")
+    return int(raw)
+
+
+def seconds(values: Mapping[bytes, bytes], name: bytes, default: float, high: float, *, zero: bool) -> float:
+    """Seconds, perhaps fractional, up to ``high``; ``zero`` says whether 0 is allowed."""
+    raw = values.get(name)
+    if raw is None:
+        return default
+    if not _SECONDS.fullmatch(raw) or float(raw) > high or (not zero and float(raw) == 0):
+        low = "from 0" if zero else "more than 0 and"
+        raise InvalidParameter(f"{name.decode()} must be seconds, {low} to {high:g}")
+    return float(raw)
+
+
+def choice(values: Mapping[bytes, bytes], name: bytes, default: str, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    raw = values.get(name)
+    if raw is None:
+        return default
+    text = raw.decode("utf-8", "replace")
+    if text not in choices:
+        raise InvalidParameter(f"{name.decode()} must be one of {', '.join(choices)}")
+    return text
+
+
+def flag(values: Mapping[bytes, bytes], name: bytes) -> bool:
+    """``1`` or ``0``."""
+    return choice(values, name, "0", ("0", "1")) == "1"
+
+
+# --- publish -----------------------------------------------------------------------------------------------------
+
+_PUBLISH = frozenset({b"key", b"key_base64", b"partition", b"ack", b"timeout", b"retry", b"batch"})
+DEFAULT_PUBLISH_SECONDS = 5.0
+DEFAULT_RETRIES = 3
+_RECORD_HEADER = b"kateway-header-"
+_MEANT_FOR_US = frozenset({b"key", b"acks", b"content-type"})
+
+
+def publish_query(raw: bytes) -> PublishQuery:
+    values = query(raw, _PUBLISH)
+    if b"key" in values and b"key_base64" in values:
+        raise Contradiction("give key or key_base64, not both")
+    key = values.get(b"key")
+    encoded = values.get(b"key_base64")
+    if encoded is not None:
+        key = from_base64(encoded, "key_base64")
+    return PublishQuery(
+        key,
+        whole(values, b"partition", None, 0, INT32_MAX),
+        acks(values[b"ack"], "ack") if b"ack" in values else None,
+        seconds(values, b"timeout", DEFAULT_PUBLISH_SECONDS, MAX_PUBLISH_SECONDS, zero=False),
+        whole(values, b"retry", DEFAULT_RETRIES, 0, MAX_RETRIES),
+        flag(values, b"batch"),
+    )
+
+
+def acks(raw: bytes, name: str) -> int:
+    """0 none, 1 leader, anything more or ``all``: -1, all in-sync replicas (Kafka itself knows no 2)."""
+    if raw in {b"all", b"-1"}:
+        return -1
+    if not raw.isdigit() or len(raw) > 9:
+        raise InvalidParameter(f"{name} must be 0, 1, a number from 2 on, -1 or all")
+    return min(int(raw), 2) if int(raw) < 2 else -1
+
+
+def from_base64(raw: bytes | str, name: str) -> bytes:
+    """Standard base64 with its padding."""
+    try:
+        return base64.b64decode(raw, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameter(f"{name} is not base64") from error
+
+
+def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
+    """``Key``, ``Acks``, ``Content-Type`` (kept with the record) and ``Kateway-Header-NAME`` (the record's own)."""
+    key: bytes | None = None
+    ack: int | None = None
+    found: list[tuple[str, bytes | None]] = []
+    for name, value in headers:
+        if name in _MEANT_FOR_US:
+            if name == b"content-type":
+                found.append(("content-type", value))
+            elif name == b"key":
+                if key is not None and key != value:
+                    raise Contradiction("the header Key is given twice")
+                key = value
+            else:
+                ack = _once(ack, acks(value, "Acks"))
+        elif name.startswith(_RECORD_HEADER):
+            if len(name) == len(_RECORD_HEADER):
+                raise InvalidParameter("a header Kateway-Header- needs a name behind it")
+            found.append((name[len(_RECORD_HEADER) :].decode("ascii"), value))
+    return PublishHeaders(key, ack, tuple(found))
+
+
+def _once(before: int | None, now: int) -> int:
+    if before is not None and before != now:
+        raise Contradiction("the header Acks is given twice")
+    return now
+
+
+def agreed(name: str, from_query: T | None, from_header: T | None) -> T | None:
+    """A query parameter and its header may both be there if they say the same."""
+    if from_query is None:
+        return from_header
+    if from_header is not None and from_header != from_query:
+        raise Contradiction(f"the query parameter {name} and its header differ")
+    return from_query
+
+
+# --- subscribe ---------------------------------------------------------------------------------------------------
+
+_SUBSCRIBE = frozenset(
+    {b"limit", b"timeout", b"idle", b"follow", b"offset", b"ack", b"ack_timeout", b"queue", b"max_bytes"}
+)
+_READ = frozenset({b"partition", b"offset", b"limit", b"timeout", b"max_bytes"})
+SMALL_LIMIT = 1000
+DEFAULT_WAIT_SECONDS = 30.0
+DEFAULT_MAX_BYTES = 1 << 20
+
+
+def subscribe_query(raw: bytes) -> SubscribeQuery:
+    values = query(raw, _SUBSCRIBE)
+    limit = whole(values, b"limit", 1, 1, INT64_MAX)
+    timeout = seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True)
+    small = limit <= SMALL_LIMIT
+    follow = flag(values, b"follow")
+    max_bytes = whole(values, b"max_bytes", None, 1, INT64_MAX)
+    if max_bytes is None and small and not follow:
+        max_bytes = DEFAULT_MAX_BYTES
+    return SubscribeQuery(
+        limit=INT64_MAX if follow and b"limit" not in values else limit,
+        timeout=timeout,
+        idle=math.inf if follow else seconds(values, b"idle", 1.0 if small else timeout, MAX_WAIT_SECONDS, zero=True),
+        follow=follow,
+        reset=choice(values, b"offset", "earliest", ("earliest", "latest")),
+        explicit=choice(values, b"ack", "auto", ("auto", "explicit")) == "explicit",
+        ack_timeout=_ack_timeout(values),
+        dead=b"queue" in values and choice(values, b"queue", "dead", ("dead",)) == "dead",
+        max_bytes=max_bytes,
+    )
+
+
+def _ack_timeout(values: Mapping[bytes, bytes]) -> float:
+    given = seconds(values, b"ack_timeout", 60.0, 3600.0, zero=False)
+    if given < 1:
+        raise InvalidParameter("ack_timeout must be seconds, from 1 to 3600")
+    return given
+
+
+def read_query(raw: bytes) -> ReadQuery:
+    values = query(raw, _READ)
+    if b"offset" in values and b"partition" not in values:
+        raise BadRequest("offset needs partition beside it: an offset is a place in one partition")
+    if b"partition" in values and b"offset" not in values:
+        raise BadRequest("partition needs offset beside it; leave both out to ask about the topic")
+    if b"partition" not in values and values:
+        raise BadRequest("to read without a group give partition and offset")
+    return ReadQuery(
+        whole(values, b"partition", None, 0, INT32_MAX),
+        whole(values, b"offset", None, 0, INT64_MAX),
+        whole(values, b"limit", 1, 1, INT64_MAX),
+        seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True),
+        whole(values, b"max_bytes", DEFAULT_MAX_BYTES, 1, INT64_MAX),
+    )
