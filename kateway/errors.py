@@ -114,6 +114,11 @@ class PartitionNotFound(NotFound):
     title = "The topic has no such partition"
 
 
+class RegistryEntryNotFound(NotFound):
+    code = "registry-entry-not-found"
+    title = "The registry has no such entry"
+
+
 class MethodNotAllowed(KatewayError):
     status = 405
     code = "method-not-allowed"
@@ -150,10 +155,59 @@ class GroupBusy(Conflict):
     retriable = True
 
 
+class StillReferred(Conflict):
+    code = "still-referred"
+    title = "Other entries refer to it"
+
+
+class AmbiguousTopic(Conflict):
+    code = "ambiguous-topic"
+    title = "Topics of several applications have that name; say application.name"
+
+
+class TopicRetired(KatewayError):
+    status = 410
+    code = "topic-retired"
+    title = "The topic is retired"
+
+
+class InUse(Conflict):
+    code = "in-use"
+    title = "Others refer to it"
+
+
+class RegistryReadOnly(Conflict):
+    code = "registry-read-only"
+    title = "The registry cannot be changed through the gateway"
+
+
+class RegistryOpen(Conflict):
+    code = "registry-open"
+    title = "The gateway is open: it has no registry to change"
+
+
+class TopicRetired(KatewayError):
+    status = 410
+    code = "topic-retired"
+    title = "The topic's version is retired"
+
+
 class LengthRequired(KatewayError):
     status = 411
     code = "length-required"
     title = "The request needs a Content-Length or a chunked body"
+
+
+class PreconditionFailed(KatewayError):
+    status = 412
+    code = "precondition-failed"
+    title = "The entry is not the one that If-Match names"
+
+
+class PreconditionFailed(KatewayError):
+    status = 412
+    code = "precondition-failed"
+    title = "It is not what If-Match says any more"
 
 
 class TooLarge(KatewayError):
@@ -180,6 +234,12 @@ class OffsetOutOfRange(KatewayError):
     title = "The partition does not hold that offset"
 
 
+class Misdirected(KatewayError):
+    status = 421
+    code = "misdirected"
+    title = "The Host is not one of this listener"
+
+
 class Unprocessable(KatewayError):
     status = 422
     code = "unprocessable"
@@ -197,6 +257,16 @@ class TooManyRequests(KatewayError):
 class Throttled(TooManyRequests):
     code = "throttled"
     title = "The store throttles the gateway"
+
+
+class QuotaExceeded(TooManyRequests):
+    code = "quota-exceeded"
+    title = "The application's quota is used up"
+
+
+class TooManyFailures(TooManyRequests):
+    code = "too-many-failures"
+    title = "Too many wrong credentials from this address"
 
 
 class HeadersTooLarge(KatewayError):
@@ -248,6 +318,13 @@ class StorageFull(Unavailable):
 class Draining(Unavailable):
     code = "draining"
     title = "The gateway is shutting down"
+
+
+class RegistryUnavailable(Unavailable):
+    """Nothing was changed; try again."""
+
+    code = "registry-unavailable"
+    title = "The registry cannot be reached"
 
 
 class OutcomeUnknown(KatewayError):
