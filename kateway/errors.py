@@ -171,11 +171,6 @@ class TopicRetired(KatewayError):
     title = "The topic is retired"
 
 
-class InUse(Conflict):
-    code = "in-use"
-    title = "Others refer to it"
-
-
 class RegistryReadOnly(Conflict):
     code = "registry-read-only"
     title = "The registry cannot be changed through the gateway"
@@ -184,12 +179,6 @@ class RegistryReadOnly(Conflict):
 class RegistryOpen(Conflict):
     code = "registry-open"
     title = "The gateway is open: it has no registry to change"
-
-
-class TopicRetired(KatewayError):
-    status = 410
-    code = "topic-retired"
-    title = "The topic's version is retired"
 
 
 class LengthRequired(KatewayError):
@@ -202,12 +191,6 @@ class PreconditionFailed(KatewayError):
     status = 412
     code = "precondition-failed"
     title = "The entry is not the one that If-Match names"
-
-
-class PreconditionFailed(KatewayError):
-    status = 412
-    code = "precondition-failed"
-    title = "It is not what If-Match says any more"
 
 
 class TooLarge(KatewayError):

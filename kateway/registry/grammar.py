@@ -1,0 +1,103 @@
+"""What an entry's members may be: validators that raise ``InvalidName`` or ``InvalidParameter``, naming the member."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from kateway.errors import InvalidName, InvalidParameter
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
+STORAGE_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+SECRET_HASH = re.compile(r"sha256\$[0-9a-f]{32}\$[0-9a-f]{64}")
+
+MAX_DESCRIPTION_CHARACTERS = 1024
+MAX_GROUPS = 1000
+
+Validator = Callable[[Any, Any, Any], None]
+
+
+def is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def name(_instance: Any, attribute: Any, value: Any) -> None:
+    if not is_name(value):
+        raise InvalidName(f"{attribute.name} must be 1 to 64 of A-Z a-z 0-9 _ -, is {_short(value)}")
+
+
+def version(_instance: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, str) or not VERSION.fullmatch(value):
+        raise InvalidName(f"{attribute.name} must be v and a number, is {_short(value)}")
+
+
+def storage_name(_instance: Any, attribute: Any, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not STORAGE_NAME.fullmatch(value) or value in {".", ".."}:
+        raise InvalidName(f"{attribute.name} must be 1 to 249 of A-Z a-z 0-9 . _ -, is {_short(value)}")
+
+
+def groups(_instance: Any, attribute: Any, value: Collection[str]) -> None:
+    if not 1 <= len(value) <= MAX_GROUPS:
+        raise InvalidParameter(f"{attribute.name} must be 1 to {MAX_GROUPS} groups, or *")
+    for group in value:
+        if group != "*" and not is_name(group):
+            raise InvalidName(f"{attribute.name}: a group is 1 to 64 of A-Z a-z 0-9 _ -, or *; not {_short(group)}")
+
+
+def text(_instance: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > MAX_DESCRIPTION_CHARACTERS:
+        raise InvalidParameter(f"{attribute.name} must be a text of at most {MAX_DESCRIPTION_CHARACTERS} characters")
+
+
+def secret_hash(_instance: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, str) or not SECRET_HASH.fullmatch(value):
+        raise InvalidParameter(f"{attribute.name} must be what `kateway-admin hash-secret` prints: sha256$SALT$DIGEST")
+
+
+def optional_secret_hash(instance: Any, attribute: Any, value: Any) -> None:
+    if value is not None:
+        secret_hash(instance, attribute, value)
+
+
+def rate(_instance: Any, attribute: Any, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e15 or math.isnan(value):
+        raise InvalidParameter(f"{attribute.name} must be a number above 0, or null for no limit; is {_short(value)}")
+
+
+def _whole(low: int, high: int, *, optional: bool) -> Validator:
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if value is None and optional:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidParameter(f"{attribute.name} must be a whole number from {low} to {high}, is {_short(value)}")
+
+    return check
+
+
+def _one_of(*choices: str) -> Validator:
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if value not in choices:
+            raise InvalidParameter(f"{attribute.name} must be one of {', '.join(choices)}; is {_short(value)}")
+
+    return check
+
+
+count = _whole(0, 1_000_000, optional=True)
+partitions = _whole(1, 10_000, optional=True)
+replicas = _whole(1, 100, optional=False)
+retention = _whole(1, 1_000_000, optional=True)
+deliveries = _whole(0, 1_000_000, optional=False)
+kind = _one_of("pub", "sub")
+state = _one_of("active", "deprecated", "retired")
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
