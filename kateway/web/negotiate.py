@@ -1,0 +1,56 @@
+"""Which form of records a client wants: ``Accept`` to a form, or 406 that lists what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kateway.errors import NotAcceptable
+from kateway.web.formats import Form
+from kateway.web.formats.frames import FramesForm
+from kateway.web.formats.jsonarray import JsonForm
+from kateway.web.formats.ndjson import NdjsonForm
+from kateway.web.formats.raw import OCTETS, RawForm
+from kateway.web.params import Cache
+
+TEXT = b"text/plain"
+_FORMS: dict[bytes, Callable[[], Form]] = {
+    OCTETS: RawForm,
+    TEXT: lambda: RawForm(TEXT),
+    b"application/x-ndjson": NdjsonForm,
+    b"application/json": JsonForm,
+    b"application/vnd.kateway.frames": FramesForm,
+}
+_WILD = {b"*/*": OCTETS, b"application/*": OCTETS, b"text/*": TEXT}
+
+
+def _preferred(accept: bytes) -> Callable[[], Form]:
+    """The form of the highest q that we have; of equals, the one named first; exact names before wildcards."""
+    ranked: list[tuple[float, int, int, bytes]] = []
+    refused: set[bytes] = set()
+    for index, part in enumerate(accept.split(b",")):
+        name, *parameters = (piece.strip().lower() for piece in part.split(b";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith(b"q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if not 0 < quality <= 1:
+            refused.add(name)
+        elif name in _FORMS:
+            ranked.append((-quality, 0, index, name))
+        elif name in _WILD:
+            ranked.append((-quality, 1, index, _WILD[name]))
+    for _quality, _wild, _index, name in sorted(ranked):
+        if name not in refused:
+            return _FORMS[name]
+    raise NotAcceptable("give Accept one of " + ", ".join(sorted(name.decode() for name in _FORMS)) + " or */*")
+
+
+_cached = Cache(_preferred)
+
+
+def form(accept: bytes | None) -> Form:
+    """The form that ``Accept`` asks for; raw where it is absent."""
+    return _cached(accept)() if accept else RawForm()
