@@ -325,6 +325,13 @@ class WrittenTooNarrowly(OutcomeUnknown):
     title = "Written, but to fewer replicas than asked for"
 
 
+class CorruptRecords(KatewayError):
+    """What the store gave back cannot be read; it was not damaged by reading it."""
+
+    code = "corrupt-records"
+    title = "The store holds records that cannot be read"
+
+
 class HttpVersionNotSupported(KatewayError):
     status = 505
     code = "http-version-not-supported"
