@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.11",
     # twisted/plugins has no __init__.py, on purpose: it is a folder that several distributions share
     packages=[*find_packages(include=["kateway", "kateway.*"]), "twisted.plugins"],
-    package_data={"kateway": ["py.typed"]},
+    package_data={"kateway": ["py.typed", "web/openapi.json"]},
     install_requires=[
         "twisted[tls]>=24.7",
         "klein>=24.8",
@@ -41,8 +41,21 @@ setup(
         "cramjam>=2.9",
         "google-crc32c>=1.6",
         "orjson>=3.10",
+        "pyjwt[crypto]>=2.9",
         "treq>=24.9",
     ],
-    entry_points={"console_scripts": []},
+    entry_points={
+        "console_scripts": ["kateway-admin = kateway.admin_cli:main"],
+        "kateway.authenticators": [
+            "key-secret = kateway.core.keysecret:key_secret_authenticator",
+            "jwt = kateway.core.jwt:jwt_authenticator",
+            "client-certificate = kateway.core.clientcert:client_certificate_authenticator",
+        ],
+        "kateway.authorizers": ["bindings = kateway.core.authorize:binding_authorizer"],
+        "kateway.audit_sinks": [
+            "file = kateway.core.audit_sinks:file_sink",
+            "topic = kateway.core.audit_sinks:topic_sink",
+        ],
+    },
     zip_safe=False,
 )

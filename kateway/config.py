@@ -148,6 +148,75 @@ class RegistryConfig:
     hosts: str = ""
 
 
+Options = dict[str, dict[str, Any]]
+"""Options of what others add by entry points: one table each, by the entry point's name."""
+
+
+@attrs.frozen(kw_only=True)
+class JwtConfig:
+    """How a bearer token is checked, and which of its claims names the application."""
+
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    jwks_file: str = ""
+    secret_file: str = ""
+    audience: str = ""
+    issuer: str = ""
+    application_claim: str = "application"
+    kinds_claim: str = ""
+    leeway_seconds: float = attrs.field(default=30.0, validator=_between(0, 600))
+    max_token_bytes: int = attrs.field(default=8192, validator=_between(256, 1 << 16))
+
+
+@attrs.frozen(kw_only=True)
+class ClientCertificateConfig:
+    """Which application a client certificate's subject stands for (the certificate itself is checked by TLS)."""
+
+    subjects: dict[str, str] = attrs.field(factory=dict)
+    common_name_is_application: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class AuthConfig:
+    """Who is asking: the ways to tell, tried in their order, and what repeated failures lead to."""
+
+    methods: tuple[str, ...] = ("key-secret",)
+    authorizer: str = "bindings"
+    max_cached_secrets: int = attrs.field(default=10000, validator=_between(1, 10000000))
+    max_failures: int = attrs.field(default=20, validator=_between(1, 1000000))
+    failure_window_seconds: float = attrs.field(default=10.0, validator=_between(0.1, DAY_SECONDS))
+    max_tracked_addresses: int = attrs.field(default=10000, validator=_between(1, 10000000))
+    note_used_interval_seconds: float = attrs.field(default=60.0, validator=_between(1, DAY_SECONDS))
+    jwt: JwtConfig = JwtConfig()
+    client_certificate: ClientCertificateConfig = attrs.field(factory=ClientCertificateConfig)
+    options: Options = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class QuotasConfig:
+    """What the gateway spends on counting; how much anybody may do stands in the registry."""
+
+    max_tracked: int = attrs.field(default=100000, validator=_between(1, 10000000))
+    headers: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class AuditConfig:
+    """Which events are kept, and where: every admin change always, the rest by option."""
+
+    sinks: tuple[str, ...] = ("file",)
+    publishes: bool = False
+    subscribes: bool = False
+    acknowledgements: bool = False
+    max_queued_events: int = attrs.field(default=10000, validator=_between(1, 10000000))
+    file: str = ""
+    max_file_bytes: int = attrs.field(default=104857600, validator=_at_least(4096))
+    max_files: int = attrs.field(default=10, validator=_between(1, 10000))
+    topic: str = ""
+    cluster: str = "default"
+    topic_timeout_seconds: float = attrs.field(default=10.0, validator=_between(0.1, 300))
+    options: Options = attrs.field(factory=dict)
+
+
 @attrs.frozen(kw_only=True)
 class LogConfig:
     """What is logged and how. ``access``: one event a request, to the log or to ``access_file``."""
@@ -166,6 +235,9 @@ class Config:
     storage: dict[str, StorageConfig] = attrs.field(factory=lambda: {"default": EmbeddedStorageConfig()})
     delivery: DeliveryConfig = DeliveryConfig()
     registry: RegistryConfig = RegistryConfig()
+    auth: AuthConfig = attrs.field(factory=AuthConfig)
+    quotas: QuotasConfig = QuotasConfig()
+    audit: AuditConfig = attrs.field(factory=AuditConfig)
     log: LogConfig = LogConfig()
 
 
@@ -222,6 +294,18 @@ def _texts(value: Any, _type: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError(f"must be a list of texts, is {value!r}")
     return tuple(value)
+
+
+def _texts_by_name(value: Any, _type: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise TypeError(f"must be a table of texts, is {value!r}")
+    return dict(value)
+
+
+def _tables(value: Any, _type: Any) -> Options:
+    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+        raise TypeError(f"must be tables, one for each name, is {value!r}")
+    return dict(value)
 
 
 def _choice(value: Any, kind: Any) -> Any:
@@ -291,6 +375,8 @@ _converter.register_structure_hook(int, _strict(int, "a whole number"))
 _converter.register_structure_hook(float, _strict(float, "a number", int))
 _converter.register_structure_hook(bool, _strict(bool, "true or false"))
 _converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+_converter.register_structure_hook_func(lambda kind: kind == dict[str, str], _texts_by_name)
+_converter.register_structure_hook_func(lambda kind: kind == Options, _tables)
 _converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is Literal, _choice)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, StorageConfig], _clusters)
 _converter.register_structure_hook_factory(attrs.has, _table)

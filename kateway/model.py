@@ -87,6 +87,10 @@ class Principal:
 
     application: str
     key: str = ""
+    expires: float | None = None
+    """Seconds since the epoch after which the credentials mean nothing any more; ``None``: for as long as they are
+    registered.
+    """
 
 
 @attrs.frozen
