@@ -60,6 +60,9 @@ class HttpConfig:
     max_connections: int = attrs.field(default=10000, validator=_between(1, 1000000))
     max_connections_per_address: int = attrs.field(default=5000, validator=_between(1, 1000000))
     max_pipelined_requests: int = attrs.field(default=64, validator=_between(1, 10000))
+    max_inflight_body_bytes: int = attrs.field(default=268435456, validator=_at_least(1048576))
+    lingering_close_seconds: float = attrs.field(default=2.0, validator=_between(0, 60))
+    half_close_seconds: float = attrs.field(default=1.0, validator=_between(0, 60))
     cors_origins: tuple[str, ...] = ()
 
 

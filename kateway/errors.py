@@ -223,6 +223,12 @@ class Misdirected(KatewayError):
     title = "The Host is not one of this listener"
 
 
+class ExpectationFailed(KatewayError):
+    status = 417
+    code = "expectation-failed"
+    title = "The expectation cannot be met"
+
+
 class Unprocessable(KatewayError):
     status = 422
     code = "unprocessable"

@@ -109,6 +109,8 @@ class Exchange(Protocol):
 
     request: Request
     connection: Connection
+    caller: str
+    """Who asks, for the access log: a handler sets it once it knows; empty until then."""
 
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""
