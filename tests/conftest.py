@@ -9,6 +9,8 @@ import pytest
 from twisted.internet import reactor
 from twisted.logger import LogLevel, globalLogPublisher
 
+pytest_plugins = ["servers.fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def logged_errors() -> Iterator[list[dict[str, Any]]]:

@@ -1,0 +1,114 @@
+"""The fixtures of ``conftest.py`` that give tests real servers; each is started when the first test asks for it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from servers.jars import ServersMissing
+from servers.kafka import KafkaCluster
+from servers.oracle import Oracle
+from servers.zookeeper import ZooKeeperServer
+
+
+@contextmanager
+def skipping_where_missing() -> Iterator[None]:
+    """A machine without Java or Maven skips with the reason; with ``KATEWAY_REQUIRE_KAFKA=1`` that is a failure."""
+    try:
+        yield
+    except ServersMissing as reason:
+        if os.environ.get("KATEWAY_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"{reason}, and KATEWAY_REQUIRE_KAFKA=1 says they must")
+        pytest.skip(f"{reason} (set KATEWAY_REQUIRE_KAFKA=1 to make this a failure)")
+
+
+def _started(server: Any) -> Iterator[Any]:
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_3_9() -> Iterator[KafkaCluster]:
+    """One broker of Kafka 3.9.2, the same for all tests: do not break it."""
+    with skipping_where_missing():
+        server = KafkaCluster("3.9.2")
+    yield from _started(server)
+
+
+@pytest.fixture(scope="session")
+def kafka_4() -> Iterator[KafkaCluster]:
+    """One broker of Kafka 4.3.1, the same for all tests: do not break it."""
+    with skipping_where_missing():
+        server = KafkaCluster("4.3.1")
+    yield from _started(server)
+
+
+@pytest.fixture(scope="session", params=["kafka_3_9", "kafka_4"])
+def kafka(request: pytest.FixtureRequest) -> KafkaCluster:
+    """Each of the two in turn."""
+    cluster: KafkaCluster = request.getfixturevalue(request.param)
+    return cluster
+
+
+@pytest.fixture
+def oracle(kafka: KafkaCluster) -> Oracle:
+    """librdkafka's view of ``kafka``."""
+    return Oracle(kafka.direct)
+
+
+@pytest.fixture(scope="module")
+def kafka_cluster() -> Iterator[Callable[..., KafkaCluster]]:
+    """Makes and starts a cluster that a test may break: ``kafka_cluster(brokers=3, version="4.3.1", proxied=True)``.
+
+    It lives until the module's tests are over, or until the test closes it.
+    """
+    made: list[KafkaCluster] = []
+
+    def make(*, version: str = "4.3.1", **options: Any) -> KafkaCluster:
+        with skipping_where_missing():
+            cluster = KafkaCluster(version, **options)
+        made.append(cluster)
+        return cluster.start()
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    """One ZooKeeper, the same for all tests: use a root of your own, do not break it."""
+    with skipping_where_missing():
+        server = ZooKeeperServer()
+    yield from _started(server)
+
+
+@pytest.fixture
+def zookeeper_server() -> Iterator[ZooKeeperServer]:
+    """A ZooKeeper of a test's own, to freeze and kill; its ``proxy`` breaks connections."""
+    with skipping_where_missing():
+        server = ZooKeeperServer(proxied=True)
+    yield from _started(server)
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def unique_name() -> Callable[[str], str]:
+    """Gives names that no other test has: ``unique_name("group")``."""
+    return lambda prefix: f"{prefix}-{uuid.uuid4().hex[:8]}-{next(_numbers)}"
+
+
+@pytest.fixture
+def topic_name(unique_name: Callable[[str], str]) -> str:
+    """A name for a topic that no other test has; nothing is made."""
+    return unique_name("topic")

@@ -1,0 +1,95 @@
+"""Kafka's jars, fetched with Maven once and kept in a cache folder.
+
+The folder is ``.cache`` in the project's root (git ignores it) or ``KATEWAY_CACHE``. Several test runs may fetch at
+once: one does, the others wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+VERSIONS = ("3.9.2", "4.3.1")
+
+POM = """<?xml version="1.0" encoding="UTF-8"?>
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>kateway.tests</groupId>
+  <artifactId>kafka-jars</artifactId>
+  <version>1</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{version}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka-tools</artifactId>
+      <version>{version}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+class ServersMissing(Exception):
+    """This machine cannot run the servers; the message says what it lacks."""
+
+
+def cache_folder() -> Path:
+    given = os.environ.get("KATEWAY_CACHE")
+    return Path(given) if given else Path(__file__).resolve().parents[2] / ".cache"
+
+
+def java() -> str:
+    """The path of the Java command, or ``ServersMissing``."""
+    found = shutil.which("java")
+    if found is None:
+        raise ServersMissing("there is no java command: Kafka and ZooKeeper cannot run")
+    return found
+
+
+def kafka_libs(version: str) -> Path:
+    """The folder that holds every jar of a Kafka version, fetched if it is not there yet."""
+    java()
+    home = cache_folder() / "kafka" / version
+    libs = home / "libs"
+    if libs.is_dir():
+        return libs
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise ServersMissing("there is no mvn command: Kafka's jars cannot be fetched")
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not libs.is_dir():
+            _fetch(maven, version, home)
+    return libs
+
+
+def _fetch(maven: str, version: str, home: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=home) as temporary:
+        work = Path(temporary)
+        (work / "pom.xml").write_text(POM.format(version=version))
+        command = [
+            maven,
+            "-q",
+            "-B",
+            "dependency:copy-dependencies",
+            "-DoutputDirectory=libs",
+            "-DincludeScope=runtime",
+        ]
+        for _attempt in range(3):
+            done = subprocess.run(command, cwd=work, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if done.returncode == 0:
+                break
+        else:
+            raise ServersMissing(f"Maven could not fetch Kafka {version}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        # a rename is atomic: the folder is there in full or not at all
+        (work / "libs").rename(home / "libs")
