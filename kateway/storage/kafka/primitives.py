@@ -1,0 +1,123 @@
+"""Kafka's wire types and the request header: bytes in, values out.
+
+Source: https://kafka.apache.org/protocol (types; request header v1, response header v0). Only versions of requests
+from before the *flexible* encoding are spoken here, so lengths are fixed-size integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from struct import Struct, error
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_I8 = Struct(">b")
+_I16 = Struct(">h")
+_I32 = Struct(">i")
+_I64 = Struct(">q")
+_HEADER = Struct(">hhi")
+_SIZE_AND_CORRELATION = Struct(">ii")
+
+i8 = _I8.pack
+i16 = _I16.pack
+i32 = _I32.pack
+i64 = _I64.pack
+
+
+class MalformedResponse(Exception):
+    """A broker's answer ends before it should, or cannot be what it says it is."""
+
+
+def string(value: str | None) -> bytes:
+    """STRING or NULLABLE_STRING."""
+    if value is None:
+        return b"\xff\xff"
+    data = value.encode()
+    return i16(len(data)) + data
+
+
+def data(value: bytes | None) -> bytes:
+    """BYTES or NULLABLE_BYTES."""
+    if value is None:
+        return b"\xff\xff\xff\xff"
+    return i32(len(value)) + value
+
+
+def array(items: Iterable[bytes]) -> bytes:
+    """ARRAY of things that are encoded already."""
+    parts = list(items)
+    return i32(len(parts)) + b"".join(parts)
+
+
+def request_header(api_key: int, api_version: int, correlation_id: int, client_id: bytes) -> bytes:
+    """Request header v1; ``client_id`` is a STRING, encoded already."""
+    return _HEADER.pack(api_key, api_version, correlation_id) + client_id
+
+
+def size_and_correlation(buffer: bytes | bytearray, at: int) -> tuple[int, int]:
+    """The first eight bytes of a response: the size of what follows the first four, and whose answer it is."""
+    size, correlation_id = _SIZE_AND_CORRELATION.unpack_from(buffer, at)
+    return size, correlation_id
+
+
+class Reader:
+    """Reads wire types one after another; every method moves on. ``MalformedResponse`` where there is too little."""
+
+    __slots__ = ("_data", "at")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self._data = data
+        self.at = at
+
+    def _fixed(self, struct: Struct) -> int:
+        try:
+            value: int = struct.unpack_from(self._data, self.at)[0]
+        except error as short:
+            raise MalformedResponse(f"the answer ends at {len(self._data)}, more was due at {self.at}") from short
+        self.at += struct.size
+        return value
+
+    def i8(self) -> int:
+        return self._fixed(_I8)
+
+    def i16(self) -> int:
+        return self._fixed(_I16)
+
+    def i32(self) -> int:
+        return self._fixed(_I32)
+
+    def i64(self) -> int:
+        return self._fixed(_I64)
+
+    def boolean(self) -> bool:
+        return self._fixed(_I8) != 0
+
+    def _take(self, length: int) -> bytes:
+        end = self.at + length
+        if length < 0 or end > len(self._data):
+            raise MalformedResponse(f"{length} bytes at {self.at} are beyond the answer's end at {len(self._data)}")
+        taken = self._data[self.at : end]
+        self.at = end
+        return taken
+
+    def nullable_string(self) -> str | None:
+        length = self.i16()
+        return None if length == -1 else self._take(length).decode("utf-8", "replace")
+
+    def string(self) -> str:
+        return self.nullable_string() or ""
+
+    def nullable_data(self) -> bytes | None:
+        length = self.i32()
+        return None if length == -1 else self._take(length)
+
+    def data(self) -> bytes:
+        return self.nullable_data() or b""
+
+    def array(self, item: Callable[[], T]) -> list[T]:
+        """An ARRAY (a null one is empty), each item read by ``item``."""
+        count = self.i32()
+        if count > len(self._data) - self.at:  # every item takes a byte at least: don't believe a broken count
+            raise MalformedResponse(f"an array of {count} items at {self.at} cannot fit")
+        return [item() for _ in range(count)]
