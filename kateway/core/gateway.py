@@ -1,0 +1,182 @@
+"""What the gateway does, step by step: publish, subscribe, acknowledge, and the questions about topics and groups.
+
+Here are the rules and their order; HTTP is above, stores are below. A publish handed to a store has an outcome
+whatever the client does: nothing here cancels one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from kateway.core.names import OpenNames, Place
+from kateway.errors import (
+    Conflict,
+    KatewayError,
+    MalformedBatch,
+    OffsetOutOfRange,
+    Overloaded,
+    PartitionNotFound,
+    TopicNotFound,
+)
+from kateway.model import Committed, Message, Receipt, TopicInfo
+from kateway.storage.interface import At, Fetched, Outcome, Store
+
+FIRST_RETRY_SECONDS = 0.05
+LONGEST_RETRY_SECONDS = 1.0
+
+
+class Publish(NamedTuple):
+    """A publish as it is handed from step to step."""
+
+    place: Place
+    messages: Sequence[Message]
+    acks: int
+    """0 none, 1 leader, -1 all in-sync replicas."""
+    deadline: float
+    """On the reactor's clock: when the caller's patience ends."""
+    retries: int
+    """How often what failed without a trace is tried again before the deadline."""
+
+
+class TopicCreation(NamedTuple):
+    """Whether an unknown topic of a store may be made on first use, and with how many partitions and replicas."""
+
+    allowed: bool
+    partitions: int
+    replicas: int
+
+
+class Gateway:
+    """The gateway's rules over its stores. ``creation`` is keyed by the stores themselves."""
+
+    def __init__(self, names: OpenNames, creation: Mapping[Store, TopicCreation], clock: IReactorTime) -> None:
+        self.names = names
+        self._creation = creation
+        self._clock = clock
+
+    # --- publish ---------------------------------------------------------------------------------------------
+
+    def publish(self, publish: Publish) -> Deferred[list[Outcome]]:
+        """Writes messages; one outcome each, in their order. Never fails as a whole.
+
+        A plain callback, not a coroutine: this runs for every request of the hot path.
+        """
+        publishing = publish.place.store.publish(publish.place.topic, publish.messages, publish.acks, publish.deadline)
+        publishing.addCallback(self._judge, publish)
+        return publishing
+
+    def publish_batch(self, publish: Publish) -> Deferred[list[Outcome]]:
+        """As ``publish``, but fails with ``MalformedBatch`` and writes nothing where a message names a partition
+        that does not exist.
+        """
+        place = publish.place
+        named = max((message.partition for message in publish.messages if message.partition is not None), default=-1)
+        if named < (place.store.partitions(place.topic) or 0):
+            return self.publish(publish)
+        return Deferred.fromCoroutine(self._publish_checked(publish, named))
+
+    async def _publish_checked(self, publish: Publish, named: int) -> list[Outcome]:
+        info = await self.topic(publish.place, create=True)
+        if named >= info.partitions:
+            raise MalformedBatch(
+                f"the batch names partition {named}, but {info.name} has {info.partitions}; nothing was written"
+            )
+        return await self.publish(publish)
+
+    def _judge(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome] | Deferred[list[Outcome]]:
+        for outcome in outcomes:
+            if outcome.__class__ is not Receipt:
+                return Deferred.fromCoroutine(self._again(outcomes, publish))
+        return outcomes
+
+    async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
+        """Publishes once more what surely was not written: after making the topic, or after a pause."""
+        place, messages, acks, deadline, retries = publish
+        pause = FIRST_RETRY_SECONDS
+        created = False
+        while True:
+            again = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, TopicNotFound)]
+            if again and not created and self._creation[place.store].allowed:
+                created = True
+                try:
+                    await self.topic(place, create=True)
+                except KatewayError as error:
+                    return [error if isinstance(outcome, TopicNotFound) else outcome for outcome in outcomes]
+            else:
+                again = [index for index, outcome in enumerate(outcomes) if _worth_a_retry(outcome)]
+                if not again or retries <= 0 or self._clock.seconds() + pause >= deadline:
+                    return outcomes
+                retries -= 1
+                await deferLater(self._clock, pause)
+                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+            repeated = await place.store.publish(place.topic, [messages[index] for index in again], acks, deadline)
+            for index, outcome in zip(again, repeated, strict=True):
+                outcomes[index] = outcome
+
+    # --- topics and groups -----------------------------------------------------------------------------------
+
+    async def topic(self, place: Place, *, create: bool = False) -> TopicInfo:
+        """The topic, made first where ``create`` and the store's settings allow it. ``TopicNotFound``."""
+        try:
+            return await place.store.topic(place.topic)
+        except TopicNotFound:
+            if not create or not self._creation[place.store].allowed:
+                raise
+        creation = self._creation[place.store]
+        try:
+            return await place.store.create_topic(
+                place.topic, partitions=creation.partitions, replicas=creation.replicas
+            )
+        except Conflict:
+            return await place.store.topic(place.topic)
+
+    async def ends(self, place: Place) -> list[tuple[int, int, int]]:
+        """``(partition, earliest, end)`` of each partition."""
+        await place.store.topic(place.topic)
+        earliest = await place.store.offsets(place.topic, "earliest")
+        end = await place.store.offsets(place.topic, "latest")
+        return [(partition, earliest[partition], end[partition]) for partition in sorted(earliest.keys() & end.keys())]
+
+    async def read(self, place: Place, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
+        """Reads without a group. ``OffsetOutOfRange``, ``PartitionNotFound``, ``TopicNotFound``."""
+        await self._partition(place, partition)
+        return await place.store.read(place.topic, partition, offset, max_bytes=max_bytes, wait_seconds=wait_seconds)
+
+    async def _partition(self, place: Place, partition: int) -> None:
+        info = await place.store.topic(place.topic)
+        if partition >= info.partitions:
+            raise PartitionNotFound(f"{info.name} has partitions 0 to {info.partitions - 1}")
+
+    async def committed(self, place: Place, group: str) -> Mapping[int, Committed | None]:
+        """What the group has committed in each partition."""
+        await place.store.topic(place.topic)
+        return await place.store.committed(group, place.topic)
+
+    async def positions(self, place: Place, to: At | Mapping[int, int]) -> Mapping[int, int]:
+        """The offsets that a reset means: a place in time, or offsets by partition, checked against what there is."""
+        await place.store.topic(place.topic)
+        if not isinstance(to, Mapping):
+            return await place.store.offsets(place.topic, to)
+        ends = {partition: (earliest, end) for partition, earliest, end in await self.ends(place)}
+        for partition, offset in to.items():
+            if partition not in ends:
+                raise PartitionNotFound(f"there is no partition {partition}")
+            earliest, end = ends[partition]
+            if not earliest <= offset <= end:
+                raise OffsetOutOfRange(f"partition {partition} holds offsets {earliest} to {end}, not {offset}")
+        return to
+
+
+def _worth_a_retry(outcome: Outcome) -> bool:
+    """Nothing was written and it may go better soon. What is refused for want of room should be refused quickly."""
+    return (
+        isinstance(outcome, KatewayError)
+        and outcome.retriable
+        and not outcome.maybe_written
+        and not isinstance(outcome, Overloaded)
+    )

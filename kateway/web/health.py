@@ -1,0 +1,34 @@
+"""``/live`` and ``/ready``: whether the process runs, and whether it can do its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from kateway.model import Health
+from kateway.web.exchange import Response
+
+JSON = (b"Content-Type", b"application/json")
+NO_STORE = (b"Cache-Control", b"no-store")
+
+
+def live() -> Response:
+    """200: that this runs is the answer."""
+    return Response(200, (JSON, NO_STORE), b'{"live":true}')
+
+
+def ready(parts: Mapping[str, Health], *, draining: bool) -> Response:
+    """200 when every part is healthy and the gateway is not draining, else 503; each part says what ails it."""
+    healthy = not draining and all(health.healthy for health in parts.values())
+    body: dict[str, Any] = {"ready": healthy, "draining": draining}
+    body["parts"] = {
+        name: {"healthy": health.healthy, **({"reason": health.reason} if health.reason else {})}
+        for name, health in parts.items()
+    }
+    headers = (JSON, NO_STORE) if healthy else (JSON, NO_STORE, (b"Retry-After", b"1"))
+    return Response(200 if healthy else 503, headers, orjson.dumps(body))
+
+
+Parts = Callable[[], Mapping[str, Health]]

@@ -1,0 +1,31 @@
+"""Runs a handler that is a coroutine: its value is the response, its error a problem, its cancel the client's going."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from kateway.web.exchange import Exchange, Response
+from kateway.web.problems import problem
+
+
+def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> None:
+    """Answers with what ``handler`` returns; ``None`` says that it has streamed its answer itself.
+
+    A client that goes away cancels the handler. A handler that streams ends its own failures (``abort``).
+    """
+    serving = Deferred.fromCoroutine(handler)
+    exchange.on_gone(serving.cancel)
+
+    def succeeded(response: Response | None) -> None:
+        if response is not None:
+            exchange.respond(response)
+
+    def failed(failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            exchange.respond(problem(failure.value, exchange.request.id))
+
+    serving.addCallbacks(succeeded, failed)
