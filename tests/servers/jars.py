@@ -86,7 +86,9 @@ def _fetch(maven: str, version: str, home: Path) -> None:
             "-DincludeScope=runtime",
         ]
         for _attempt in range(3):
-            done = subprocess.run(command, cwd=work, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, check=False, cwd=work, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
             if done.returncode == 0:
                 break
         else:
