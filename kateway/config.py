@@ -103,6 +103,13 @@ class EmbeddedStorageConfig:
     partitions: int = attrs.field(default=4, validator=_between(1, 1000))
     create_topics: bool = True
     max_inflight_bytes: int = attrs.field(default=67108864, validator=_at_least(1048576))
+    max_bytes: int = attrs.field(default=0, validator=_at_least(0))
+    """How large the file may grow; beyond it publishes are refused as when the disk is full. 0: as the disk allows."""
+    prefetch_max_bytes: int = attrs.field(default=1048576, validator=_between(16384, 1 << 26))
+    """How much is read ahead for each partition of a subscription that takes fast; slow ones get less."""
+    rebalance_grace_seconds: float = attrs.field(default=5.0, validator=_between(0, 300))
+    """For how long a reader that loses a partition may hold up the hand-over."""
+    retention_check_seconds: float = attrs.field(default=60.0, validator=_between(0.1, DAY_SECONDS))
 
 
 @attrs.frozen(kw_only=True)
