@@ -15,6 +15,7 @@ setup(
     long_description=(here / "README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     classifiers=[
         "Development Status :: 4 - Beta",
         "Framework :: Twisted",

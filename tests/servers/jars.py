@@ -95,3 +95,16 @@ def _fetch(maven: str, version: str, home: Path) -> None:
             raise ServersMissing(f"Maven could not fetch Kafka {version}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         # a rename is atomic: the folder is there in full or not at all
         (work / "libs").rename(home / "libs")
+
+
+def main() -> None:
+    """Fetches what the tests will need, so that no test waits for it. What this machine lacks is for them to say."""
+    for version in VERSIONS:
+        try:
+            print(f"Kafka {version}: {kafka_libs(version)}")
+        except ServersMissing as reason:
+            print(f"Kafka {version}: {reason}")
+
+
+if __name__ == "__main__":
+    main()
