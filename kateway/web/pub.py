@@ -18,7 +18,7 @@ from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
-from kateway.web.problems import problem, problem_object
+from kateway.web.problems import problem, problem_object, problem_of
 
 JSON = (b"Content-Type", b"application/json")
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
@@ -130,4 +130,4 @@ def _badness(error: KatewayError) -> tuple[bool, int]:
 
 
 def _fail(failure: Failure, exchange: Exchange) -> None:
-    exchange.respond(problem(failure.value, exchange.request.id))
+    exchange.respond(problem_of(failure, exchange.request.id))

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from kateway.web.exchange import Exchange, Response
-from kateway.web.problems import problem
+from kateway.web.problems import problem_of
 
 
 def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> None:
@@ -26,6 +26,6 @@ def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> 
 
     def failed(failure: Failure) -> None:
         if not failure.check(CancelledError):
-            exchange.respond(problem(failure.value, exchange.request.id))
+            exchange.respond(problem_of(failure, exchange.request.id))
 
     serving.addCallbacks(succeeded, failed)

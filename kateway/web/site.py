@@ -1,0 +1,106 @@
+"""The Klein resource trees of the two listeners: which path is whose.
+
+The public tree mounts the message plane and health. Behind our own channel only what is not a publish or a
+subscription comes through here; under a stock ``Site`` (and in tests) everything does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from klein import Klein
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import Request as TwistedRequest
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+
+from kateway.errors import KatewayError, MethodNotAllowed, NotFound
+from kateway.model import Health
+from kateway.web.adapter import StockExchange
+from kateway.web.exchange import Exchange, Request, Response
+from kateway.web.health import live, ready
+from kateway.web.problems import problem
+
+Serve = Callable[[Exchange], None]
+
+
+class HandOver(Resource):
+    """Hands a twisted request over as an exchange; the handler answers it when it will."""
+
+    isLeaf = True
+
+    def __init__(self, tree: Tree, serve: Serve) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tree = tree
+        self._serve = serve
+
+    def render(self, request: TwistedRequest) -> int:
+        self._serve(self._tree.exchange_of(request))
+        return NOT_DONE_YET
+
+
+class Tree:
+    """What every Klein tree of ours has: exchanges for requests, problems for what fails and what is not there."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
+
+    def exchange_of(self, request: TwistedRequest) -> Exchange:
+        """The wire's own exchange where the request came through our channel, else one over twisted.web."""
+        native: Exchange | None = getattr(request.channel, "exchange", None)
+        if native is not None:
+            return native
+        return StockExchange(request, id=next(self._ids), received=self._clock.seconds())
+
+    def hand_over(self, serve: Serve) -> HandOver:
+        return HandOver(self, serve)
+
+    def answer(self, make: Callable[[Request], Response]) -> HandOver:
+        """A resource that answers at once."""
+        return HandOver(self, lambda exchange: exchange.respond(make(exchange.request)))
+
+    def failed(self, failure: Failure) -> HandOver:
+        """The problem for a failure in a tree: Klein's own pages are HTML."""
+        error = failure.value or KatewayError()
+        if isinstance(error, WerkzeugMethodNotAllowed):
+            allow = ", ".join(sorted(error.valid_methods or ()))
+            error = MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
+        elif isinstance(error, HTTPException):
+            error = NotFound() if error.code in {404, 301, 308} else KatewayError(error.description or "")
+        return self.answer(lambda request: problem(error, request.id))
+
+
+def public_tree(
+    clock: IReactorTime, plane: Serve, health: Callable[[], Mapping[str, Health]], draining: Callable[[], bool]
+) -> Resource:
+    """``/live``, ``/ready`` and the message plane."""
+    app = Klein()
+    tree = Tree(clock)
+
+    @app.route("/live", methods=["GET", "HEAD"])
+    def is_live(_request: TwistedRequest) -> Any:
+        return tree.answer(lambda _: live())
+
+    @app.route("/ready", methods=["GET", "HEAD"])
+    def is_ready(_request: TwistedRequest) -> Any:
+        return tree.answer(lambda _: ready(health(), draining=draining()))
+
+    @app.route("/<version>/topics", branch=True)
+    def topics(_request: TwistedRequest, version: str) -> Any:
+        return tree.hand_over(plane)
+
+    app.handle_errors(Exception)(lambda _request, failure: tree.failed(failure))
+    return app.resource()
+
+
+def in_plane(target: bytes) -> bool:
+    """Whether the wire may hand a request to the message plane directly: what the public tree would do with it."""
+    parts = target.split(b"?", 1)[0].split(b"/", 4)
+    return len(parts) > 3 and not parts[0] and parts[2] == b"topics"
