@@ -92,6 +92,11 @@ class Unauthorized(KatewayError):
     title = "The credentials are missing or wrong"
 
 
+class CredentialsExpired(Unauthorized):
+    code = "credentials-expired"
+    title = "The credentials were good once and have expired"
+
+
 class Denied(KatewayError):
     status = 403
     code = "denied"
