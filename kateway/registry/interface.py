@@ -162,6 +162,10 @@ class Snapshot:
 
     revision: int = 0
     """Grows with every change; of the driver's own counting."""
+    known: bool = True
+    """False: the registry has not been reached since the start, so nothing is known of anybody
+    (``RegistryUnavailable``, not ``Unauthorized``).
+    """
     open: bool = False
     """Open mode: nothing is registered and everything is allowed (see ``open_topic``)."""
     applications: Mapping[str, Application] = attrs.field(factory=lambda: MappingProxyType({}))
@@ -225,7 +229,7 @@ class Registry(Protocol):
 
     async def start(self) -> None:
         """Loads the snapshot. Bad content of a file or data directory raises ``ConfigError``; a server that cannot
-        be reached is not an error: nothing is registered until it is, ``health`` says so, the driver keeps trying.
+        be reached is not an error: the snapshot is not ``known`` until it is, ``health`` says so, the driver keeps trying.
         """
 
     async def stop(self) -> None:

@@ -1,0 +1,48 @@
+"""The snapshot in force and those who watch it: what every driver holds one of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from kateway.registry.interface import Callback, Snapshot
+
+
+class Current:
+    """The snapshot in force; replaced as a whole."""
+
+    _log = Logger()
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._watchers: dict[object, Callback] = {}
+
+    def watch(self, callback: Callback) -> Callable[[], None]:
+        token = object()
+        self._watchers[token] = callback
+
+        def unwatch() -> None:
+            self._watchers.pop(token, None)
+
+        return unwatch
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot in force and tells the watchers; one that fails does not keep the news from the others."""
+        self.snapshot = snapshot
+        for callback in list(self._watchers.values()):
+            try:
+                callback(snapshot)
+            except Exception:
+                self._log.failure("A watcher of the registry failed")
+
+    def counts(self) -> dict[str, object]:
+        """For ``Health.details``."""
+        snapshot = self.snapshot
+        return {
+            "revision": snapshot.revision,
+            "applications": len(snapshot.applications),
+            "keys": len(snapshot.keys),
+            "topics": len(snapshot.topics),
+            "bindings": len(snapshot.bindings),
+        }

@@ -1,0 +1,85 @@
+"""The part of a registry that reads and writes alike in all drivers: plans go in, a driver's ``_commit`` does them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from twisted.internet.defer import Deferred
+
+from kateway.registry import plans
+from kateway.registry.current import Current
+from kateway.registry.documents import kind_of, name_of
+from kateway.registry.interface import (
+    Application,
+    Binding,
+    BindingName,
+    Callback,
+    Entry,
+    Key,
+    Snapshot,
+    Topic,
+    TopicName,
+    Written,
+)
+from kateway.registry.plans import Plan
+
+E = TypeVar("E", bound=Entry)
+T = TypeVar("T")
+
+
+def abandonable(running: Deferred[T]) -> Deferred[T]:
+    """The answer of something that goes on when whoever waits for it is cancelled."""
+    answer: Deferred[T] = Deferred()
+    running.addCallbacks(answer.callback, answer.errback)
+    return answer
+
+
+class WritableRegistry(ABC):
+    """Snapshot, watch and writes; how a plan is carried out is the driver's."""
+
+    read_only = False
+
+    def __init__(self) -> None:
+        self._current = Current(Snapshot())
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._current.snapshot
+
+    def watch(self, callback: Callback) -> Callable[[], None]:
+        return self._current.watch(callback)
+
+    @abstractmethod
+    async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
+        """Carries a plan out; answers the snapshots that it was made on and that came of it."""
+
+    async def _put(self, entry: E, expected: str | None) -> Written[E]:
+        before, after = await self._commit(plans.put(entry, expected))
+        kind, name = kind_of(entry), name_of(entry)
+        return Written(cast(E, plans.found(after, kind, name)), plans.found(before, kind, name) is None)
+
+    async def put_application(self, application: Application, expected: str | None = None) -> Written[Application]:
+        return await self._put(application, expected)
+
+    async def put_key(self, key: Key, expected: str | None = None) -> Written[Key]:
+        return await self._put(key, expected)
+
+    async def put_topic(self, topic: Topic, expected: str | None = None) -> Written[Topic]:
+        return await self._put(topic, expected)
+
+    async def put_binding(self, binding: Binding, expected: str | None = None) -> Written[Binding]:
+        return await self._put(binding, expected)
+
+    async def delete_application(self, name: str, expected: str | None = None) -> None:
+        await self._commit(plans.delete("applications", name, expected))
+
+    async def delete_key(self, application: str, key: str, expected: str | None = None) -> None:
+        await self._commit(plans.delete_key(application, key, expected))
+
+    async def delete_topic(self, name: TopicName, expected: str | None = None) -> None:
+        await self._commit(plans.delete("topics", "/".join(name), expected))
+
+    async def delete_binding(self, name: BindingName, expected: str | None = None) -> None:
+        await self._commit(plans.delete("bindings", "/".join(name), expected))
