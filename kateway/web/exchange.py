@@ -108,9 +108,11 @@ class Exchange(Protocol):
     """A request and its response, answered exactly once: ``respond``, or ``begin``, ``write``…, ``finish``."""
 
     request: Request
-    connection: Connection
     caller: str
     """Who asks, for the access log: a handler sets it once it knows; empty until then."""
+
+    @property
+    def connection(self) -> Connection: ...
 
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""

@@ -14,7 +14,7 @@ from kateway.errors import KatewayError
 from kateway.web.exchange import Response
 
 _log = Logger()
-_CONTENT_TYPE = (b"content-type", b"application/problem+json")
+_CONTENT_TYPE = (b"Content-Type", b"application/problem+json")
 
 
 def problem_object(error: BaseException, instance: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def problem(error: BaseException, request_id: str) -> Response:
     if isinstance(error, KatewayError):
         if error.retry_after_seconds is not None:
             # RFC 9110 10.2.3: whole seconds
-            headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_seconds)))
+            headers.append((b"Retry-After", b"%d" % math.ceil(error.retry_after_seconds)))
         headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers)
         status = error.status
     else:

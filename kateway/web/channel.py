@@ -1,0 +1,370 @@
+"""The HTTP/1.1 wire: a protocol on httptools that answers one request at a time, in order, and never trusts a client.
+
+Hot routes get the request straight from here; every other is driven through the ``twisted.web`` tree by ``bridge.py``.
+Plain callbacks throughout: a coroutine a request would cost more than the request.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from kateway.errors import KatewayError, RequestTimeout
+from kateway.web.bridge import drive
+from kateway.web.exchange import Request, Watcher
+from kateway.web.parsing import Parsed, RequestParser, new_request_id
+from kateway.web.problems import problem
+from kateway.web.transport import CountingTls, PromptConnection
+from kateway.web.wire_exchange import WireExchange
+
+if TYPE_CHECKING:
+    from kateway.web.factory import HttpFactory
+
+
+@implementer(IHalfCloseableProtocol)
+class HttpChannel(Protocol):
+    """One client's connection; implements ``exchange.Connection``."""
+
+    factory: HttpFactory
+    transport: Any
+
+    def __init__(self, factory: HttpFactory, peer: str, turned_away: KatewayError | None) -> None:
+        self.factory = factory
+        self.peer = peer
+        self.exchange: WireExchange | None = None
+        """The one being answered."""
+        self.sent = 0
+        """Plaintext bytes written since the beginning: the stream that spans are counted on."""
+        self.gone = False
+        self.deadline = inf
+        """When the factory's sweep is to look at this connection, on the factory's clock."""
+        self._turned_away = turned_away
+        self._parser: RequestParser | None = None
+        self._wire: PromptConnection | None = None
+        self._tls: CountingTls | None = None
+        self._other: Any = None
+        self._watchers: list[Watcher] | None = None
+        self._advancing = self._closing = self._fin = self._paused = self._secure = False
+        self._moved = -1
+        self._moved_at = 0.0
+
+    # --- the transport's side ---------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        transport = self.transport
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            self._secure = True
+            if isinstance(transport, CountingTls):
+                self._tls = transport
+                self._wire = transport.wire
+        elif isinstance(transport, PromptConnection):
+            self._wire = transport
+        if self._wire is not None:
+            self._wire.drained = self._drained
+        factory = self.factory
+        self.deadline = factory.tick + factory.config.header_timeout_seconds
+        factory.opened(self)
+        if self._turned_away is not None:
+            self._refuse(self._turned_away)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._other is not None:
+            self._other.dataReceived(data)
+            return
+        if self._closing:
+            return  # a lingering close: what still comes is dropped
+        if self._watchers and self.exchange is None and not self.backlog():
+            for watcher in tuple(self._watchers):
+                watcher.asked()
+        parser = self._parser
+        if parser is None:
+            factory = self.factory
+            parser = self._parser = RequestParser(
+                factory.config, factory.budget, factory.seconds, self.peer, self._secure
+            )
+        parser.feed(data)
+        self._advance()
+
+    def readConnectionLost(self) -> None:
+        """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes
+        later, or in the middle of a response, means that it has left.
+        """
+        self._fin = True
+        exchange = self.exchange
+        if self._closing:
+            self._close_if_confirmed()
+        elif exchange is not None and self._other is None and exchange.fresh:
+            age = self.factory.seconds() - exchange.request.received
+            if age > self.factory.config.half_close_seconds:
+                self._leave()
+        else:
+            self._leave()
+
+    def writeConnectionLost(self) -> None:
+        if self._closing:
+            self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
+            if self._fin:
+                self._close_if_confirmed()
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self.gone = True
+        self.deadline = inf
+        wire, tls = self._wire, self._tls
+        if wire is None:
+            orderly = reason.check(ConnectionDone) is not None
+        else:
+            orderly = (wire.fin or (tls is not None and tls.notified)) and not wire.reset
+        watchers, self._watchers = self._watchers, None
+        if watchers:
+            confirmed = self.confirmed()
+            if confirmed is None:
+                confirmed = self.sent if orderly else 0
+            for watcher in watchers:
+                watcher.closed(confirmed, orderly)
+        parser, self._parser = self._parser, None
+        exchange, self.exchange = self.exchange, None
+        budget = self.factory.budget
+        if parser is not None:
+            parser.close()
+            budget.held -= sum(parsed.body_bytes for parsed in parser.ready)
+        if exchange is not None:
+            budget.held -= exchange.body_bytes
+            exchange.client_gone()
+        other, self._other = self._other, None
+        if other is not None:
+            other.connectionLost(reason)
+        if wire is not None:
+            wire.drained = None
+        self._wire = self._tls = None
+        self.factory.closed(self)
+
+    # --- Connection -------------------------------------------------------------------------------------------------
+
+    def confirmed(self) -> int | None:
+        if self._tls is not None:
+            return self._tls.confirmed()
+        return self._wire.confirmed() if self._wire is not None else None
+
+    def stalled(self) -> bool:
+        return self._wire is not None and self._wire.stalled()
+
+    def watch(self, watcher: Watcher) -> None:
+        if self._watchers is None:
+            self._watchers = []
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        if self._watchers is not None and watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    # --- the exchange's side ----------------------------------------------------------------------------------------
+
+    @property
+    def secure(self) -> bool:
+        return self._secure
+
+    def send(self, data: bytes) -> None:
+        self.sent += len(data)
+        if not self.gone:
+            self.transport.write(data)
+
+    def backlog(self) -> int:
+        """Bytes that wait for the socket."""
+        wire = self._wire
+        return 0 if wire is None else wire.offered - wire.handed
+
+    def must_close(self, exchange: WireExchange) -> bool:
+        """Whether the connection ends with this response."""
+        return (
+            not exchange.keep_alive
+            or self.factory.draining
+            or (self._fin and (self._parser is None or not self._parser.ready))
+        )
+
+    def answered(self, exchange: WireExchange) -> None:
+        """The response was written whole."""
+        if exchange.body_bytes:
+            self.factory.budget.held -= exchange.body_bytes
+        self.exchange = None
+        if not exchange.keep_alive:
+            self._close()
+        elif not self._advancing:
+            self._advance()
+
+    def cut(self) -> None:
+        """Resets the connection."""
+        if not self.gone:
+            self._closing = True
+            self.transport.abortConnection()
+
+    def hand_over(self, protocol: Any) -> bytes:
+        """See ``WireExchange.take_over``."""
+        self._other = protocol
+        self.deadline = inf
+        parser, self._parser = self._parser, None
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        if parser is None:
+            return b""
+        rest = parser.rest
+        parser.close()
+        return rest
+
+    # --- one after the other ----------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Handles what is ready, one at a time; never from inside a handler or the parser."""
+        if self._advancing:
+            return
+        parser = self._parser
+        if parser is None:
+            return
+        self._advancing = True
+        try:
+            while self.exchange is None and not self._closing and self._other is None:
+                if parser.ready:
+                    self._handle(parser.ready.pop(0))
+                elif parser.rest:
+                    parser.feed(b"")
+                elif parser.refusal is not None:
+                    self._refuse(parser.refusal)
+                else:
+                    break
+        finally:
+            self._advancing = False
+        if self._other is not None or self._closing or self.gone:
+            return
+        if (parser.rest != b"") is not self._paused:
+            self._paused = not self._paused
+            if self._paused:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+        config = self.factory.config
+        if self.exchange is not None:
+            self.deadline = inf
+        elif not parser.received:
+            self.deadline = self.factory.tick + config.keepalive_idle_seconds
+        elif parser.in_body:
+            self.deadline = self.factory.tick + config.body_idle_timeout_seconds
+            if parser.wants_continue:
+                parser.wants_continue = False
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            self.deadline = parser.received + config.header_timeout_seconds
+
+    def _handle(self, parsed: Parsed) -> None:
+        exchange = self.exchange = WireExchange(self, *parsed)
+        try:
+            handler = self.factory.router(parsed.request)
+            if handler is not None:
+                handler(exchange)
+            else:
+                drive(exchange, self.factory.site)
+        except CancelledError:
+            exchange.abort()
+        except Exception as error:
+            exchange.fail(error)
+
+    def _refuse(self, error: KatewayError) -> None:
+        """Answers what cannot be followed, and closes."""
+        now = self.factory.seconds()
+        request = Request(
+            b"", b"", [], b"", http_1_1=True, peer=self.peer, secure=self._secure, id=new_request_id(), received=now
+        )
+        exchange = self.exchange = WireExchange(self, request, False)
+        exchange.respond(problem(error, request.id))
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def expired(self) -> None:
+        """The deadline has passed: the sweep calls."""
+        parser = self._parser
+        if self._closing:
+            self._close_if_confirmed(waited=True)
+        elif parser is not None and parser.received:
+            parser.close()
+            part = "body" if parser.in_body else "head"
+            self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."))
+        else:
+            self._leave()
+
+    def check_stall(self, now: float) -> None:
+        """Cuts a client that has taken nothing for ``write_stall_timeout_seconds`` while bytes wait for it."""
+        wire = self._wire
+        if wire is None or wire.offered == self._moved:
+            return
+        confirmed = wire.confirmed()
+        moved = wire.handed if confirmed is None else confirmed
+        if moved != self._moved or moved == wire.offered:
+            self._moved, self._moved_at = moved, now
+        elif now - self._moved_at >= self.factory.config.write_stall_timeout_seconds:
+            self.cut()
+
+    def close_if_idle(self) -> None:
+        """Closes between requests (draining)."""
+        parser = self._parser
+        idle = self.exchange is None and not self._closing and self._other is None
+        if idle and (parser is None or not parser.received):
+            self._leave()
+
+    def _close(self) -> None:
+        """Ends after the last response: our FIN first, then the client's, so that it reads
+        the answer and not a reset.
+        """
+        if self._closing or self.gone:
+            return
+        self._closing = True
+        parser = self._parser
+        if parser is not None:
+            parser.close()
+        self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        if self._wire is None or self._secure:
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def _close_if_confirmed(self, waited: bool = False) -> None:
+        """Goes on with a lingering close; bytes that are still on their way to the client hold it up."""
+        if self.gone:
+            return
+        wire = self._wire
+        confirmed = wire.confirmed() if wire is not None else None
+        if wire is not None and confirmed is not None and confirmed < wire.offered and (waited or self._watchers):
+            moving = confirmed != self._moved
+            self._moved = confirmed
+            if moving or self.backlog():
+                # the write stall timeout bounds this
+                self.deadline = self.factory.tick + self.factory.interval
+                return
+        if waited and (self._secure or self.backlog()):
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _leave(self) -> None:
+        """Ends now: the client has left, or is idle."""
+        if self.gone:
+            return
+        self._closing = True
+        self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
+        if self.backlog():
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _drained(self) -> None:
+        if self.exchange is not None:
+            self.exchange.drained()

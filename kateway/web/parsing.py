@@ -1,0 +1,327 @@
+"""HTTP/1.1 requests out of a connection's bytes: llhttp's strict parser, our limits, and what it leaves lenient.
+
+llhttp refuses bare LF, folded headers, control characters, a space before the colon, Content-Length with
+Transfer-Encoding, repeated or malformed lengths and chunk sizes. Refused here: every transfer coding but ``chunked``,
+a coding in HTTP/1.0, no Host or two, versions other than 1.0 and 1.1, targets that are not one of a path, an absolute
+URI or ``*``, chunk framing out of proportion to its data, and everything beyond a limit of ``HttpConfig``.
+Nothing is handled from inside a parser callback: finished requests wait in ``ready``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import count
+from os import urandom
+from typing import Any, NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from kateway.config import HttpConfig
+from kateway.errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadersTooLarge,
+    HttpVersionNotSupported,
+    KatewayError,
+    NotImplementedHere,
+    Overloaded,
+    TooLarge,
+    UriTooLong,
+)
+from kateway.web.exchange import Header, Request
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}").fullmatch
+# RFC 3986 3.2: a host and a port, no user
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
+_ABSOLUTE = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+,;=%:\[\]-]+)(.*)").fullmatch
+_LOOKED_INTO = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"))
+_SLICE = 4096
+_number = count()
+_PREFIX = urandom(6).hex() + "-"
+
+
+def new_request_id() -> str:
+    """A cheap id that is unique across restarts: a random prefix and a number."""
+    return _PREFIX + str(next(_number))
+
+
+class Parsed(NamedTuple):
+    """A whole request and how its connection goes on after it."""
+
+    request: Request
+    keep_alive: bool
+    upgrade: bool
+    body_bytes: int
+
+
+class Budget:
+    """Bytes of bodies held by all connections of a factory."""
+
+    __slots__ = ("held", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
+class RequestParser:
+    """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further."""
+
+    __slots__ = (
+        "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_headers", "_id", "_length", "_llhttp",
+        "_now", "_peer", "_secure", "_seen", "_target", "_version", "ended", "in_body", "ready", "received",
+        "refusal", "rest", "wants_continue",
+    )  # fmt: skip
+
+    def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
+        self._config = config
+        self._budget = budget
+        self._now = now
+        self._peer = peer
+        self._secure = secure
+        self._llhttp: Any = None
+        self.ready: list[Parsed] = []
+        self.refusal: KatewayError | None = None
+        self.ended = False
+        """No further request follows: the last one said so."""
+        self.rest = b""
+        """What followed a request to upgrade, or more requests than may wait."""
+        self.received = 0.0
+        """When the request that is arriving began; 0 between requests."""
+        self.in_body = False
+        self.wants_continue = False
+        """The client waits for ``100 Continue``."""
+        self._fed = 0
+        self._body_bytes = 0
+        self._body: list[bytes] = []
+        self._headers: list[Header] = []
+        self._target = b""
+        self._expect = self._id = b""
+        self._version = ""
+        self._length = -1
+        self._seen = 0
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
+        while data and not self.ended and self.refusal is None:
+            if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1].upgrade):
+                self.rest = data
+                return
+            if len(data) > _SLICE and not self.in_body:
+                # small steps among heads, so that one read does not become thousands of requests
+                part, data = data[:_SLICE], data[_SLICE:]
+            else:
+                part, data = data, b""
+            self._feed(part, data)
+
+    def _feed(self, data: bytes, later: bytes) -> None:
+        llhttp = self._llhttp
+        if llhttp is None:
+            llhttp = self._llhttp = HttpRequestParser(self)
+        self._fed += len(data)
+        try:
+            llhttp.feed_data(data)
+        except HttpParserUpgrade as stop:
+            # answered as if it had not asked, unless its handler takes the connection over
+            self._llhttp = None
+            self.rest = data[stop.args[0] :] + later
+            if self.ended or self.refusal is not None:
+                self.rest = b""
+            elif self.rest and not (self.ready and self.ready[-1].upgrade):
+                self.feed(b"")
+            return
+        except HttpParserError as error:
+            if self.refusal is None and not self.ended:
+                self.refusal = self._translate(error)
+        if self.received and self.refusal is None:
+            self._check_arriving()
+        if self.refusal is not None:
+            self.close()
+
+    def _translate(self, error: HttpParserError) -> KatewayError:
+        text = str(error)
+        if text == "Invalid HTTP version" or "PRI" in text:
+            return HttpVersionNotSupported()
+        if text == "Request has invalid `Transfer-Encoding`":
+            return NotImplementedHere("The only transfer coding understood here is chunked.")
+        return BadRequest(f"{text}.")
+
+    def _check_arriving(self) -> None:
+        """Bounds what llhttp keeps or skips of a request that has not arrived whole."""
+        config = self._config
+        if self.in_body:
+            framing = self._fed - self._seen - self._body_bytes
+            if self._length < 0 and framing > config.max_header_bytes + 8 * self._body_bytes:
+                self.refusal = BadRequest("The chunk framing is out of proportion to its data.")
+        elif len(self._target) > config.max_request_line_bytes or (
+            not self._version and not self._headers and self._fed > config.max_request_line_bytes + _SLICE
+        ):
+            self.refusal = self._line_too_long()
+        elif self._fed > config.max_request_line_bytes + config.max_header_bytes:
+            self.refusal = self._headers_too_large()
+
+    def close(self) -> None:
+        """Lets go of the parser and of a body that is not whole."""
+        self._llhttp = None
+        self._budget.held -= self._body_bytes
+        self._body_bytes = 0
+        self._body = []
+        self.received = 0.0
+
+    # --- called by llhttp; an exception ends its work, ``refusal`` says why -----------------------------------------
+
+    def on_message_begin(self) -> None:
+        self.received = self._now()
+        self._target = b""
+        self._headers = []
+        self._version = ""
+        self._length = -1
+        self._seen = 0
+        self._expect = self._id = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+        if len(self._target) > self._config.max_request_line_bytes:
+            self._refuse(self._line_too_long())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_body:
+            return  # a trailer: nothing here asks for one
+        headers = self._headers
+        name = name.lower()
+        if value[-1:] in (b" ", b"\t"):
+            value = value.rstrip(b" \t")
+        headers.append((name, value))
+        if name in _LOOKED_INTO:
+            self._look_into(name, value)
+        if len(headers) > self._config.max_header_count:
+            self._refuse(
+                HeadersTooLarge(f"A request may have {self._config.max_header_count} headers (http.max_header_count).")
+            )
+
+    def _look_into(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if self._seen:
+                self._refuse(BadRequest("There is more than one Host header."))
+            if _HOST(value) is None:
+                self._refuse(BadRequest("The Host header is not a host and a port."))
+            self._seen = 1
+        elif name == b"content-length":
+            self._length = int(value) if value.isdigit() and len(value) < 19 else 1 << 62
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                self._refuse(NotImplementedHere("The only transfer coding understood here is chunked."))
+        elif name == b"expect":
+            self._expect = value.lower()
+        elif _SANE_ID(value) is not None:
+            self._id = value
+
+    def on_headers_complete(self) -> None:
+        llhttp = self._llhttp
+        config = self._config
+        self._version = version = llhttp.get_http_version()
+        if version == "1.1":
+            if not self._seen:
+                self._refuse(BadRequest("A request of HTTP/1.1 needs a Host header."))
+        elif version != "1.0":
+            self._refuse(HttpVersionNotSupported())
+        elif self._length < 0 and any(name == b"transfer-encoding" for name, _ in self._headers):
+            self._refuse(BadRequest("HTTP/1.0 has no transfer codings."))
+        if self._fed > config.max_header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in self._headers)
+            if size > config.max_header_bytes:
+                self._refuse(self._headers_too_large())
+        if self._target[:1] != b"/" or b"#" in self._target:
+            self._normalise(llhttp.get_method())
+        if self._length > config.max_body_bytes:
+            self._refuse(self._body_too_large())
+        if self._expect and version == "1.1":
+            if self._expect != b"100-continue":
+                self._refuse(ExpectationFailed("The only expectation known here is 100-continue."))
+            self.wants_continue = self._length != 0
+        self.in_body = True
+        # what was fed so far is head, but for the start of a body in the same read
+        self._seen = self._fed
+
+    def on_body(self, data: bytes) -> None:
+        self.wants_continue = False
+        size = len(data)
+        budget = self._budget
+        self._body.append(data)
+        self._body_bytes += size
+        budget.held += size
+        if self._body_bytes > self._config.max_body_bytes:
+            self._refuse(self._body_too_large())
+        if budget.held > budget.most:
+            self._refuse(Overloaded("Too many bodies are under way at once (http.max_inflight_body_bytes)."))
+
+    def on_message_complete(self) -> None:
+        llhttp = self._llhttp
+        body = self._body
+        identity = self._id.decode("ascii") if self._id else new_request_id()
+        keep_alive = llhttp.should_keep_alive()
+        self.ready.append(
+            Parsed(
+                Request(
+                    llhttp.get_method(),
+                    self._target,
+                    self._headers,
+                    (body[0] if len(body) == 1 else b"".join(body)) if body else b"",
+                    http_1_1=self._version == "1.1",
+                    peer=self._peer,
+                    secure=self._secure,
+                    id=identity,
+                    received=self.received,
+                ),
+                keep_alive,
+                llhttp.should_upgrade(),
+                self._body_bytes,
+            )
+        )
+        if body:
+            self._body = []
+            self._body_bytes = 0
+        self.in_body = False
+        self.wants_continue = False
+        self.received = 0.0
+        self._fed = 0
+        self._headers = []
+        if not keep_alive:
+            self.ended = True
+
+    # --- refusals ---------------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: KatewayError) -> None:
+        self.refusal = error
+        raise error
+
+    def _normalise(self, method: bytes) -> None:
+        """A target that is not simply a path: an absolute URI becomes its path, ``*`` is for OPTIONS."""
+        target = self._target
+        if method == b"CONNECT":
+            self._refuse(NotImplementedHere("This is not a proxy."))
+        if b"#" in target:
+            self._refuse(BadRequest("A request target has no fragment."))
+        if target == b"*" and method == b"OPTIONS":
+            return
+        match = _ABSOLUTE(target)
+        if match is None:
+            self._refuse(BadRequest("The request target is neither a path nor an absolute URI."))
+            return
+        path = match.group(2)
+        self._target = path if path[:1] == b"/" else b"/" + path
+
+    def _line_too_long(self) -> KatewayError:
+        most = self._config.max_request_line_bytes
+        return UriTooLong(f"A request line may have {most} bytes (http.max_request_line_bytes).")
+
+    def _headers_too_large(self) -> KatewayError:
+        most = self._config.max_header_bytes
+        return HeadersTooLarge(f"The request headers may have {most} bytes (http.max_header_bytes).")
+
+    def _body_too_large(self) -> KatewayError:
+        return TooLarge(f"A body may have {self._config.max_body_bytes} bytes (http.max_body_bytes).")

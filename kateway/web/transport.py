@@ -1,0 +1,276 @@
+"""Server transports that send at once, count what the client's TCP has acknowledged, and tell a FIN from a reset.
+
+Twisted's own transport buffers every write, arms the descriptor, sends in the next turn of the loop and disarms it.
+These try the socket first. They also still have the descriptor when a connection ends, which is where delivery is confirmed:
+bytes the kernel took, less ``SIOCOUTQ`` (sent and not acknowledged, or not sent yet).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from errno import EAGAIN, ENOBUFS, EPIPE, EWOULDBLOCK
+from typing import Any, cast
+
+from twisted.internet import main, tcp, unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ConnectionLost
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from kateway.errors import ConfigError
+
+# linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
+_SIOCOUTQ = 0x5411
+_COUNTS = sys.platform == "linux"
+_MOST_PAIRS = 1024
+
+
+class PromptConnection(tcp.Connection):
+    """What both kinds of socket share: prompt sends, counts, and the memory of how the client ended.
+
+    ``handed`` counts the bytes that the kernel has taken, ``offered`` those that were written.
+    """
+
+    counts = False
+    handed = 0
+    offered = 0
+    fin = False
+    """The client's FIN was seen."""
+    reset = False
+    """A reset was met by whichever call met it first."""
+    last_confirmed: int | None = None
+    drained: Callable[[], None] | None = None
+    """Called each time that waiting bytes have all been handed to the socket."""
+    _looked_at = -1
+
+    def write(self, data: bytes) -> None:
+        """Sends at once what the socket takes when nothing is queued before it; queues the rest."""
+        if not self.connected or self._writeDisconnected:
+            return
+        size = len(data)
+        if self.offered == self.handed and not self.reset:
+            self.offered += size
+            try:
+                sent = self.socket.send(data)
+            except OSError as error:
+                if error.errno not in (EWOULDBLOCK, EAGAIN, ENOBUFS):
+                    self._met(error)
+                    # the reactor finds the hang-up and ends the connection; not here, under the writer's feet
+                    self.startWriting()  # type: ignore[no-untyped-call]
+                    return
+                sent = 0
+            self.handed += sent
+            if sent == size:
+                return
+            data = data[sent:]
+        else:
+            self.offered += size
+        FileDescriptor.write(self, data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if not data:
+            return 0  # nothing is asked: the kernel would answer EPIPE after a shutdown of our own
+        try:
+            sent = self.socket.send(memoryview(data)[: FileDescriptor.SEND_LIMIT])
+        except OSError as error:
+            if error.errno in (EWOULDBLOCK, EAGAIN, ENOBUFS):
+                return 0
+            self._met(error)
+            return main.CONNECTION_LOST
+        self.handed += sent
+        return sent
+
+    def doWrite(self) -> Any:
+        if self.reset:
+            return main.CONNECTION_LOST
+        result = FileDescriptor.doWrite(self)
+        if result is None and self.offered == self.handed and self.drained is not None:
+            self.drained()
+        return result
+
+    def doRead(self) -> Any:
+        try:
+            data = self.socket.recv(65536)
+        except OSError as error:
+            if error.errno in (EWOULDBLOCK, EAGAIN):
+                return None
+            self._met(error)
+            return main.CONNECTION_LOST
+        if not data:
+            # with the error taken by an earlier call, a reset connection reads as ended
+            if self.reset:
+                return main.CONNECTION_LOST
+            self.fin = True
+            return main.CONNECTION_DONE
+        return self._dataReceived(data)
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        # epoll's hang-up without anything to read comes here as well
+        self._look_for_error()
+        if self.reset:
+            self.connectionLost(Failure(main.CONNECTION_LOST))
+            return
+        self.fin = True
+        super().readConnectionLost(reason)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if hasattr(self, "socket"):
+            # the last look, before the descriptor is closed: the protocol hears of it only after that
+            self.last_confirmed = self.confirmed()
+            self._look_for_error()
+            self.drained = None
+        super().connectionLost(reason)
+
+    def confirmed(self) -> int | None:
+        """How many of the bytes offered the client's TCP has acknowledged; ``None`` where that cannot be known."""
+        if not self.counts:
+            return None
+        try:
+            (unacknowledged,) = struct.unpack("i", fcntl.ioctl(self.socket.fileno(), _SIOCOUTQ, b"\0\0\0\0"))
+        except (OSError, AttributeError):
+            return self.last_confirmed
+        # a FIN of ours that is under way counts as one byte: too few for a moment, never too many
+        return max(self.handed - cast(int, unacknowledged), 0)
+
+    def stalled(self) -> bool:
+        """Bytes wait, in the process or in the kernel, and none has moved since the last look."""
+        moved = self.handed if (confirmed := self.confirmed()) is None else confirmed
+        waiting = moved < self.offered
+        stuck = waiting and moved == self._looked_at
+        self._looked_at = moved
+        return stuck
+
+    def _met(self, error: OSError) -> None:
+        """Notes an error that the kernel tells only once: ECONNRESET, or EPIPE for a reset after a FIN."""
+        self.reset = True
+        if error.errno == EPIPE:
+            self.fin = True
+
+    def _look_for_error(self) -> None:
+        try:
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except (OSError, AttributeError):
+            return
+        if number:
+            self._met(OSError(number, "pending socket error"))
+
+
+class PromptServer(PromptConnection, tcp.Server):
+    """A TCP connection."""
+
+    counts = _COUNTS
+
+    def __init__(self, sock: socket.socket, *arguments: Any) -> None:
+        super().__init__(sock, *arguments)
+        # answers leave at once: Nagle would hold a small one back behind an unacknowledged other
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class PromptUnixServer(PromptConnection, unix.Server):
+    """A connection on a UNIX socket: nothing is acknowledged there, so ``confirmed`` is ``None``."""
+
+
+class CountingTls(TLSMemoryBIOProtocol):
+    """TLS that sends each write at once and maps acknowledged ciphertext back to plaintext."""
+
+    plain_offered = 0
+    plain_confirmed = 0
+    notified = False
+    """The client said by TLS's own close alert that it sends no more."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+        self._pairs: deque[tuple[int, int]] = deque()
+
+    @property
+    def wire(self) -> PromptConnection | None:
+        """The TCP connection below."""
+        below = self.transport
+        # the endpoint's own wrapping: startTLS's bypass or the server itself
+        return below if isinstance(below, PromptConnection) else None
+
+    def write(self, data: bytes) -> None:
+        self.plain_offered += len(data)
+        super().write(data)  # type: ignore[no-untyped-call]
+        wire = self.wire
+        # bytes that wait for the handshake have no ciphertext yet; a later write's pair covers them
+        if wire is not None and not self._appSendBuffer:
+            pairs = self._pairs
+            pairs.append((self.plain_offered, wire.offered))
+            if len(pairs) > _MOST_PAIRS:
+                self.confirmed()
+                if len(pairs) > _MOST_PAIRS:
+                    # fewer marks: confirmed later than it could be, never earlier
+                    self._pairs = deque(list(pairs)[1::2])
+
+    def _unbufferPendingWrites(self) -> None:
+        super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]
+        wire = self.wire
+        if wire is not None and not self._appSendBuffer:
+            self._pairs.append((self.plain_offered, wire.offered))
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is None:
+            self.notified = True
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+
+    def confirmed(self) -> int | None:
+        """As ``PromptConnection.confirmed``, in plaintext."""
+        wire = self.wire
+        ciphertext = wire.confirmed() if wire is not None else None
+        if ciphertext is None:
+            return None
+        pairs = self._pairs
+        while pairs and pairs[0][1] <= ciphertext:
+            self.plain_confirmed = pairs.popleft()[0]
+        return self.plain_confirmed
+
+
+def count(port: IListeningPort) -> None:
+    """Makes a listening port build these transports."""
+    if isinstance(port, unix.Port):
+        port.transport = PromptUnixServer
+    elif isinstance(port, tcp.Port):
+        port.transport = PromptServer  # type: ignore[assignment]
+    factory = getattr(port, "factory", None)
+    if isinstance(factory, TLSMemoryBIOFactory):
+        factory.protocol = CountingTls
+
+
+def listen(reactor: Any, endpoint_string: str, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+    """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``).
+
+    Fails with ``ConfigError``, in one line that names the endpoint, if it cannot be understood or is taken.
+    """
+
+    def listening(port: IListeningPort) -> IListeningPort:
+        count(port)
+        return port
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, CannotListenError):
+            return Failure(ConfigError([f"cannot listen on {_public(endpoint_string)}: {error.socketError}"]))
+        return Failure(ConfigError([f"cannot listen on {_public(endpoint_string)}: {error}"]))
+
+    try:
+        listened: Deferred[IListeningPort] = serverFromString(reactor, endpoint_string).listen(factory)
+    except Exception as error:  # a Deferred is not under way yet: nothing to cancel
+        raise ConfigError([f"{_public(endpoint_string)} is not an endpoint: {error}"]) from error
+    return listened.addCallbacks(listening, failed)
+
+
+def _public(endpoint_string: str) -> str:
+    """An endpoint string without the paths of its keys."""
+    return ":".join(part for part in endpoint_string.split(":") if not part.startswith(("privateKey=", "certKey=")))
