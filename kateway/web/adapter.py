@@ -115,9 +115,11 @@ class StockExchange(Exchange):
             self._twisted.write(response.body if self.request.method != b"HEAD" else b"")
         self._twisted.finish()
 
-    def begin(self, status: int, headers: Sequence[Header]) -> None:
+    def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
         if not self._over:
             self._head(status, headers)
+            if length is not None:
+                self._twisted.setHeader(b"Content-Length", b"%d" % length)
             self._twisted.registerProducer(self._flow, True)
             self._twisted.write(b"")
 

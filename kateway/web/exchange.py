@@ -117,8 +117,10 @@ class Exchange(Protocol):
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""
 
-    def begin(self, status: int, headers: Sequence[Header]) -> None:
-        """Sends the head of a streamed response: chunked, or delimited by close for HTTP/1.0."""
+    def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
+        """Sends the head of a streamed response: of ``length`` bytes of body, which must then follow exactly, else
+        chunked (HTTP/1.0: delimited by close).
+        """
 
     def write(self, pieces: Sequence[bytes], one_chunk: bool = False) -> Span:
         """Sends pieces of body in one write; each becomes an HTTP chunk of its own, or all become one.

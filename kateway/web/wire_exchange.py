@@ -72,18 +72,21 @@ class WireExchange:
         self.connection.send(b"".join(parts))
         self._done()
 
-    def begin(self, status: int, headers: Sequence[Header]) -> None:
+    def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
         if self._state:
             if self._state == _DONE:
                 return
             raise RuntimeError("this exchange's response has begun")
-        self._chunked = self.request.http_1_1
-        if not self._chunked:
+        self._chunked = self.request.http_1_1 and length is None
+        if not self._chunked and length is None:
             self.keep_alive = False
         if status in (204, 304):
             self._silent = True
         parts = self._head(status, headers)
-        parts.append(b"Transfer-Encoding: chunked\r\n\r\n" if self._chunked and not self._silent else b"\r\n")
+        if length is not None and status not in (204, 304):
+            parts.append(b"Content-Length: %d\r\n\r\n" % length)
+        else:
+            parts.append(b"Transfer-Encoding: chunked\r\n\r\n" if self._chunked and not self._silent else b"\r\n")
         self._state = _STREAMING
         self.connection.send(b"".join(parts))
 
