@@ -229,7 +229,8 @@ class Registry(Protocol):
 
     async def start(self) -> None:
         """Loads the snapshot. Bad content of a file or data directory raises ``ConfigError``; a server that cannot
-        be reached is not an error: the snapshot is not ``known`` until it is, ``health`` says so, the driver keeps trying.
+        be reached is not an error: the snapshot is not ``known`` until it is, ``health`` says so and the driver keeps
+        trying.
         """
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 from kazoo.client import KazooClient
@@ -45,10 +46,13 @@ _ACLS: Final = {
 }
 
 
+EventKind = Literal["created", "deleted", "changed", "child", "lost"]
+
+
 class WatchEvent(NamedTuple):
     """What a watch saw. ``lost``: nothing; the connection went and the watch with it."""
 
-    kind: Literal["created", "deleted", "changed", "child", "lost"]
+    kind: EventKind
     path: str
 
     @property
@@ -56,7 +60,7 @@ class WatchEvent(NamedTuple):
         return self.kind == "lost"
 
 
-_EVENTS: Final[dict[str, Literal["created", "deleted", "changed", "child"]]] = {
+_EVENTS: Final[dict[str, EventKind]] = {
     EventType.CREATED: "created",
     EventType.DELETED: "deleted",
     EventType.CHANGED: "changed",
@@ -186,7 +190,7 @@ class ZookeeperClient:
             else:
                 ask()
 
-        for path in [path for path, _ in zip(waiting, range(min(MAX_PIPELINED, left)), strict=False)]:
+        for path in list(islice(waiting, MAX_PIPELINED)):
             self._client.get_async(path).rawlink(lambda done, path=path: took(path, done))
         return answer
 
