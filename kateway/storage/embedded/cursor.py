@@ -1,0 +1,170 @@
+"""Reads one partition ahead of whoever takes from it, within bounds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from kateway.errors import KatewayError
+from kateway.model import Record
+from kateway.storage.embedded import database
+from kateway.storage.embedded.partition import Partition
+from kateway.storage.embedded.records import Slice
+from kateway.storage.embedded.thread import Reactor, SqlThread
+from kateway.storage.interface import Reset
+
+FIRST_WINDOW_BYTES = 16384
+RETRY_SECONDS = 1.0
+
+
+class Cursor:
+    """A place in a partition with what lies ahead of it.
+
+    The window of bytes read ahead starts small, doubles while it is emptied within a quarter of a second and halves
+    while that takes longer than two: who takes fast is never kept waiting, thousands who take slowly cost little.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        reader: SqlThread,
+        partition: Partition,
+        offset: int,
+        reset: Reset,
+        max_window_bytes: int,
+        on_readable: Callable[[int], None],
+        on_failed: Callable[[KatewayError], None],
+    ) -> None:
+        self._reactor = reactor
+        self._reader = reader
+        self._partition = partition
+        self._reset = reset
+        self._max_window = max_window_bytes
+        self._window = min(FIRST_WINDOW_BYTES, max_window_bytes)
+        self._on_readable = on_readable
+        self._on_failed = on_failed
+        self._slices: deque[Slice] = deque()
+        self._held = 0
+        self._next = offset
+        self._fetching: Deferred[Slice | None] | None = None
+        self._fetched_at = reactor.seconds()
+        self._retry: IDelayedCall | None = None
+        self._closed = False
+        self.position = offset
+        """The next offset that ``take`` looks at."""
+        partition.followers.add(self._follow)
+
+    @property
+    def lag(self) -> int:
+        return max(0, self._partition.end - self.position)
+
+    def start(self) -> None:
+        """Begins to read ahead."""
+        self._fetch()
+
+    def take(self, max_records: int, max_bytes: int) -> list[Record]:
+        """What is at hand, within both bounds, but at least one record."""
+        records: list[Record] = []
+        slices = self._slices
+        while slices and len(records) < max_records and (max_bytes > 0 or not records):
+            first = slices[0]
+            before = first.left
+            max_bytes -= first.take(records, max_records, max_bytes)
+            self._held -= before - first.left
+            self.position = first.offset
+            if first.left:
+                break
+            slices.popleft()
+            if slices:
+                self.position = slices[0].offset
+        if slices:
+            self._on_readable(self._partition.number)
+        if self._held * 2 < self._window:
+            self._fetch()
+        return records
+
+    def seek(self, offset: int) -> None:
+        """Goes elsewhere; what was read ahead goes."""
+        self._drop()
+        self.position = self._next = offset
+        self._fetch()
+
+    def close(self) -> None:
+        """Reads no further and lets go of what was read; ``position`` stays."""
+        self._closed = True
+        self._drop()
+        self._partition.followers.discard(self._follow)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _drop(self) -> None:
+        self._slices.clear()
+        self._held = 0
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            fetching.cancel()
+
+    def _fetch(self) -> None:
+        if self._closed or self._fetching is not None or self._retry is not None:
+            return
+        partition = self._partition
+        if not partition.earliest <= self._next <= partition.end:
+            # what is held lies before it and is still good
+            self._next = partition.earliest if self._reset == "earliest" else partition.end
+        if not self._slices:
+            self.position = self._next
+        if self._next == partition.end:
+            return
+        now = self._reactor.seconds()
+        if now - self._fetched_at < 0.25:
+            self._window = min(self._window * 2, self._max_window)
+        elif now - self._fetched_at > 2:
+            self._window = max(self._window // 2, min(FIRST_WINDOW_BYTES, self._max_window))
+        self._fetched_at = now
+        self._fetching = self._reader.call(database.read, partition.id, self._next, self._window - self._held)
+        self._fetching.addCallbacks(self._got, self._not_got)
+
+    def _got(self, found: Slice | None) -> None:
+        self._fetching = None
+        if found is None:
+            # retention is just taking it, and will say so
+            self._retry = self._reactor.callLater(RETRY_SECONDS, self._again)
+        else:
+            self._append(found)
+            if self._held * 2 < self._window:
+                self._fetch()
+
+    def _not_got(self, failure: Failure) -> None:
+        if self._fetching is None:
+            return  # cancelled by us
+        self._fetching = None
+        self._retry = self._reactor.callLater(RETRY_SECONDS, self._again)
+        self._on_failed(database.translate(failure.value))
+
+    def _again(self) -> None:
+        self._retry = None
+        self._fetch()
+
+    def _append(self, found: Slice) -> None:
+        was_empty = not self._slices
+        if was_empty:
+            self.position = found.offset
+        self._slices.append(found)
+        self._held += found.left
+        self._next = found.end
+        if was_empty:
+            self._on_readable(self._partition.number)
+
+    def _follow(self, first: int, count: int, data: bytes) -> None:
+        """New records were written: takes them from memory where they are what comes next and fit, else has them
+        read.
+        """
+        if self._fetching is None and first == self._next and self._held + len(data) <= self._window:
+            self._append(Slice(data, first, first + count))
+        elif self._held * 2 < self._window:
+            self._fetch()

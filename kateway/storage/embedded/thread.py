@@ -1,0 +1,76 @@
+"""A thread that owns one SQLite connection, so that the reactor never waits for the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Reactor(Protocol):
+    """What the store needs of the reactor: its clock, and a way back from its threads."""
+
+    def seconds(self) -> float: ...
+
+    def callLater(self, delay: float, call: Callable[..., Any], /, *args: Any) -> IDelayedCall: ...
+
+    def callFromThread(self, call: Callable[..., Any], /, *args: Any) -> None: ...
+
+
+class SqlThread:
+    """Runs calls one after the other, each with the connection; answers come back on the reactor's thread."""
+
+    def __init__(self, reactor: Reactor, name: str) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Deferred[Any]] | None] = SimpleQueue()
+        self._ended: Deferred[None] = Deferred()
+
+    def start(self, connect: Callable[[], sqlite3.Connection]) -> Deferred[None]:
+        """Starts the thread and connects; where that fails the thread ends."""
+        opened: Deferred[None] = Deferred()
+        Thread(target=self._run, args=(connect, opened), name=self._name, daemon=True).start()
+        return opened
+
+    def call(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        """Runs ``function`` on the thread, behind what was asked before. Cancelling abandons the answer alone."""
+        assert not kwargs
+        answer: Deferred[T] = Deferred()
+        self._jobs.put((function, args, answer))
+        return answer
+
+    def stop(self) -> Deferred[None]:
+        """Lets the calls asked for so far end, closes the connection, ends the thread."""
+        self._jobs.put(None)
+        return self._ended
+
+    def _run(self, connect: Callable[[], sqlite3.Connection], opened: Deferred[None]) -> None:
+        back = self._reactor.callFromThread
+        try:
+            connection = connect()
+        except BaseException:
+            back(opened.errback, Failure())
+            return
+        back(opened.callback, None)
+        while (job := self._jobs.get()) is not None:
+            function, args, answer = job
+            try:
+                result = function(connection, *args)
+            except BaseException:
+                back(answer.errback, Failure())
+            else:
+                back(answer.callback, result)
+            del job, function, args, answer
+        connection.close()
+        back(self._ended.callback, None)

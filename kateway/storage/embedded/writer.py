@@ -1,0 +1,264 @@
+"""Group commit: what is published while the disk is busy is written in one transaction, and answered when it is there.
+
+The reactor's side: publishes gather until the loop's turn is over and the transaction before theirs has ended, then
+all of them go to the writing thread at once. So there is one transaction under way at most, offsets are given out
+here, and a transaction costs one hop there and one back however many records it has. Groups' commits ride along.
+Plain callbacks throughout: this is the hot path.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from kateway.errors import KatewayError, OutcomeUnknown, TopicNotFound, Unavailable
+from kateway.model import Committed, Receipt
+from kateway.storage.embedded import database
+from kateway.storage.embedded.database import Commit, Row
+from kateway.storage.embedded.partition import Partition, Tail
+from kateway.storage.embedded.thread import Reactor, SqlThread
+from kateway.storage.interface import Outcome
+
+TRANSACTION_BYTES = 8 << 20
+"""No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
+
+
+class Answer(Deferred[list[Outcome]]):
+    """A publish's answer. Cancelling it does nothing: what was handed over has an outcome whatever its caller does."""
+
+    def cancel(self) -> None:
+        pass
+
+
+class Publish:
+    """One call of ``publish`` on its way."""
+
+    __slots__ = ("answer", "deadline", "entries", "newest", "outcomes", "size")
+
+    def __init__(
+        self,
+        outcomes: list[Outcome | None],
+        entries: list[tuple[int, Partition, bytes]],
+        size: int,
+        newest: int,
+        deadline: float,
+        answer: Answer | None,
+    ) -> None:
+        self.outcomes = outcomes
+        """One a message; ``None`` for those that ``entries`` holds."""
+        self.entries = entries
+        """The message's place in the call, where it goes, the encoded record."""
+        self.size = size
+        self.newest = newest
+        self.deadline = deadline
+        self.answer = answer
+        """``None`` where nobody waits (any more)."""
+
+    def fail(self, error: KatewayError) -> None:
+        """Answers that none of the entries was written as asked."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            outcomes: list[Outcome | None] = list(self.outcomes)
+            for index, _, _ in self.entries:
+                outcomes[index] = error
+            answer.callback(outcomes)  # type: ignore[arg-type]
+
+
+class Batch:
+    """One transaction's content."""
+
+    __slots__ = ("commits", "published", "size", "touched", "waiting")
+
+    def __init__(self) -> None:
+        self.published: list[Publish] = []
+        self.touched: list[tuple[Partition, Tail | None, bytes]] = []
+        self.size = 0
+        self.commits: list[Commit] = []
+        self.waiting: list[Deferred[None]] = []
+
+
+class Writer:
+    """Gathers publishes and commits, and has them written."""
+
+    def __init__(self, reactor: Reactor, thread: SqlThread, max_inflight_bytes: int) -> None:
+        self._reactor = reactor
+        self._thread = thread
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
+        self._gathered: deque[Publish] = deque()
+        self._commits: dict[tuple[int, str], Commit] = {}
+        self._waiting: list[Deferred[None]] = []
+        self._batch: Batch | None = None
+        self._turn: IDelayedCall | None = None
+        self._alarm: IDelayedCall | None = None
+        self._on_idle: list[Deferred[None]] = []
+        self.trouble: KatewayError | None = None
+        """Why the last transaction failed; ``None`` if it did not."""
+        self.on_trouble: Callable[[], None] = lambda: None
+
+    def room_for(self, size: int) -> bool:
+        """Whether so many bytes more may be held; anything may when nothing is."""
+        return self._inflight_bytes + size <= self._max_inflight_bytes or not self._inflight_bytes
+
+    def publish(self, publish: Publish) -> None:
+        """Takes a publish; its answer is fired with an outcome for each message."""
+        self._inflight_bytes += publish.size
+        self._gathered.append(publish)
+        alarm = self._alarm
+        if alarm is None:
+            self._alarm = self._reactor.callLater(
+                max(0.0, publish.deadline - self._reactor.seconds()), self._look_at_deadlines
+            )
+        elif publish.deadline < alarm.getTime():
+            alarm.reset(max(0.0, publish.deadline - self._reactor.seconds()))
+        self._schedule()
+
+    def commit(self, group: str, offsets: list[tuple[int, Committed]]) -> Deferred[None]:
+        """Writes a group's positions, by partition id; of several for one partition the newest wins."""
+        answer: Deferred[None] = Deferred()
+        for partition, committed in offsets:
+            self._commits[partition, group] = Commit(partition, group, committed.offset, committed.metadata)
+        self._waiting.append(answer)
+        self._schedule()
+        return answer
+
+    def idle(self) -> Deferred[None]:
+        """Fires when nothing is gathered or under way."""
+        answer: Deferred[None] = Deferred()
+        self._on_idle.append(answer)
+        self._tell_idle()
+        return answer
+
+    def give_up(self) -> None:
+        """Answers everything that is still outstanding: what is gathered is not written any more."""
+        gathered, self._gathered = self._gathered, deque()
+        for publish in gathered:
+            self._inflight_bytes -= publish.size
+            publish.fail(Unavailable("the embedded store stopped before this was written"))
+        if self._batch is not None:
+            for publish in self._batch.published:
+                publish.fail(OutcomeUnknown("the embedded store stopped while this was being written"))
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _schedule(self) -> None:
+        if self._batch is None and self._turn is None:
+            self._turn = self._reactor.callLater(0, self._turn_is_over)
+
+    def _turn_is_over(self) -> None:
+        self._turn = None
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Makes a batch of what has gathered and sends it to the writing thread."""
+        if self._batch is not None:
+            return
+        now = self._reactor.seconds()
+        batch = Batch()
+        touched: list[Partition] = []
+        gathered = self._gathered
+        while gathered and batch.size < TRANSACTION_BYTES:
+            publish = gathered.popleft()
+            if publish.deadline <= now:
+                self._inflight_bytes -= publish.size
+                publish.fail(_too_late())
+                continue
+            batch.size += publish.size
+            batch.published.append(publish)
+            outcomes, newest = publish.outcomes, publish.newest
+            for index, partition, entry in publish.entries:
+                if partition.dropped:
+                    outcomes[index] = TopicNotFound()
+                    continue
+                pending = partition.pending
+                if not pending:
+                    touched.append(partition)
+                    partition.pending_newest = partition.newest
+                partition.pending_newest = max(partition.pending_newest, newest)
+                outcomes[index] = Receipt(partition.number, partition.end + len(pending))
+                pending.append(entry)
+        rows: list[Row] = []
+        for partition in touched:
+            some, tail, added = partition.rows()
+            rows += some
+            batch.touched.append((partition, tail, added))
+        batch.commits, self._commits = list(self._commits.values()), {}
+        batch.waiting, self._waiting = self._waiting, []
+        if rows or batch.commits or batch.published or batch.waiting:
+            self._batch = batch
+            self._thread.call(database.write, rows, batch.commits).addCallbacks(self._written, self._not_written)
+        else:
+            self._tell_idle()
+
+    def _written(self, _: None) -> None:
+        batch = self._end_batch()
+        self.trouble = None
+        for partition, tail, added in batch.touched:
+            partition.written(tail, added)
+        for publish in batch.published:
+            answer = publish.answer
+            if answer is not None:
+                publish.answer = None
+                answer.callback(publish.outcomes)  # type: ignore[arg-type]
+        for waiting in batch.waiting:
+            waiting.callback(None)
+        self._hand_over()
+
+    def _not_written(self, failure: Failure) -> None:
+        batch = self._end_batch()
+        error = database.translate(failure.value)
+        for partition, _, _ in batch.touched:
+            partition.pending = []
+            # what a failed transaction leaves of a row must not be appended to
+            partition.tail = None
+        self.trouble = error
+        self.on_trouble()
+        for publish in batch.published:
+            publish.fail(error)
+        for waiting in batch.waiting:
+            waiting.errback(error)
+        self._hand_over()
+
+    def _end_batch(self) -> Batch:
+        batch = self._batch
+        assert batch is not None
+        self._batch = None
+        self._inflight_bytes -= batch.size
+        return batch
+
+    def _tell_idle(self) -> None:
+        if self._batch is None and self._turn is None and not self._gathered and not self._waiting:
+            told, self._on_idle = self._on_idle, []
+            for answer in told:
+                answer.callback(None)
+
+    def _look_at_deadlines(self) -> None:
+        """Answers what has run out of time, and sets the alarm for what is next. One alarm for all: under load it
+        rings once for hundreds of thousands of publishes.
+        """
+        self._alarm = None
+        now = self._reactor.seconds()
+        expired = [publish for publish in self._gathered if publish.deadline <= now]
+        if expired:
+            self._gathered = deque(publish for publish in self._gathered if publish.deadline > now)
+        if self._batch is not None:
+            for publish in self._batch.published:
+                if publish.deadline <= now:
+                    publish.fail(OutcomeUnknown("the embedded store was still writing this at the deadline"))
+        for publish in expired:
+            self._inflight_bytes -= publish.size
+            publish.fail(_too_late())
+        waiting = [publish.deadline for publish in self._gathered]
+        if self._batch is not None:
+            waiting += [publish.deadline for publish in self._batch.published if publish.answer is not None]
+        if waiting and self._alarm is None:
+            self._alarm = self._reactor.callLater(max(0.001, min(waiting) - now), self._look_at_deadlines)
+
+
+def _too_late() -> Unavailable:
+    return Unavailable("the embedded store could not begin to write this by the deadline")
