@@ -1,0 +1,63 @@
+"""Admission: who is asking, may he, and how much of it still; the rules of a gateway that has a registry, in order.
+
+In open mode there is no ``Access``: the hot path asks whether it has one, and that is all it pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kateway.core.auth import Authentication, Credentials
+from kateway.core.authorize import Asked, Authorizer, Grant
+from kateway.core.quotas import Allowance, Quotas
+from kateway.errors import Denied, KatewayError, Unauthorized
+from kateway.model import Principal
+from kateway.registry.interface import Snapshot
+
+
+class Admission(NamedTuple):
+    """A request that may go on."""
+
+    principal: Principal
+    grant: Grant
+    allowance: Allowance
+
+
+class Access:
+    """The rules together. A reload builds another with the same ``quotas``, so that what is used stays used."""
+
+    def __init__(
+        self,
+        authentication: Authentication,
+        authorizer: Authorizer,
+        quotas: Quotas,
+        snapshot: Callable[[], Snapshot],
+    ) -> None:
+        self.authentication = authentication
+        self.authorizer = authorizer
+        self.quotas = quotas
+        self._snapshot = snapshot
+
+    def admit(self, credentials: Credentials, asked: Asked) -> Admission:
+        """Authenticates and authorises; 401, 403, 404, 409, 410 or 429 as errors. Counts nothing yet: that is for
+        ``allowance.publish``, ``allowance.request`` and ``allowance.enter``, when the request is known to be sound.
+        """
+        principal = self.authentication.authenticate(credentials, asked.purpose)
+        snapshot = self._snapshot()
+        grant = self.authorizer.authorize(principal, asked, snapshot)
+        return Admission(principal, grant, self.quotas.of(principal, snapshot))
+
+    def revoked(self, admission: Admission, asked: Asked) -> KatewayError | None:
+        """Why a stream that was admitted may not go on; ``None``: it may. To be asked for every open stream when the
+        snapshot has changed, and when its principal expires.
+        """
+        if not self.authentication.stands(admission.principal):
+            return Unauthorized("the credentials were revoked or have expired")
+        try:
+            grant = self.authorizer.authorize(admission.principal, asked, self._snapshot())
+        except KatewayError as error:
+            return error
+        if grant[:3] != admission.grant[:3]:
+            return Denied("the topic is another one now")
+        return None

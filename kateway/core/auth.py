@@ -1,0 +1,223 @@
+"""Who is asking: credentials to a principal, by the configured ways in their order.
+
+Each way is an ``Authenticator``, found by the entry point group ``kateway.authenticators``. It answers ``None`` to
+credentials that are not of its kind, a principal to good ones, and raises ``Unauthorized`` for wrong ones (the next
+way is tried then) or ``Denied`` for right ones that may not do this. Who is wrong too often from one address is
+refused without a look at what it brings.
+
+All of it is synchronous: it runs for every request of the hot path. In open mode no ``Authentication`` exists.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import attrs
+
+from kateway.config import AuthConfig
+from kateway.core import plugins
+from kateway.errors import ConfigError, CredentialsExpired, Denied, KatewayError, TooManyFailures, Unauthorized
+from kateway.model import Principal
+from kateway.registry.interface import Key, KeyKind, Snapshot
+
+ENTRY_POINTS: Final = "kateway.authenticators"
+
+Purpose = Literal["publish", "subscribe", "describe"]
+"""What the credentials are to be good for: a pub key, a sub key, either."""
+
+KIND_FOR: Final[Mapping[Purpose, KeyKind | None]] = {"publish": "pub", "subscribe": "sub", "describe": None}
+
+SnapshotNow = Callable[[], Snapshot]
+
+
+class Credentials(NamedTuple):
+    """What a request brings to say who is asking; undecoded, and empty where it brings nothing of that kind."""
+
+    address: str
+    """The client's, without port."""
+    key: bytes = b""
+    secret: bytes = b""
+    token: bytes = b""
+    """Of ``Authorization: Bearer``."""
+    subject: str = ""
+    """Of the client certificate that TLS has verified, as RFC 4514 writes it."""
+
+
+class Authenticator(Protocol):
+    """One way to tell who is asking."""
+
+    challenge: str
+    """Its part of ``WWW-Authenticate``; empty where there is none."""
+
+    def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
+        """Who is asking; ``None`` where the credentials are not of this kind. ``Unauthorized``, ``Denied``.
+        A principal whose ``key`` is no key of the registry has a colon in it: ``jwt:alice``.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class AuthenticatorContext:
+    """What an authenticator's factory is given: ``factory(context) -> Authenticator``. It reads its files at once;
+    a reload calls it again. ``ConfigError`` names what it cannot use.
+    """
+
+    config: AuthConfig
+    snapshot: SnapshotNow
+    now: Callable[[], float]
+    """Seconds since the epoch."""
+
+    def options(self, name: str) -> Mapping[str, Any]:
+        """The table ``[auth.options.NAME]``."""
+        return self.config.options.get(name, {})
+
+
+class Failures:
+    """Who was wrong too often of late, by address (IPv6: by /64, of which one caller has all). Bounded; no timers."""
+
+    def __init__(
+        self, *, seconds: Callable[[], float], max_failures: int, window_seconds: float, max_tracked: int
+    ) -> None:
+        self._seconds = seconds
+        self._max_failures = max_failures
+        self._window = window_seconds
+        self._max_tracked = max_tracked
+        self.seen: dict[str, deque[float]] = {}
+        """When each failed, at most ``max_failures`` times, the latest last; who failed last comes last."""
+
+    def refuse(self, address: str) -> None:
+        """Raises ``TooManyFailures`` while the address has ``max_failures`` failures within the window."""
+        times = self.seen.get(_block(address))
+        if times is not None and len(times) == self._max_failures:
+            wait = times[0] + self._window - self._seconds()
+            if wait > 1e-6:
+                raise TooManyFailures(retry_after_seconds=wait)
+
+    def note(self, address: str) -> None:
+        """Counts a failure."""
+        now = self._seconds()
+        block = _block(address)
+        times = self.seen.pop(block, None)
+        if times is None:
+            times = deque(maxlen=self._max_failures)
+            self._prune(now)
+        times.append(now)
+        self.seen[block] = times
+
+    def _prune(self, now: float) -> None:
+        while self.seen:
+            oldest = next(iter(self.seen))
+            if len(self.seen) < self._max_tracked and self.seen[oldest][-1] + self._window > now:
+                return
+            del self.seen[oldest]
+
+
+def _block(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+
+
+class Authentication:
+    """The configured ways together."""
+
+    def __init__(
+        self,
+        methods: Sequence[Authenticator],
+        failures: Failures,
+        *,
+        snapshot: SnapshotNow,
+        now: Callable[[], float],
+    ) -> None:
+        self._methods = tuple(methods)
+        self._failures = failures
+        self._snapshot = snapshot
+        self._now = now
+        self._challenges = tuple(("WWW-Authenticate", way.challenge) for way in methods if way.challenge)
+        self._used: set[str] = set()
+
+    def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal:
+        """Who is asking. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
+        wrong kind, ``TooManyFailures`` (429) for an address that was wrong too often.
+        """
+        if self._failures.seen:
+            self._failures.refuse(credentials.address)
+        failure: KatewayError | None = None
+        for method in self._methods:
+            try:
+                principal = method.authenticate(credentials, purpose)
+            except Unauthorized as error:
+                failure = failure or error
+                continue
+            if principal is not None:
+                self._used.add(principal.key)
+                return principal
+        if failure is None:
+            raise Unauthorized("this needs credentials", headers=self._challenges)
+        if not isinstance(failure, CredentialsExpired):
+            # what was good until lately is no guess, and must not lock out who shares the address
+            self._failures.note(credentials.address)
+        failure.headers = (*failure.headers, *self._challenges)
+        raise failure
+
+    def stands(self, principal: Principal) -> bool:
+        """Whether a principal told earlier is still one: its key not revoked, nothing expired."""
+        snapshot = self._snapshot()
+        if principal.application not in snapshot.applications:
+            return False
+        if principal.expires is not None and principal.expires <= self._now():
+            return False
+        if not principal.key or ":" in principal.key:
+            return True
+        key = snapshot.keys.get(principal.key)
+        return key is not None and key.application == principal.application
+
+    def take_used(self) -> dict[str, int]:
+        """The registry's keys that were used since the last call, with the time of this one in ms since the epoch:
+        what ``Registry.note_used`` takes.
+        """
+        now = round(self._now() * 1000)
+        used = {key: now for key in self._used if key and ":" not in key}
+        self._used.clear()
+        return used
+
+
+def check_kind(key: Key, purpose: Purpose) -> None:
+    """``Denied`` where a key whose secret was right is of the wrong kind."""
+    kind = KIND_FOR[purpose]
+    if kind is not None and key.kind != kind:
+        raise Denied(f"the key is a {key.kind} key; to {purpose} takes a {kind} key")
+
+
+def build_failures(config: AuthConfig, seconds: Callable[[], float]) -> Failures:
+    """The memory of failures that the configuration asks for; ``seconds`` is a clock that never goes back."""
+    return Failures(
+        seconds=seconds,
+        max_failures=config.max_failures,
+        window_seconds=config.failure_window_seconds,
+        max_tracked=config.max_tracked_addresses,
+    )
+
+
+def build_authentication(context: AuthenticatorContext, failures: Failures) -> Authentication:
+    """The ways that ``[auth] methods`` names, in its order. ``ConfigError`` names every fault of every way."""
+    methods: list[Authenticator] = []
+    problems: list[str] = []
+    if not context.config.methods:
+        problems.append("auth.methods: at least one way to authenticate is needed")
+    for name in context.config.methods:
+        try:
+            methods.append(plugins.load(ENTRY_POINTS, name, "auth.methods")(context))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return Authentication(methods, failures, snapshot=context.snapshot, now=context.now)
