@@ -261,15 +261,19 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
+# the last row is found first, without its data: the scan for it ends at the first row that lies too far ahead
 _READ = f"""
 WITH first (id, position) AS (
-    SELECT id, position FROM log WHERE id BETWEEN :low AND :key ORDER BY id DESC LIMIT 1
-), span AS (
-    SELECT id, count, position, data FROM log
-    WHERE id BETWEEN ifnull((SELECT id FROM first), :key) AND :high ORDER BY id LIMIT :max_rows
+    SELECT id, position FROM log WHERE id >= ifnull(
+        (SELECT id FROM log WHERE id BETWEEN :low AND :key ORDER BY id DESC LIMIT 1), :key
+    ) AND id <= :high ORDER BY id LIMIT 1
 )
-{_JOINED}, min(id), max(id + count) FROM span
-WHERE position < :max_bytes + ifnull((SELECT position FROM first), (SELECT min(position) FROM span))
+{_JOINED}, min(id), max(id + count) FROM log
+WHERE id >= (SELECT id FROM first) AND id < ifnull(
+    (SELECT id FROM log WHERE id BETWEEN (SELECT id FROM first) AND :high
+     AND position >= (SELECT position FROM first) + :max_bytes ORDER BY id LIMIT 1),
+    :high + 1
+)
 """
 
 
@@ -279,14 +283,7 @@ def read(connection: sqlite3.Connection, partition: int, offset: int, max_bytes:
     """
     low, high = _range(partition)
     data, first, end = connection.execute(
-        _READ,
-        {
-            "low": low,
-            "key": low + offset,
-            "high": high,
-            "max_rows": max_bytes // 1024 + 1,
-            "max_bytes": max_bytes,
-        },
+        _READ, {"low": low, "key": low + offset, "high": high, "max_bytes": max(1, max_bytes)}
     ).fetchone()
     if data is None:
         return None
