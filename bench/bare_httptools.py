@@ -3,9 +3,9 @@
     python bench/bare_httptools.py                       measures both, interleaved, with wrk; prints a table
     python bench/bare_httptools.py serve bare|edge PORT  runs one of the two servers
 
-The bare server parses with httptools and answers each finished request with the same bytes through Twisted's own transport: the
-floor for any HTTP server on this stack. The edge is the real channel with a direct handler that answers 201, its access log on.
-Both run in one process on one core; wrk posts 100-byte records over 64 and 256 connections.
+The bare server parses with httptools and answers each finished request with the same bytes through Twisted's own
+transport: the floor for any HTTP server on this stack. The edge is the real channel with a direct handler that answers
+201, its access log on. Both run in one process on one core; wrk posts 100-byte records over 64 and 256 connections.
 """
 
 from __future__ import annotations

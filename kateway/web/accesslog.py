@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -121,6 +121,17 @@ def _write_log(lines: bytes) -> None:
     _log.info("{lines}", lines=lines.decode("utf-8").rstrip("\n"))
 
 
+@lru_cache(maxsize=4)
+def _second(at: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)).encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _quoted(text: str) -> bytes:
+    """A JSON string; peers, callers and agents come again and again."""
+    return orjson.dumps(text)
+
+
 def _path(target: bytes) -> str:
     return target.partition(b"?")[0][:_MOST_PATH].decode("ascii", "backslashreplace")
 
@@ -131,30 +142,31 @@ def _agent(agent: bytes | None) -> str:
 
 def _json_line(event: _Event) -> bytes:
     at, identity, peer, method, target, status, sent, milliseconds, caller, agent = event
-    return orjson.dumps(
-        {
-            "time": datetime.fromtimestamp(at, UTC),
-            "event": "request",
-            "id": identity,
-            "peer": peer,
-            "method": method.decode("ascii"),
-            "path": _path(target),
-            "status": status,
-            "bytes": sent,
-            "milliseconds": round(milliseconds, 3),
-            "caller": caller,
-            "agent": _agent(agent),
-        },
-        option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z,
+    # an id and a method have no character that JSON escapes; the rest goes through orjson, which is cheaper for one
+    # text than for an object of eleven
+    return (
+        b'{"time":"%b.%03dZ","event":"request","id":"%b","peer":%b,"method":"%b","path":%b,"status":%d,"bytes":%d,'
+        b'"milliseconds":%.3f,"caller":%b,"agent":%b}\n'
+    ) % (
+        _second(int(at)),
+        at % 1 * 1000,
+        identity.encode("ascii"),
+        _quoted(peer),
+        method,
+        orjson.dumps(_path(target)),
+        status,
+        sent,
+        milliseconds,
+        _quoted(caller),
+        _quoted(_agent(agent)),
     )
 
 
 def _text_line(event: _Event) -> bytes:
     at, identity, peer, method, target, status, sent, milliseconds, caller, agent = event
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
     shown = _agent(agent).replace('"', "'")
     line = (
-        f"{moment}.{int(at % 1 * 1000):03d}Z {peer} {caller or '-'} {method.decode('ascii') or '-'} "
+        f"{_second(int(at)).decode()}.{int(at % 1 * 1000):03d}Z {peer} {caller or '-'} {method.decode('ascii') or '-'} "
         f'{_path(target) or "-"} {status} {sent} {milliseconds:.3f}ms {identity} "{shown}"\n'
     )
     return line.encode("utf-8")

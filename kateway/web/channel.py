@@ -91,7 +91,8 @@ class HttpChannel(Protocol):
                 factory.config, factory.budget, factory.seconds, self.peer, self._secure
             )
         parser.feed(data)
-        self._advance()
+        if self.exchange is None or parser.rest:
+            self._advance()
 
     def readConnectionLost(self) -> None:
         """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes
@@ -134,7 +135,7 @@ class HttpChannel(Protocol):
         budget = self.factory.budget
         if parser is not None:
             parser.close()
-            budget.held -= sum(parsed.body_bytes for parsed in parser.ready)
+            budget.held -= sum(body_bytes for *_, body_bytes in parser.ready)
         if exchange is not None:
             budget.held -= exchange.body_bytes
             exchange.client_gone()
@@ -181,13 +182,11 @@ class HttpChannel(Protocol):
         wire = self._wire
         return 0 if wire is None else wire.offered - wire.handed
 
-    def must_close(self, exchange: WireExchange) -> bool:
-        """Whether the connection ends with this response."""
-        return (
-            not exchange.keep_alive
-            or self.factory.draining
-            or (self._fin and (self._parser is None or not self._parser.ready))
-        )
+    def must_close(self) -> bool:
+        """Whether the connection ends with the response that is given now, whatever the client wishes."""
+        if self._fin:
+            return self._parser is None or not self._parser.ready
+        return self.factory.draining
 
     def answered(self, exchange: WireExchange) -> None:
         """The response was written whole."""
@@ -265,7 +264,7 @@ class HttpChannel(Protocol):
     def _handle(self, parsed: Parsed) -> None:
         exchange = self.exchange = WireExchange(self, *parsed)
         try:
-            handler = self.factory.router(parsed.request)
+            handler = self.factory.router(parsed[0])
             if handler is not None:
                 handler(exchange)
             else:

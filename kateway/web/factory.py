@@ -61,8 +61,7 @@ class HttpFactory(Factory):
         self._stall_look = 0.0
         self._clock = clock
         self._wall = wall
-        self._second = 0
-        self._starts: dict[int, bytes] = {}
+        self.starts: dict[int, bytes] = {}
         self._channels: set[HttpChannel] = set()
         self._by_address: dict[str, int] = {}
         self._sweeping: IDelayedCall | None = None
@@ -99,6 +98,7 @@ class HttpFactory(Factory):
     def opened(self, channel: HttpChannel) -> None:
         if not self._channels:
             self.tick = self.seconds()
+            self.starts.clear()
             self._sweeping = self._clock.callLater(self.interval, self._sweep)
             channel.deadline = self.tick + self.config.header_timeout_seconds
         self._channels.add(channel)
@@ -122,16 +122,11 @@ class HttpFactory(Factory):
                 deferred.callback(None)
 
     def head_start(self, status: int) -> bytes:
-        """A response head up to the value of ``X-Request-Id``; the date is made once a second."""
-        second = int(self._wall())
-        if second != self._second:
-            self._second = second
-            self._starts.clear()
-        start = self._starts.get(status)
-        if start is None:
-            date = formatdate(second, usegmt=True).encode("ascii")
-            start = b"%bDate: %b\r\nX-Request-Id: " % (status_line(status), date)
-            self._starts[status] = start
+        """A response head up to the value of ``X-Request-Id``; kept in ``starts`` until the next sweep."""
+        start = self.starts[status] = b"%bDate: %b\r\nX-Request-Id: " % (
+            status_line(status),
+            formatdate(self._wall(), usegmt=True).encode("ascii"),
+        )
         return start
 
     # --- ending -----------------------------------------------------------------------------------------------------
@@ -163,6 +158,7 @@ class HttpFactory(Factory):
     def _sweep(self) -> None:
         self._sweeping = self._clock.callLater(self.interval, self._sweep)
         now = self.tick = self.seconds()
+        self.starts.clear()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expired()
         if now - self._stall_look >= self._stall_interval:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from itertools import count
 from os import urandom
-from typing import Any, NamedTuple
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -46,13 +46,9 @@ def new_request_id() -> str:
     return _PREFIX + str(next(_number))
 
 
-class Parsed(NamedTuple):
-    """A whole request and how its connection goes on after it."""
-
-    request: Request
-    keep_alive: bool
-    upgrade: bool
-    body_bytes: int
+Parsed = tuple[Request, bool, bool, int]
+"""A whole request; whether its connection may go on after it; whether it asks to upgrade; its body's bytes.
+A plain tuple, as one is made for every request."""
 
 
 class Budget:
@@ -69,9 +65,9 @@ class RequestParser:
     """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_headers", "_id", "_length", "_llhttp",
-        "_now", "_peer", "_secure", "_seen", "_target", "_version", "ended", "in_body", "ready", "received",
-        "refusal", "rest", "wants_continue",
+        "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen",
+        "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "ended",
+        "in_body", "ready", "received", "refusal", "rest", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
@@ -92,23 +88,25 @@ class RequestParser:
         self.in_body = False
         self.wants_continue = False
         """The client waits for ``100 Continue``."""
-        self._fed = 0
+        self._fed = self._head_fed = 0
         self._body_bytes = 0
         self._body: list[bytes] = []
         self._headers: list[Header] = []
-        self._target = b""
-        self._expect = self._id = b""
-        self._version = ""
+        self._whole_headers = self._headers
+        self._target = self._expect = self._id = b""
+        self._host_seen = self._http_1_1 = False
         self._length = -1
-        self._seen = 0
 
     def feed(self, data: bytes) -> None:
         """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
         if self.rest:
             data = self.rest + data
             self.rest = b""
+        elif len(data) <= _SLICE and not self.ready and not self.ended:
+            self._feed(data, b"")  # nearly always
+            return
         while data and not self.ended and self.refusal is None:
-            if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1].upgrade):
+            if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1][2]):
                 self.rest = data
                 return
             if len(data) > _SLICE and not self.in_body:
@@ -131,7 +129,7 @@ class RequestParser:
             self.rest = data[stop.args[0] :] + later
             if self.ended or self.refusal is not None:
                 self.rest = b""
-            elif self.rest and not (self.ready and self.ready[-1].upgrade):
+            elif self.rest and not (self.ready and self.ready[-1][2]):
                 self.feed(b"")
             return
         except HttpParserError as error:
@@ -154,12 +152,10 @@ class RequestParser:
         """Bounds what llhttp keeps or skips of a request that has not arrived whole."""
         config = self._config
         if self.in_body:
-            framing = self._fed - self._seen - self._body_bytes
+            framing = self._fed - self._head_fed - self._body_bytes
             if self._length < 0 and framing > config.max_header_bytes + 8 * self._body_bytes:
                 self.refusal = BadRequest("The chunk framing is out of proportion to its data.")
-        elif len(self._target) > config.max_request_line_bytes or (
-            not self._version and not self._headers and self._fed > config.max_request_line_bytes + _SLICE
-        ):
+        elif not self._headers and self._fed > config.max_request_line_bytes + _SLICE and not self._target:
             self.refusal = self._line_too_long()
         elif self._fed > config.max_request_line_bytes + config.max_header_bytes:
             self.refusal = self._headers_too_large()
@@ -176,12 +172,10 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self.received = self._now()
-        self._target = b""
+        self._target = self._id = b""
         self._headers = []
-        self._version = ""
+        self._host_seen = False
         self._length = -1
-        self._seen = 0
-        self._expect = self._id = b""
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
@@ -189,27 +183,20 @@ class RequestParser:
             self._refuse(self._line_too_long())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_body:
-            return  # a trailer: nothing here asks for one
-        headers = self._headers
+        # hot: several times a request; their number is looked at when the head is whole, their bytes bound it till then
         name = name.lower()
-        if value[-1:] in (b" ", b"\t"):
-            value = value.rstrip(b" \t")
-        headers.append((name, value))
+        value = value.rstrip()
         if name in _LOOKED_INTO:
             self._look_into(name, value)
-        if len(headers) > self._config.max_header_count:
-            self._refuse(
-                HeadersTooLarge(f"A request may have {self._config.max_header_count} headers (http.max_header_count).")
-            )
+        self._headers.append((name, value))
 
     def _look_into(self, name: bytes, value: bytes) -> None:
         if name == b"host":
-            if self._seen:
+            if self._host_seen:
                 self._refuse(BadRequest("There is more than one Host header."))
             if _HOST(value) is None:
                 self._refuse(BadRequest("The Host header is not a host and a port."))
-            self._seen = 1
+            self._host_seen = True
         elif name == b"content-length":
             self._length = int(value) if value.isdigit() and len(value) < 19 else 1 << 62
         elif name == b"transfer-encoding":
@@ -223,73 +210,78 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         llhttp = self._llhttp
         config = self._config
-        self._version = version = llhttp.get_http_version()
-        if version == "1.1":
-            if not self._seen:
+        headers = self._headers
+        version = llhttp.get_http_version()
+        self._http_1_1 = version == "1.1"
+        if self._http_1_1:
+            if not self._host_seen:
                 self._refuse(BadRequest("A request of HTTP/1.1 needs a Host header."))
         elif version != "1.0":
             self._refuse(HttpVersionNotSupported())
-        elif self._length < 0 and any(name == b"transfer-encoding" for name, _ in self._headers):
+        elif any(name == b"transfer-encoding" for name, _ in headers):
             self._refuse(BadRequest("HTTP/1.0 has no transfer codings."))
+        if len(headers) > config.max_header_count:
+            self._refuse(
+                HeadersTooLarge(f"A request may have {config.max_header_count} headers (http.max_header_count).")
+            )
         if self._fed > config.max_header_bytes:
-            size = sum(len(name) + len(value) + 4 for name, value in self._headers)
+            size = sum(len(name) + len(value) + 4 for name, value in headers)
             if size > config.max_header_bytes:
                 self._refuse(self._headers_too_large())
         if self._target[:1] != b"/" or b"#" in self._target:
             self._normalise(llhttp.get_method())
         if self._length > config.max_body_bytes:
             self._refuse(self._body_too_large())
-        if self._expect and version == "1.1":
-            if self._expect != b"100-continue":
-                self._refuse(ExpectationFailed("The only expectation known here is 100-continue."))
-            self.wants_continue = self._length != 0
+        if self._expect:
+            expect, self._expect = self._expect, b""
+            if self._http_1_1:
+                if expect != b"100-continue":
+                    self._refuse(ExpectationFailed("The only expectation known here is 100-continue."))
+                self.wants_continue = self._length != 0
+        # what else is called a header is a trailer: nothing here asks for one
+        self._whole_headers = headers
+        self._headers = []
         self.in_body = True
         # what was fed so far is head, but for the start of a body in the same read
-        self._seen = self._fed
+        self._head_fed = self._fed
 
     def on_body(self, data: bytes) -> None:
-        self.wants_continue = False
         size = len(data)
-        budget = self._budget
         self._body.append(data)
         self._body_bytes += size
+        budget = self._budget
         budget.held += size
         if self._body_bytes > self._config.max_body_bytes:
             self._refuse(self._body_too_large())
         if budget.held > budget.most:
             self._refuse(Overloaded("Too many bodies are under way at once (http.max_inflight_body_bytes)."))
+        self.wants_continue = False
 
     def on_message_complete(self) -> None:
         llhttp = self._llhttp
-        body = self._body
-        identity = self._id.decode("ascii") if self._id else new_request_id()
-        keep_alive = llhttp.should_keep_alive()
-        self.ready.append(
-            Parsed(
-                Request(
-                    llhttp.get_method(),
-                    self._target,
-                    self._headers,
-                    (body[0] if len(body) == 1 else b"".join(body)) if body else b"",
-                    http_1_1=self._version == "1.1",
-                    peer=self._peer,
-                    secure=self._secure,
-                    id=identity,
-                    received=self.received,
-                ),
-                keep_alive,
-                llhttp.should_upgrade(),
-                self._body_bytes,
-            )
-        )
-        if body:
+        pieces = self._body
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self._body = []
-            self._body_bytes = 0
-        self.in_body = False
-        self.wants_continue = False
-        self.received = 0.0
+        else:
+            body = b""
+        keep_alive = llhttp.should_keep_alive()
+        request = Request(
+            llhttp.get_method(),
+            self._target,
+            self._whole_headers,
+            body,
+            http_1_1=self._http_1_1,
+            peer=self._peer,
+            secure=self._secure,
+            id=self._id.decode("ascii") if self._id else f"{_PREFIX}{next(_number)}",
+            received=self.received,
+        )
+        self.ready.append((request, keep_alive, llhttp.should_upgrade(), self._body_bytes))
+        self._body_bytes = 0
         self._fed = 0
-        self._headers = []
+        self.received = 0.0
+        self.in_body = self.wants_continue = False
         if not keep_alive:
             self.ended = True
 

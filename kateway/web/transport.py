@@ -1,8 +1,8 @@
 """Server transports that send at once, count what the client's TCP has acknowledged, and tell a FIN from a reset.
 
 Twisted's own transport buffers every write, arms the descriptor, sends in the next turn of the loop and disarms it.
-These try the socket first. They also still have the descriptor when a connection ends, which is where delivery is confirmed:
-bytes the kernel took, less ``SIOCOUTQ`` (sent and not acknowledged, or not sent yet).
+These try the socket first. They also still have the descriptor when a connection ends, which is where delivery is
+confirmed: bytes the kernel took, less ``SIOCOUTQ`` (sent and not acknowledged, or not sent yet).
 """
 
 from __future__ import annotations

@@ -209,17 +209,21 @@ class WireExchange:
     def _head(self, status: int, headers: Sequence[Header]) -> list[bytes]:
         self.status = status
         channel = self.connection
-        parts = [channel.factory.head_start(status), self.request.id.encode("ascii"), b"\r\n"]
-        if channel.must_close(self):
+        factory = channel.factory
+        parts = [factory.starts.get(status) or factory.head_start(status), self.request.id.encode("ascii"), b"\r\n"]
+        if not self.keep_alive or channel.must_close():
             self.keep_alive = False
             parts.append(b"Connection: close\r\n")
         elif not self.request.http_1_1:
             parts.append(b"Connection: keep-alive\r\n")
-        for name, value in headers:
-            if b"\n" in value or b"\r" in value or b"\0" in value:
+        if headers:
+            block = b"\r\n".join(map(b": ".join, headers))
+            ends = len(headers) - 1
+            if block.count(b"\n") != ends or block.count(b"\r") != ends or b"\0" in block:
                 # a record's header may hold anything: it must not end ours
-                value = value.translate(None, b"\r\n\0")  # noqa: PLW2901
-            parts += (name, b": ", value, b"\r\n")
+                block = b"\r\n".join([b": ".join(header).translate(None, b"\r\n\0") for header in headers])
+            parts.append(block)
+            parts.append(b"\r\n")
         return parts
 
     def _note(self) -> None:
