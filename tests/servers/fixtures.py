@@ -7,10 +7,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from servers.daemon import Daemon, Installation
 from servers.jars import ServersMissing
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
@@ -112,3 +114,23 @@ def unique_name() -> Callable[[str], str]:
 def topic_name(unique_name: Callable[[str], str]) -> str:
     """A name for a topic that no other test has; nothing is made."""
     return unique_name("topic")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """kateway's wheel, built and installed in a virtual environment of its own."""
+    return Installation(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture
+def daemon(installed: Installation, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons, not started yet: ``daemon("--kafka", cluster.bootstrap).start()``. They end with the test."""
+    made: list[Daemon] = []
+
+    def make(*options: str, name: str = "gateway", **settings: Any) -> Daemon:
+        made.append(Daemon(installed, tmp_path / name, options, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
