@@ -13,7 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from kateway.core.deadletter import dead_letter_topic
+from kateway.core.delivery import Ack
+from kateway.core.groups import Groups
 from kateway.core.names import OpenNames, Place
+from kateway.core.reader import Connection, Mode, Reader
 from kateway.errors import (
     Conflict,
     KatewayError,
@@ -24,7 +28,7 @@ from kateway.errors import (
     TopicNotFound,
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
-from kateway.storage.interface import At, Fetched, Outcome, Store
+from kateway.storage.interface import At, Fetched, Outcome, Reset, Store
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
@@ -43,6 +47,18 @@ class Publish(NamedTuple):
     """How often what failed without a trace is tried again before the deadline."""
 
 
+class Lag(NamedTuple):
+    """How far a group is behind in one partition."""
+
+    partition: int
+    end: int
+    committed: int | None
+    lag: int
+    unacked: int
+    """Records with readers of this gateway, not acknowledged yet."""
+    oldest_unacked_seconds: float
+
+
 class TopicCreation(NamedTuple):
     """Whether an unknown topic of a store may be made on first use, and with how many partitions and replicas."""
 
@@ -52,11 +68,20 @@ class TopicCreation(NamedTuple):
 
 
 class Gateway:
-    """The gateway's rules over its stores. ``creation`` is keyed by the stores themselves."""
+    """The gateway's rules over its stores; ``stores`` and ``creation`` by the clusters' names."""
 
-    def __init__(self, names: OpenNames, creation: Mapping[Store, TopicCreation], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        names: OpenNames,
+        stores: Mapping[str, Store],
+        creation: Mapping[str, TopicCreation],
+        groups: Groups,
+        clock: IReactorTime,
+    ) -> None:
         self.names = names
+        self._stores = stores
         self._creation = creation
+        self._groups = groups
         self._clock = clock
 
     # --- publish ---------------------------------------------------------------------------------------------
@@ -101,7 +126,7 @@ class Gateway:
         created = False
         while True:
             again = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, TopicNotFound)]
-            if again and not created and self._creation[place.store].allowed:
+            if again and not created and self._creation[place.cluster].allowed:
                 created = True
                 try:
                     await self.topic(place, create=True)
@@ -125,15 +150,52 @@ class Gateway:
         try:
             return await place.store.topic(place.topic)
         except TopicNotFound:
-            if not create or not self._creation[place.store].allowed:
+            if not create or not self._creation[place.cluster].allowed:
                 raise
-        creation = self._creation[place.store]
+        creation = self._creation[place.cluster]
         try:
             return await place.store.create_topic(
                 place.topic, partitions=creation.partitions, replicas=creation.replicas
             )
         except Conflict:
             return await place.store.topic(place.topic)
+
+    async def reader(
+        self,
+        place: Place,
+        group: str,
+        *,
+        mode: Mode,
+        reset: Reset,
+        short: bool,
+        ack_timeout: float,
+        dead: bool,
+        connection: Connection,
+    ) -> Reader:
+        """A reader of the topic, or of the group's dead letters (``dead``), for a response on ``connection``.
+
+        ``TopicNotFound``, ``TooManyConsumers``, ``Conflict`` between ack modes, ``Draining``.
+        """
+        if dead:
+            place = place._replace(topic=dead_letter_topic(place.topic, group))
+        await self.topic(place, create=not dead)
+        return self._groups.reader(
+            place.cluster,
+            group,
+            place.topic,
+            connection=connection,
+            mode=mode,
+            reset=reset,
+            short=short,
+            ack_timeout=ack_timeout,
+        )
+
+    async def acknowledge(
+        self, place: Place, group: str, acks: Sequence[Ack], *, sync: bool
+    ) -> list[KatewayError | None]:
+        """Applies acknowledgements, one answer each; ``sync`` waits until they are committed."""
+        await place.store.topic(place.topic)
+        return await self._groups.acknowledge(place.cluster, group, place.topic, acks, sync=sync)
 
     async def ends(self, place: Place) -> list[tuple[int, int, int]]:
         """``(partition, earliest, end)`` of each partition."""
@@ -157,7 +219,26 @@ class Gateway:
         await place.store.topic(place.topic)
         return await place.store.committed(group, place.topic)
 
-    async def positions(self, place: Place, to: At | Mapping[int, int]) -> Mapping[int, int]:
+    async def lag(self, place: Place, group: str) -> list[Lag]:
+        """How far the group is behind in each partition. Where nothing is committed, all that is there is lag."""
+        committed = await self.committed(place, group)
+        unacknowledged = self._groups.unacknowledged(place.cluster, group, place.topic)
+        found = []
+        for partition, earliest, end in await self.ends(place):
+            at = committed.get(partition)
+            offset = None if at is None else at.offset
+            unacked, oldest = unacknowledged.get(partition, (0, 0.0))
+            behind = max(end - max(earliest, offset or 0), 0)
+            found.append(Lag(partition, end, offset, behind, unacked, round(oldest, 1)))
+        return found
+
+    async def reset(self, place: Place, group: str, to: At | Mapping[int, int]) -> None:
+        """Moves the group. ``GroupBusy`` while anybody reads it; a member of ours that merely lingers is let go."""
+        offsets = await self._positions(place, to)
+        await self._groups.let_go(place.cluster, group, place.topic)
+        await place.store.reset(group, place.topic, offsets)
+
+    async def _positions(self, place: Place, to: At | Mapping[int, int]) -> Mapping[int, int]:
         """The offsets that a reset means: a place in time, or offsets by partition, checked against what there is."""
         await place.store.topic(place.topic)
         if not isinstance(to, Mapping):

@@ -19,8 +19,9 @@ MAX_STORED_NAME = 249
 
 
 class Place(NamedTuple):
-    """A topic found: its store, its name there."""
+    """A topic found: its cluster by name and as a store, its name there."""
 
+    cluster: str
     store: Store
     topic: str
 
@@ -31,7 +32,8 @@ class OpenNames:
     grammar = OPEN_NAME
 
     def __init__(self, stores: Mapping[str, Store]) -> None:
-        self._store = stores["default"] if "default" in stores else next(iter(stores.values()))
+        self._cluster = "default" if "default" in stores else next(iter(stores))
+        self._store = stores[self._cluster]
 
     def place(self, version: str, topic: str) -> Place:
-        return Place(self._store, topic if version == "v1" else f"{topic}.{version}")
+        return Place(self._cluster, self._store, topic if version == "v1" else f"{topic}.{version}")

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
-from kateway.web.exchange import Connection, Exchange, Header, Request, Response, Span, Watcher
+from kateway.web.exchange import Header, Request, Response, Span, Watcher
 
 
 @implementer(IPushProducer)
@@ -36,7 +36,7 @@ class _Flow:
         self.open = False
 
 
-class StockConnection(Connection):
+class StockConnection:
     """What is known of a connection under a stock channel: only that it ended before the response did."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class StockConnection(Connection):
             watcher.closed(0, False)
 
 
-class StockExchange(Exchange):
+class StockExchange:
     """An ``Exchange`` over ``twisted.web``'s own request."""
 
     def __init__(self, request: TwistedRequest, *, id: str, received: float) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
 from kateway.model import Headers
+from kateway.storage.interface import Reset
 from kateway.web.exchange import Header
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class SubscribeQuery(NamedTuple):
     timeout: float
     idle: float
     follow: bool
-    reset: str
+    reset: Reset
     explicit: bool
     ack_timeout: float
     dead: bool
@@ -298,7 +299,7 @@ def subscribe_query(raw: bytes) -> SubscribeQuery:
         timeout=timeout,
         idle=math.inf if follow else seconds(values, b"idle", 1.0 if small else timeout, MAX_WAIT_SECONDS, zero=True),
         follow=follow,
-        reset=choice(values, b"offset", "earliest", ("earliest", "latest")),
+        reset="latest" if choice(values, b"offset", "earliest", ("earliest", "latest")) == "latest" else "earliest",
         explicit=choice(values, b"ack", "auto", ("auto", "explicit")) == "explicit",
         ack_timeout=_ack_timeout(values),
         dead=b"queue" in values and choice(values, b"queue", "dead", ("dead",)) == "dead",

@@ -77,10 +77,28 @@ class Tree:
         return self.answer(lambda request: problem(error, request.id))
 
 
-def public_tree(
-    clock: IReactorTime, plane: Serve, health: Callable[[], Mapping[str, Health]], draining: Callable[[], bool]
-) -> Resource:
+HealthParts = Callable[[], Mapping[str, Health]]
+
+
+def public_tree(clock: IReactorTime, plane: Serve, health: HealthParts, draining: Callable[[], bool]) -> Resource:
     """``/live``, ``/ready`` and the message plane."""
+    app, tree = _app(clock, health, draining)
+
+    @app.route("/<version>/topics", branch=True)
+    def topics(_request: TwistedRequest, version: str) -> Any:
+        return tree.hand_over(plane)
+
+    return app.resource()
+
+
+def admin_tree(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool]) -> Resource:
+    """``/live`` and ``/ready``."""
+    app, _tree = _app(clock, health, draining)
+    return app.resource()
+
+
+def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool]) -> tuple[Klein, Tree]:
+    """What both listeners have: health, and problems for what is not there."""
     app = Klein()
     tree = Tree(clock)
 
@@ -92,12 +110,8 @@ def public_tree(
     def is_ready(_request: TwistedRequest) -> Any:
         return tree.answer(lambda _: ready(health(), draining=draining()))
 
-    @app.route("/<version>/topics", branch=True)
-    def topics(_request: TwistedRequest, version: str) -> Any:
-        return tree.hand_over(plane)
-
     app.handle_errors(Exception)(lambda _request, failure: tree.failed(failure))
-    return app.resource()
+    return app, tree
 
 
 def in_plane(target: bytes) -> bool:
