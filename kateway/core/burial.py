@@ -1,0 +1,92 @@
+"""Takes what is to go to the dead-letter queue out of the deliveries, and writes it there until it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kateway.core.deadletter import DeadLetters
+from kateway.core.delivery import Delivery, Item
+from kateway.errors import KatewayError
+
+MAX_LETTERS = 100
+"""Written at once."""
+MAX_WAIT_SECONDS = 30.0
+
+_log = Logger()
+Letter = tuple[Delivery, Item]
+
+
+class Burial:
+    """One write at a time; a record that could not be written is tried again, for as long as its partition is ours."""
+
+    def __init__(self, dead_letters: DeadLetters, clock: IReactorTime, buried: Callable[[Delivery], None]) -> None:
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._buried = buried
+        self._queue: list[Letter] = []
+        self._busy = False
+        self._writing: Deferred[None] | None = None
+        self._later: IDelayedCall | None = None
+        self._failures = 0
+
+    def take(self, delivery: Delivery) -> None:
+        """Takes over what a delivery has for the dead-letter queue."""
+        while delivery.dying:
+            self._queue.append((delivery, delivery.dying.popleft()))
+        self._write()
+
+    def stop(self) -> None:
+        """Writes no more; what was not written was not acknowledged either."""
+        self._queue.clear()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _write(self) -> None:
+        if self._busy or self._later is not None:
+            return
+        self._queue = [(delivery, item) for delivery, item in self._queue if delivery.live]
+        letters = self._queue[:MAX_LETTERS]
+        if letters:
+            self._busy = True
+            self._writing = Deferred.fromCoroutine(self._write_down(letters))
+            self._writing.addErrback(self._broken)
+
+    async def _write_down(self, letters: list[Letter]) -> None:
+        results = await self._dead_letters.write([(delivery.partition, item) for delivery, item in letters])
+        del self._queue[: len(letters)]
+        errors: list[KatewayError] = []
+        for (delivery, item), error in zip(letters, results, strict=True):
+            if error is None:
+                delivery.complete(item)
+                self._buried(delivery)
+            else:
+                errors.append(error)
+                self._queue.append((delivery, item))
+        self._busy = False
+        if not errors:
+            self._failures = 0
+            self._write()
+            return
+        _log.warn("{n} dead letters could not be written: {e}", n=len(errors), e=errors[0].detail)
+        self._again()
+
+    def _again(self) -> None:
+        seconds = min(float(1 << min(self._failures, 10)), MAX_WAIT_SECONDS)
+        self._failures += 1
+        self._later = self._clock.callLater(seconds, self._wait_over)
+
+    def _wait_over(self) -> None:
+        self._later = None
+        self._write()
+
+    def _broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("writing dead letters broke", failure)

@@ -1,0 +1,67 @@
+"""The dead-letter queue of a group: ``<topic>.<group>.dead``, made when its first record comes.
+
+A record is written there with acks from all replicas before the original counts as acknowledged: a gateway that dies
+between the two leaves it in both places, never in none.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from kateway.core.delivery import Item
+from kateway.errors import Conflict, KatewayError, NotFound
+from kateway.model import Message, Receipt
+from kateway.storage.interface import Store
+
+PUBLISH_SECONDS = 10.0
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """The queue's name, of names as they are in the store."""
+    return f"{topic}.{group}.dead"
+
+
+class DeadLetters:
+    """Writes one group's dead letters of one topic."""
+
+    def __init__(self, store: Store, topic: str, group: str, clock: IReactorTime) -> None:
+        self.name = dead_letter_topic(topic, group)
+        self._store = store
+        self._topic = topic
+        self._group = group
+        self._clock = clock
+
+    async def write(self, letters: list[tuple[int, Item]]) -> list[KatewayError | None]:
+        """Writes records (with the partition each came from); answers ``None`` for each that is safe, else why not."""
+        messages = [self._letter(partition, item) for partition, item in letters]
+        try:
+            await self._make()
+            outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
+        except KatewayError as error:
+            return [error] * len(letters)
+        return [None if isinstance(outcome, Receipt) else outcome for outcome in outcomes]
+
+    async def _make(self) -> None:
+        if self._store.partitions(self.name):
+            return
+        try:
+            await self._store.topic(self.name)
+        except NotFound:
+            try:
+                await self._store.create_topic(self.name, partitions=1)
+            except Conflict:
+                pass  # somebody was faster
+
+    def _letter(self, partition: int, item: Item) -> Message:
+        record = item.record
+        about = {
+            "topic": self._topic,
+            "partition": partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+            "group": self._group,
+            "reason": item.reason,
+            "attempts": item.attempts,
+        }
+        headers = tuple((f"kateway-dead-{name}", str(value).encode()) for name, value in about.items())
+        return Message(value=record.value, key=record.key, headers=(*record.headers, *headers))

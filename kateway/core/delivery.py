@@ -1,0 +1,581 @@
+"""What was delivered, confirmed, leased and acknowledged in one partition of a group: pure state, no I/O, no clock.
+
+Every offset is in exactly one place:
+
+- below ``floor``: done with, and committable;
+- in ``done``: done with out of order, kept as ranges until the floor reaches them;
+- in a ``Taken`` of ``flights``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
+  lies above the frontier again and is read from the store once more, so that nothing has to be kept for it;
+- an ``Item``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
+  the dead-letter queue, or came back from a lease and waits for the next reader;
+- at or above ``frontier``: not taken from the store.
+
+A record stands for a *tile*: the offsets from the end of the record before it up to and with its own. Offsets that
+nobody may see (control records, compacted ones) so belong to the next record's tile, and the tiles between the floor
+and the frontier cover everything: what is not outstanding is done.
+
+The ``ack=auto`` path works on batches; nothing here is done for each of its records unless some come back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from heapq import heappop, heappush
+from itertools import accumulate, takewhile
+from math import inf
+from typing import Literal, NamedTuple
+
+from kateway.core.ranges import Ranges
+from kateway.errors import Conflict, KatewayError, NotFound
+from kateway.model import Committed, Record
+
+MAX_METADATA_CHARS = 4000
+"""A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
+ROOM_FOR_RANGES_CHARS = 2000
+"""Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
+
+
+class State(Enum):
+    READY = "ready"
+    LEASED = "leased"
+    WAITING = "waiting"
+    DYING = "dying"
+
+
+class Item:
+    """One record tracked by itself. ``attempts``: how often it was handed to a client."""
+
+    __slots__ = ("attempts", "reason", "record", "since", "size", "start", "state", "token", "until")
+
+    def __init__(self, start: int, record: Record, attempts: int, since: float) -> None:
+        self.start = start
+        """Where its tile starts."""
+        self.record = record
+        self.attempts = attempts
+        self.since = since
+        """When it was first handed to a client."""
+        self.size = len(record.value or b"") + len(record.key or b"")
+        self.state = State.READY
+        self.token = ""
+        """Of its last lease."""
+        self.until = inf
+        """When a lease or a delay ends."""
+        self.reason = ""
+        """Why it goes to the dead-letter queue."""
+
+
+class Taken:
+    """Records of one partition in a reader's hands: what ``Reader.take`` gives and ``Reader.sent`` takes back.
+
+    Once it is sent it holds no records any more: those that come back are read from the store again.
+    """
+
+    __slots__ = (
+        "attempts", "begin", "confirmed_at", "count", "delivery", "end", "first", "items", "leases", "lengths",
+        "offsets", "partition", "records", "sent", "since", "start", "stop",
+    )  # fmt: skip
+
+    def __init__(
+        self, delivery: Delivery, start: int, records: list[Record], attempts: list[int] | None, now: float
+    ) -> None:
+        self.delivery = delivery
+        self.partition = delivery.partition
+        self.records = records
+        self.attempts = attempts
+        """Of each record, counted from 1; ``None``: the first of every one."""
+        self.leases: list[str] | None = None
+        """Of each record, with ``ack=explicit``."""
+        self.items: list[Item] | None = None
+        self.since = now
+        self.sent = False
+        self.start = start
+        """Where the first record's tile starts."""
+        self.first = records[0].offset
+        self.stop = records[-1].offset + 1
+        self.count = len(records)
+        self.offsets: list[int] | None = None
+        """Of each record, where they do not follow each other without a gap."""
+        # where it lies in the connection's stream, as web.exchange.Span counts; set when it is sent
+        self.begin = 0
+        self.lengths: Sequence[int] = ()
+        self.end = 0
+        self.confirmed_at: float | None = None
+
+    def was_sent(self, begin: int, lengths: Sequence[int], end: int) -> None:
+        """Notes where it lies in the connection's stream, and lets go of the records."""
+        self.sent = True
+        self.begin = begin
+        self.lengths = lengths
+        self.end = end
+        if self.stop - self.first != self.count:
+            self.offsets = [record.offset for record in self.records]
+        self.records = []
+
+    def whole_records(self, confirmed: int) -> int:
+        """How many of the records lie below ``confirmed`` in the connection's stream. Looks at each: only when a
+        connection ends. Lengths that are not one for each record (a compressed block) count as a whole.
+        """
+        if not self.sent:
+            return 0
+        if confirmed >= self.end:
+            return self.count
+        if len(self.lengths) != self.count:
+            return 0
+        ends = accumulate(self.lengths, initial=self.begin)
+        next(ends)
+        return sum(1 for _ in takewhile(lambda end: end <= confirmed, ends))
+
+    def behind(self, count: int) -> int:
+        """The offset behind the first ``count`` records."""
+        if self.offsets is not None:
+            return self.offsets[count - 1] + 1
+        return self.records[count - 1].offset + 1 if self.records else self.first + count
+
+    def up_to(self, offset: int) -> int:
+        """How many of the records lie up to and with ``offset``."""
+        if offset >= self.stop - 1:
+            return self.count
+        if self.offsets is not None:
+            return bisect_right(self.offsets, offset)
+        return max(offset + 1 - self.first, 0)
+
+    def cut(self, count: int) -> None:
+        """Forgets the first ``count`` records of a batch that was sent; some are left."""
+        self.start = self.behind(count)
+        if len(self.lengths) == self.count:
+            self.begin += sum(self.lengths[:count])
+            self.lengths = self.lengths[count:]
+        if self.attempts is not None:
+            self.attempts = self.attempts[count:]
+        if self.offsets is not None:
+            self.offsets = self.offsets[count:]
+            self.first = self.offsets[0]
+        else:
+            self.first += count
+        self.count -= count
+
+
+class Ack(NamedTuple):
+    """What a client says of a record (``offset``) or of all up to and with one (``upto``, plain acks only)."""
+
+    partition: int
+    offset: int
+    upto: bool = False
+    outcome: Literal["ack", "retry", "dead"] = "ack"
+    delay_seconds: float = 0.0
+    lease: str | None = None
+
+
+class Delivery:
+    """One partition of one group, as long as this process owns it."""
+
+    __slots__ = (
+        "bytes", "committed", "done", "due", "dying", "flights", "floor", "frontier", "items", "live", "max_deliveries",
+        "origin", "partition", "ready", "repeats",
+    )  # fmt: skip
+
+    def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
+        self.partition = partition
+        self.max_deliveries = max_deliveries
+        """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
+        self.floor: int | None = committed.offset if committed else None
+        self.frontier = self.floor
+        self.origin = self.floor
+        """Where a group without committed offset started: not worth a commit."""
+        self.done = Ranges.decode(committed.offset, committed.metadata) if committed else Ranges()
+        if self.floor is not None:
+            self.floor = self.done.absorb(self.floor)
+        self.flights: deque[Taken] = deque()
+        self.items: OrderedDict[int, Item] = OrderedDict()
+        self.bytes = 0
+        """Of the items' keys and values."""
+        self.ready: list[int] = []
+        """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
+        self.repeats: deque[tuple[int, int]] = deque()
+        """What is read from the store again after batches came back: (offset behind, how often delivered)."""
+        self.due = inf
+        """No lease and no delay ends before this."""
+        self.dying: deque[Item] = deque()
+        """To be written to the dead-letter queue by whoever owns this."""
+        self.committed = committed
+        """What the store is known to have."""
+        self.live = True
+        """False once the partition is not ours: whatever still refers to this says nothing any more."""
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def receive(self, records: list[Record], position: int | None) -> tuple[int, list[Record]]:
+        """Notes what the store gave: answers where its tiles start and the records that are not done already.
+
+        ``position``: the subscription's, from before; where a group without committed offset starts.
+        """
+        first = records[0].offset
+        frontier = self.frontier
+        if frontier is None:
+            self.floor = frontier = first if position is None else min(first, position)
+            self.origin = first
+        elif first < frontier:
+            # the partition began anew: a topic deleted and made again, or a log cut short
+            self.restart(first)
+            frontier = first
+        self.frontier = records[-1].offset + 1
+        floor = self.floor
+        assert floor is not None
+        if self.done or floor > first or (self.items and next(reversed(self.items)) >= first):
+            # what ranges restored from the last owner's commit hold was read already, and after a rewind some
+            # of what comes again is tracked by itself
+            done, items = self.done, self.items
+            fresh = [
+                record
+                for record in records
+                if (offset := record.offset) >= floor and offset not in done and offset not in items
+            ]
+            if not fresh:
+                self._settled(frontier, self.frontier)
+            return frontier, fresh
+        return frontier, records
+
+    def skip(self, offset: int) -> None:
+        """A client says that it has read everything up to and with ``offset``, which this owner never took."""
+        if self.floor is not None and self.frontier is not None:
+            self._settled(max(self.floor, self.frontier), offset + 1)
+
+    def fly(self, start: int, records: list[Record], now: float) -> Taken:
+        """Hands fresh records to an ``ack=auto`` reader."""
+        taken = Taken(self, start, records, self._repeated(records) if self.repeats else None, now)
+        self.flights.append(taken)
+        return taken
+
+    def fly_again(self, max_records: int, max_bytes: int, now: float) -> Taken | None:
+        """Hands records whose lease ended to an ``ack=auto`` reader, in order, as far as their tiles touch."""
+        items: list[Item] = []
+        size = 0
+        while len(items) < max_records:
+            item = self._next_ready()
+            if item is None or (items and (item.start != items[-1].record.offset + 1 or size + item.size > max_bytes)):
+                break
+            heappop(self.ready)
+            self._drop(item)
+            items.append(item)
+            size += item.size
+        if not items:
+            return None
+        attempts = [item.attempts + 1 for item in items]
+        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
+        self.flights.append(taken)
+        return taken
+
+    def _repeated(self, records: list[Record]) -> list[int]:
+        attempts = []
+        repeats = self.repeats
+        for record in records:
+            while repeats and repeats[0][0] <= record.offset:
+                repeats.popleft()
+            attempts.append(repeats[0][1] + 1 if repeats else 1)
+        return attempts
+
+    def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
+        """Hands fresh records to an ``ack=explicit`` reader."""
+        items = []
+        repeated = self._repeated(records) if self.repeats else None
+        for index, record in enumerate(records):
+            item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
+            start = record.offset + 1
+            self._track(item)
+            items.append(item)
+        return self._leased(items, token, until, now)
+
+    def lease_again(self, max_records: int, max_bytes: int, token: str, until: float, now: float) -> Taken | None:
+        """Hands records that came back to an ``ack=explicit`` reader."""
+        items: list[Item] = []
+        size = 0
+        while len(items) < max_records:
+            item = self._next_ready()
+            if item is None or (items and size + item.size > max_bytes):
+                break
+            heappop(self.ready)
+            item.state = State.LEASED
+            items.append(item)
+            size += item.size
+        return self._leased(items, token, until, now) if items else None
+
+    def _leased(self, items: list[Item], token: str, until: float, now: float) -> Taken:
+        for item in items:
+            item.attempts += 1
+            item.state = State.LEASED
+            item.token = token
+            item.until = until
+        self.due = min(self.due, until)
+        attempts = [item.attempts for item in items]
+        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
+        taken.leases = [token] * len(items)
+        taken.items = items
+        return taken
+
+    def has_ready(self) -> bool:
+        """Whether records that came back wait for a reader."""
+        return self._next_ready() is not None
+
+    def room(self, max_records: int, max_bytes: int) -> int:
+        """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
+        if self.bytes >= max_bytes:
+            return 0
+        many = len(self.done) > ROOM_FOR_RANGES_CHARS // 8
+        if many and len(self.done.encode(self.floor or 0, 1 << 30)) > ROOM_FOR_RANGES_CHARS:
+            return 0
+        return max(max_records - len(self.items), 0)
+
+    # --- settling a batch ---------------------------------------------------------------------------------------
+
+    def settle(self, taken: Taken) -> None:
+        """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
+        if not self.live:
+            return
+        if self.flights and self.flights[0] is taken:
+            self.flights.popleft()
+        elif taken in self.flights:
+            self.flights.remove(taken)
+        else:
+            return
+        self._settled(taken.start, taken.stop)
+
+    def settle_some(self, taken: Taken, count: int) -> None:
+        """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
+        if count >= taken.count:
+            self.settle(taken)
+        elif count > 0 and taken in self.flights:
+            self._settled(taken.start, taken.behind(count))
+            taken.cut(count)
+
+    def give_back(self, taken: Taken) -> int | None:
+        """A batch, and every later one of the partition, goes to the next reader: answers where the store has to be
+        read on from, ``None`` where nothing is to be read again. What was sent counts as an attempt.
+        """
+        if taken.items is not None:
+            self._give_back_leases(taken)
+            return None
+        if not self.live or taken not in self.flights:
+            return None
+        repeats: list[tuple[int, int]] = []
+        while True:
+            last = self.flights.pop()
+            attempts = last.attempts or [1] * last.count
+            before = [
+                (last.behind(index + 1), attempt if last.sent else attempt - 1)
+                for index, attempt in enumerate(attempts)
+                if index + 1 == last.count or attempts[index + 1] != attempt
+            ]
+            repeats[:0] = before
+            if last is taken:
+                break
+        later = [repeat for repeat in self.repeats if repeat[0] > repeats[-1][0]]
+        self.repeats = deque([*repeats, *later])
+        self.frontier = taken.start
+        return taken.start
+
+    def _give_back_leases(self, taken: Taken) -> None:
+        assert taken.items is not None
+        token = taken.leases[0] if taken.leases else ""
+        for item in taken.items if self.live else ():
+            if item.state is State.LEASED and item.token == token:
+                item.attempts -= 0 if taken.sent else 1
+                self._make_ready(item)
+
+    # --- acknowledging a record ---------------------------------------------------------------------------------
+
+    def acknowledge(self, ack: Ack, now: float) -> KatewayError | None:
+        """Applies one acknowledgement; answers ``None`` where it is done or was before, else what is wrong with it."""
+        if ack.upto:
+            return self.acknowledge_upto(ack.offset)
+        item = self.items.get(ack.offset)
+        if item is None or item.attempts == 0:
+            return self._not_outstanding(ack, item)
+        if ack.lease is not None and ack.lease != item.token:
+            return Conflict("the lease has passed to another reader")
+        if ack.outcome == "ack":
+            self.complete(item)
+        elif item.state is not State.DYING:
+            if ack.outcome == "dead":
+                self._doom(item, "rejected")
+            elif not self._exhausted(item):
+                item.state = State.WAITING
+                item.until = now + ack.delay_seconds
+                self.due = min(self.due, item.until)
+        return None
+
+    def _not_outstanding(self, ack: Ack, item: Item | None) -> KatewayError | None:
+        offset = ack.offset
+        if item is None and self.floor is not None and (offset < self.floor or offset in self.done):
+            return None
+        for taken in self.flights:
+            if taken.sent and taken.first <= offset < taken.stop:
+                return Conflict("the record is with a reader whose delivery acknowledges it (ack=auto)")
+        return NotFound("no such record was delivered")
+
+    def acknowledge_upto(self, offset: int) -> KatewayError | None:
+        """Everything delivered up to and with ``offset`` has been read, whoever has it."""
+        frontier, floor = self.frontier, self.floor
+        again = self.repeats[-1][0] if self.repeats else 0
+        if frontier is None or floor is None or offset >= max(frontier, floor, again):
+            return NotFound("no such record was delivered")
+        for taken in list(self.flights):
+            if taken.start > offset:
+                break
+            if taken.sent:
+                self.settle_some(taken, taken.up_to(offset))
+        acknowledged = []
+        for number, item in self.items.items():
+            if number > offset:
+                break
+            if item.attempts:
+                acknowledged.append(item)
+        start = end = -1
+        for item in acknowledged:
+            self._drop(item)
+            if item.start != end:
+                self._settled(start, end)
+                start = item.start
+            end = item.record.offset + 1
+        self._settled(start, end)
+        self.skip(offset)
+        return None
+
+    def complete(self, item: Item) -> None:
+        """A record is acknowledged, or in the dead-letter queue. One that is done already, or gone, is fine."""
+        if self.live and self.items.get(item.record.offset) is item:
+            self._drop(item)
+            self._settled(item.start, item.record.offset + 1)
+
+    def expire(self, now: float) -> bool:
+        """Brings back what was leased or put off until now; answers whether something can be taken again.
+
+        Looks at every item, but only when something may be due: a lease is as long as the scan is rare.
+        """
+        if now < self.due:
+            return False
+        due = inf
+        ready = False
+        for item in self.items.values():
+            if item.state is State.LEASED or item.state is State.WAITING:
+                if item.until > now:
+                    due = min(due, item.until)
+                elif not self._exhausted(item):
+                    self._make_ready(item)
+                    ready = True
+        self.due = due
+        return ready
+
+    def _exhausted(self, item: Item) -> bool:
+        if not self.max_deliveries or item.attempts < self.max_deliveries:
+            return False
+        self._doom(item, "max-deliveries")
+        return True
+
+    def _doom(self, item: Item, reason: str) -> None:
+        item.state = State.DYING
+        item.until = inf
+        item.reason = reason
+        self.dying.append(item)
+
+    # --- committing ---------------------------------------------------------------------------------------------
+
+    def outstanding(self) -> bool:
+        """Whether anything below the frontier is not done."""
+        return bool(self.flights or self.items)
+
+    def step(self, position: int | None) -> None:
+        """With everything taken done, steps over what nobody may see behind the last record."""
+        floor, frontier = self.floor, self.frontier
+        if position is None or floor is None or frontier is None or floor < frontier or position <= floor:
+            return
+        self._settled(floor, position)
+        self.frontier = position
+
+    def to_commit(self) -> Committed | None:
+        """What a commit would say now; ``None`` where the store has it already."""
+        if self.floor is None:
+            return None
+        if self.committed is None and self.floor == self.origin and not self.done:
+            return None
+        now = Committed(self.floor, self.done.encode(self.floor, MAX_METADATA_CHARS))
+        if self.committed is not None and not self.done and self.committed.offset == self.floor:
+            return None
+        return None if now == self.committed else now
+
+    def unacknowledged(self, now: float) -> tuple[int, float]:
+        """How many records are with readers, and for how many seconds the oldest."""
+        count = 0
+        since = now
+        for taken in self.flights:
+            count += taken.count
+            since = min(since, taken.since)
+        for item in self.items.values():
+            count += 1
+            since = min(since, item.since)
+        return count, max(now - since, 0.0)
+
+    def busy(self) -> bool:
+        """Whether somebody still has a record of this partition in hand, or one is on its way to the dead letters."""
+        if self.flights:
+            return True
+        return any(item.state is State.LEASED or item.state is State.DYING for item in self.items.values())
+
+    def restart(self, offset: int) -> None:
+        """Forgets everything: the partition goes on from ``offset``."""
+        self.flights.clear()
+        self.items.clear()
+        self.ready.clear()
+        self.dying.clear()
+        self.done.clear()
+        self.repeats.clear()
+        self.bytes = 0
+        self.due = inf
+        self.floor = self.frontier = self.origin = offset
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _settled(self, start: int, end: int) -> None:
+        floor = self.floor
+        if floor is None:
+            return
+        if start <= floor and not self.done:
+            if end > floor:
+                self.floor = end
+            return
+        self.done.add(max(start, floor), end)
+        self.floor = self.done.absorb(floor)
+
+    def _track(self, item: Item) -> None:
+        items = self.items
+        out_of_order = bool(items) and next(reversed(items)) > item.record.offset
+        items[item.record.offset] = item
+        self.bytes += item.size
+        if out_of_order:
+            # a batch came back below records that are tracked already: rare, and never more than one window
+            self.items = OrderedDict(sorted(items.items()))
+
+    def _drop(self, item: Item) -> None:
+        del self.items[item.record.offset]
+        self.bytes -= item.size
+
+    def _make_ready(self, item: Item) -> None:
+        item.state = State.READY
+        item.until = inf
+        heappush(self.ready, item.record.offset)
+
+    def _next_ready(self) -> Item | None:
+        ready = self.ready
+        while ready:
+            item = self.items.get(ready[0])
+            if item is not None and item.state is State.READY:
+                return item
+            heappop(ready)
+        return None
+
+
+def total(deliveries: Iterable[Delivery]) -> int:
+    """Records with readers."""
+    return sum(len(delivery.items) + sum(taken.count for taken in delivery.flights) for delivery in deliveries)
