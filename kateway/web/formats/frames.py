@@ -54,7 +54,7 @@ class FramesForm:
 
 def parse(body: bytes, key: bytes | None, partition: int | None, headers: Headers) -> list[Message]:
     """A batch of frames. Partition −1 means choose (or the request's), the offset is ignored, timestamp −1 is now."""
-    messages = []
+    messages: list[Message] = []
     reader = _Reader(body)
     while reader.at < len(body):
         reader.frame = len(messages)
