@@ -83,6 +83,7 @@ class ZookeeperRegistry(WritableRegistry):
         self._client.on_state(self._entered)
         self._lock = DeferredLock()
         self._following: Deferred[None] | None = None
+        self._looking = False
         self._dirty = False
         self._retry: Any = None
         self._stopped = False
@@ -145,6 +146,11 @@ class ZookeeperRegistry(WritableRegistry):
             reason = f"left out: {'; '.join(self._left_out[:MAX_NAMED_FAULTS])}{more}"
         return Health(not reason, reason, details)
 
+    @property
+    def session(self) -> tuple[int, bytes]:
+        """The ZooKeeper session's id and password."""
+        return self._client.session
+
     def _entered(self, state: State) -> None:
         if state == "connected":
             if self._away_since is not None and self.snapshot.known:
@@ -163,7 +169,8 @@ class ZookeeperRegistry(WritableRegistry):
     def _wake(self) -> None:
         """Something may have changed. One look at a time; a wake during one makes it look again."""
         self._dirty = True
-        if self._following is None and not self._stopped:
+        if not self._looking and not self._stopped:
+            self._looking = True
             self._following = Deferred.fromCoroutine(self._follow())
 
     async def _follow(self) -> None:
@@ -176,7 +183,7 @@ class ZookeeperRegistry(WritableRegistry):
                 except KazooException as error:
                     self._again(error)
         finally:
-            self._following = None
+            self._looking = False
 
     def _again(self, error: KazooException) -> None:
         """After a failure: the connection's return wakes too, but not every failure is the connection's."""
@@ -278,7 +285,9 @@ class ZookeeperRegistry(WritableRegistry):
                 if not write.sent:
                     raise self._refusal() from error
                 await self._connected(write.deadline)
-        raise OutcomeUnknown() if write.sent else RegistryUnavailable("others change the registry all the time")
+        if write.sent:
+            raise OutcomeUnknown("others change the registry all the time: read it again and repeat the change on that")
+        raise self._refusal()
 
     async def _attempt(self, write: _Write) -> tuple[Snapshot, Snapshot]:
         await self._client.sync(self._revision_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -397,9 +397,9 @@ async def test_an_application_with_many_keys_goes_at_once(registry: Registry) ->
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[FileRegistry]:
+def read_only(tmp_path: Path) -> FileRegistry:
     (tmp_path / "registry.toml").write_text(FILE)
-    yield FileRegistry(reactor, tmp_path / "registry.toml")
+    return FileRegistry(reactor, tmp_path / "registry.toml")
 
 
 @pytest_twisted.ensureDeferred
