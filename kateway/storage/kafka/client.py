@@ -92,6 +92,12 @@ class Pool:
         connection = self._connections[node_id] = self._client.connection(node_id, address)
         return connection
 
+    def abort(self, node_id: int) -> None:
+        """Drops the connection to a broker: what was sent fails with ``NoAnswer``, what comes next connects again."""
+        connection = self._connections.get(node_id)
+        if connection is not None:
+            connection.abort()
+
     def forget_departed(self) -> None:
         """Closes idle connections to brokers that are not in the cluster any more."""
         for node_id in [node_id for node_id in self._connections if node_id not in self._client.view.brokers]:
@@ -174,6 +180,11 @@ class Client:
         known = self.view.topics.get(topic)
         return len(known.leaders) or None if known is not None else None
 
+    @property
+    def source(self) -> int | None:
+        """The broker that answered last, as far as it is known by its number."""
+        return next((node for node, address in self.view.brokers.items() if address == self._source), None)
+
     def health(self) -> Health:
         """Whether a broker answered lately, else what ailed the last attempt."""
         return self._health
@@ -207,9 +218,9 @@ class Client:
         """A new connection, made when something is sent."""
         return Connection(self.reactor, self._endpoint_factory, node_id, address, self.client_id)
 
-    def let_go(self, connection: Connection) -> None:
-        """Closes a connection whose end nobody waits for but ``stop``."""
-        closing = connection.close()
+    def let_go(self, closes: Connection | Pool) -> None:
+        """Closes what nobody waits for the end of but ``stop``."""
+        closing = closes.close()
         self._going.add(closing)
         closing.addBoth(lambda _: self._going.discard(closing))
 

@@ -1,0 +1,28 @@
+"""Waiting for something, but not for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+
+async def at_most(reactor: Any, seconds: float, waited_for: Deferred[Any]) -> bool:
+    """Waits until a Deferred has fired, whatever with, but not longer than ``seconds``; it is left as it was.
+
+    Whether it has fired. Cancelling ends the wait, not what is waited for.
+    """
+    over: Deferred[bool] = Deferred()
+
+    def fired(result: object) -> object:
+        if not over.called:
+            over.callback(True)
+        return result
+
+    call = reactor.callLater(seconds, over.callback, False)
+    waited_for.addBoth(fired)
+    try:
+        return await over
+    finally:
+        if call.active():
+            call.cancel()
