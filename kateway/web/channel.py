@@ -251,7 +251,7 @@ class HttpChannel(Protocol):
         config = self.factory.config
         if self.exchange is not None:
             self.deadline = inf
-        elif not parser.received:
+        elif not parser.arriving:
             self.deadline = self.factory.tick + config.keepalive_idle_seconds
         elif parser.in_body:
             self.deadline = self.factory.tick + config.body_idle_timeout_seconds
@@ -290,7 +290,7 @@ class HttpChannel(Protocol):
         parser = self._parser
         if self._closing:
             self._close_if_confirmed(waited=True)
-        elif parser is not None and parser.received:
+        elif parser is not None and parser.arriving:
             parser.close()
             part = "body" if parser.in_body else "head"
             self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."))
@@ -313,7 +313,7 @@ class HttpChannel(Protocol):
         """Closes between requests (draining)."""
         parser = self._parser
         idle = self.exchange is None and not self._closing and self._other is None
-        if idle and (parser is None or not parser.received):
+        if idle and (parser is None or not parser.arriving):
             self._leave()
 
     def _close(self) -> None:

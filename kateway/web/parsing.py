@@ -41,6 +41,11 @@ _number = count()
 _PREFIX = urandom(6).hex() + "-"
 
 
+def given_request_id(value: bytes) -> str | None:
+    """The caller's own request id, if it is a sane one."""
+    return value.decode("ascii") if _SANE_ID(value) else None
+
+
 def new_request_id() -> str:
     """A cheap id that is unique across restarts: a random prefix and a number."""
     return _PREFIX + str(next(_number))
@@ -66,8 +71,8 @@ class RequestParser:
 
     __slots__ = (
         "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen",
-        "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "ended",
-        "in_body", "ready", "received", "refusal", "rest", "wants_continue",
+        "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
+        "ended", "in_body", "ready", "received", "refusal", "rest", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
@@ -84,7 +89,9 @@ class RequestParser:
         self.rest = b""
         """What followed a request to upgrade, or more requests than may wait."""
         self.received = 0.0
-        """When the request that is arriving began; 0 between requests."""
+        """When the latest request began to arrive."""
+        self.arriving = False
+        """A request has begun and is not whole."""
         self.in_body = False
         self.wants_continue = False
         """The client waits for ``100 Continue``."""
@@ -135,7 +142,7 @@ class RequestParser:
         except HttpParserError as error:
             if self.refusal is None and not self.ended:
                 self.refusal = self._translate(error)
-        if self.received and self.refusal is None:
+        if self.arriving and self.refusal is None:
             self._check_arriving()
         if self.refusal is not None:
             self.close()
@@ -155,8 +162,6 @@ class RequestParser:
             framing = self._fed - self._head_fed - self._body_bytes
             if self._length < 0 and framing > config.max_header_bytes + 8 * self._body_bytes:
                 self.refusal = BadRequest("The chunk framing is out of proportion to its data.")
-        elif not self._headers and self._fed > config.max_request_line_bytes + _SLICE and not self._target:
-            self.refusal = self._line_too_long()
         elif self._fed > config.max_request_line_bytes + config.max_header_bytes:
             self.refusal = self._headers_too_large()
 
@@ -166,11 +171,12 @@ class RequestParser:
         self._budget.held -= self._body_bytes
         self._body_bytes = 0
         self._body = []
-        self.received = 0.0
+        self.arriving = False
 
     # --- called by llhttp; an exception ends its work, ``refusal`` says why -----------------------------------------
 
     def on_message_begin(self) -> None:
+        self.arriving = True
         self.received = self._now()
         self._target = self._id = b""
         self._headers = []
@@ -280,8 +286,7 @@ class RequestParser:
         self.ready.append((request, keep_alive, llhttp.should_upgrade(), self._body_bytes))
         self._body_bytes = 0
         self._fed = 0
-        self.received = 0.0
-        self.in_body = self.wants_continue = False
+        self.in_body = self.arriving = self.wants_continue = False
         if not keep_alive:
             self.ended = True
 
