@@ -144,7 +144,7 @@ class GatewayService(Service):
     name = "kateway"
 
     def __init__(self, config: Config, reactor: Any) -> None:
-        self._config = config
+        self.settings = config
         self._reactor = reactor
         self._draining = False
         self.ports: list[IListeningPort] = []
@@ -174,7 +174,7 @@ class GatewayService(Service):
 
     def _access_writer(self) -> Any:
         """JSON log lines go where the JSON log goes, not inside another event."""
-        if self._config.log.format == "json" and not self._config.log.access_file:
+        if self.settings.log.format == "json" and not self.settings.log.access_file:
             return lambda lines: sys.stdout.write(lines.decode("utf-8"))
         return None
 
@@ -185,7 +185,7 @@ class GatewayService(Service):
         from kateway.storage.kafka.driver import KafkaStore
 
         return KafkaStore(
-            cluster, self._reactor, name=name, session_timeout_seconds=self._config.delivery.session_timeout_seconds
+            cluster, self._reactor, name=name, session_timeout_seconds=self.settings.delivery.session_timeout_seconds
         )
 
     def _plane(self, gateway: Gateway) -> MessagePlane:
@@ -203,7 +203,7 @@ class GatewayService(Service):
         )
 
     def _factory(self, tree: Resource, router: Any) -> HttpFactory:
-        return HttpFactory(router, Site(tree), self._config.http, self._reactor, access=self._access)
+        return HttpFactory(router, Site(tree), self.settings.http, self._reactor, access=self._access)
 
     def health(self) -> Mapping[str, Health]:
         """Of each part in use, by its name in the configuration."""
@@ -212,7 +212,7 @@ class GatewayService(Service):
     # --- starting --------------------------------------------------------------------------------------------
 
     def setServiceParent(self, parent: Any) -> None:
-        if self._config.log.format == "json":
+        if self.settings.log.format == "json":
             # the application carries the observer that twistd will log through
             parent.setComponent(ILogObserver, logs.json_observer())
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
@@ -226,16 +226,16 @@ class GatewayService(Service):
     async def _start(self) -> None:
         for store in self._stores.values():
             await store.start()
-        for endpoint in self._config.http.public:
+        for endpoint in self.settings.http.public:
             self.ports.append(await listen(self._reactor, endpoint, self._public))
-        for endpoint in self._config.http.admin:
+        for endpoint in self.settings.http.admin:
             self.ports.append(await listen(self._reactor, endpoint, self._admin))
         _log.info(
             "kateway {version} is up: public {public}, admin {admin}, stores {stores}",
             version=__version__,
-            public=", ".join(self._config.http.public),
-            admin=", ".join(self._config.http.admin),
-            stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in self._config.storage.items()),
+            public=", ".join(self.settings.http.public),
+            admin=", ".join(self.settings.http.admin),
+            stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in self.settings.storage.items()),
         )
         _log.info("open access: no registry is configured, so every caller is the application 'default'")
 
@@ -263,7 +263,7 @@ class GatewayService(Service):
         if self.started is not None:
             self.started.cancel()
         self._draining = True
-        config = self._config.http
+        config = self.settings.http
         deadline = self._reactor.seconds() + config.drain_seconds + config.drain_delay_seconds
         if config.drain_delay_seconds and self.ports:
             await deferLater(self._reactor, config.drain_delay_seconds)

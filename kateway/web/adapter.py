@@ -14,6 +14,7 @@ from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
 from kateway.web.exchange import Header, Request, Response, Span, Watcher
+from kateway.web.parsing import given_request_id, new_request_id
 
 
 @implementer(IPushProducer)
@@ -64,7 +65,7 @@ class StockConnection:
 class StockExchange:
     """An ``Exchange`` over ``twisted.web``'s own request."""
 
-    def __init__(self, request: TwistedRequest, *, id: str, received: float) -> None:
+    def __init__(self, request: TwistedRequest, received: float) -> None:
         self._twisted = request
         self._position = 0
         self._over = False
@@ -84,7 +85,7 @@ class StockExchange:
             http_1_1=request.clientproto == b"HTTP/1.1",
             peer=getattr(request.getClientAddress(), "host", ""),
             secure=request.isSecure(),
-            id=id,
+            id=given_request_id(request.getHeader(b"x-request-id") or b"") or new_request_id(),
             received=received,
         )
         request.notifyFinish().addErrback(self._lost)

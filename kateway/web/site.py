@@ -6,8 +6,6 @@ subscription comes through here; under a stock ``Site`` (and in tests) everythin
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,14 +48,13 @@ class Tree:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
 
     def exchange_of(self, request: TwistedRequest) -> Exchange:
         """The wire's own exchange where the request came through our channel, else one over twisted.web."""
         native: Exchange | None = getattr(request.channel, "exchange", None)
         if native is not None:
             return native
-        return StockExchange(request, id=next(self._ids), received=self._clock.seconds())
+        return StockExchange(request, self._clock.seconds())
 
     def hand_over(self, serve: Serve) -> HandOver:
         return HandOver(self, serve)
