@@ -232,7 +232,6 @@ class Group:
     def leave(self, member: Member) -> None:
         self._members.remove(member)
         self._leaving.append(member)
-        self.balance()
         self.released(member)
 
     def loaded(self, committed: Mapping[int, Committed]) -> None:
@@ -272,12 +271,14 @@ class Group:
 
     def released(self, member: Member) -> None:
         """A member has let go of something, or has left."""
-        if member in self._leaving and not member.owned:
+        gone = member in self._leaving and not member.owned
+        if gone:
             self._leaving.remove(member)
-            member.end()
         self.balance()
         if not self._members and not self._leaving:
             self._on_empty(self)
+        if gone:
+            member.end()
 
     def balance(self) -> None:
         """Moves towards each member having its range: takes away what another should have, gives what is free."""

@@ -1,0 +1,94 @@
+"""The drivers that every contract test of the store runs against, and shorthands for its calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from recorder import Recorder
+from twisted.internet import reactor
+
+from kateway.config import EmbeddedStorageConfig
+from kateway.errors import KatewayError
+from kateway.model import Message, Receipt
+from kateway.storage.embedded import EmbeddedStore
+from kateway.storage.interface import Outcome, Reset, Store
+
+DRIVERS = ["embedded"]
+
+
+@pytest.fixture(params=DRIVERS)
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Makes a store of each driver in turn, not started."""
+    return lambda: EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path / "data")), reactor)
+
+
+@pytest_twisted.async_yield_fixture
+async def store(make_store: Callable[[], Store]) -> AsyncIterator[Store]:
+    """A started store of each driver in turn."""
+    made = make_store()
+    await made.start()
+    yield made
+    await made.stop(5.0)
+
+
+@pytest.fixture
+def make_topic(store: Store, unique_name: Callable[[str], str]) -> Callable[..., Awaitable[str]]:
+    """Makes a topic that no other test uses: ``await make_topic(partitions=3)``."""
+
+    async def make(partitions: int = 1) -> str:
+        name = unique_name("topic")
+        await store.create_topic(name, partitions=partitions)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def publish(store: Store) -> Callable[..., Awaitable[list[Outcome]]]:
+    """Publishes with ten seconds to do it in."""
+
+    async def to(topic: str, *messages: Message | bytes, acks: int = -1) -> list[Outcome]:
+        whole = [Message(each) if isinstance(each, bytes) else each for each in messages]
+        return await store.publish(topic, whole, acks, reactor.seconds() + 10)
+
+    return to
+
+
+@pytest.fixture
+def written(publish: Callable[..., Awaitable[list[Outcome]]]) -> Callable[..., Awaitable[list[Receipt]]]:
+    """Publishes, and fails the test where anything could not be written."""
+
+    async def to(topic: str, *messages: Message | bytes) -> list[Receipt]:
+        receipts = []
+        for outcome in await publish(topic, *messages):
+            assert not isinstance(outcome, KatewayError), repr(outcome)
+            receipts.append(outcome)
+        return receipts
+
+    return to
+
+
+@pytest_twisted.async_yield_fixture
+async def subscribe(store: Store) -> AsyncIterator[Callable[..., Recorder]]:
+    """Subscribes with a recorder; what a test leaves open is closed."""
+    made: list[Recorder] = []
+
+    def to(group: str, topic: str, reset: Reset = "earliest", recorder: Recorder | None = None) -> Recorder:
+        recorder = recorder or Recorder()
+        recorder.inside = True
+        recorder.subscription = store.subscribe(group, topic, recorder, reset)
+        recorder.inside = False
+        made.append(recorder)
+        return recorder
+
+    yield to
+    for each in made:
+        await each.subscription.close()
+
+
+def values(records: Sequence[object]) -> list[object]:
+    """The values of records or messages."""
+    return [record.value for record in records]  # type: ignore[attr-defined]
