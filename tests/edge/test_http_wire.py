@@ -1,6 +1,8 @@
-"""What is on the wire and how it may be misread: request smuggling and malformed requests, each refused, then closed."""
+"""What is on the wire and how it may be misread: request smuggling and malformed requests, refused, then closed."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from hypothesis import given
@@ -41,7 +43,7 @@ class Conversation:
 
     def send(self, data: bytes) -> list[int]:
         self.channel.dataReceived(data)
-        return [int(part[:3]) for part in self.transport.value().split(b"HTTP/1.1 ")[1:]]
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.transport.value())]
 
 
 REFUSED = {
