@@ -150,14 +150,14 @@ class GatewayService(Service):
         self.ports: list[IListeningPort] = []
         self.started: Deferred[None] | None = None
         self._access = AccessLog(config.log, reactor, write=self._access_writer()) if config.log.access else None
-        self._stores = {name: self._store(name, cluster) for name, cluster in config.storage.items()}
-        self._groups = Groups(self._stores.__getitem__, reactor, config.delivery)
-        names = OpenNames(self._stores)
+        self.stores = {name: self._store(name, cluster) for name, cluster in config.storage.items()}
+        self.groups = Groups(self.stores.__getitem__, reactor, config.delivery)
+        names = OpenNames(self.stores)
         gateway = Gateway(
             names,
-            self._stores,
+            self.stores,
             {name: _creation(cluster) for name, cluster in config.storage.items()},
-            self._groups,
+            self.groups,
             reactor,
         )
         self._subscriptions = SubscribeEdge(gateway, reactor)
@@ -207,7 +207,7 @@ class GatewayService(Service):
 
     def health(self) -> Mapping[str, Health]:
         """Of each part in use, by its name in the configuration."""
-        return {f"storage.{name}": store.health() for name, store in self._stores.items()}
+        return {f"storage.{name}": store.health() for name, store in self.stores.items()}
 
     # --- starting --------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class GatewayService(Service):
         self.started.addErrback(self._failed_to_start)
 
     async def _start(self) -> None:
-        for store in self._stores.values():
+        for store in self.stores.values():
             await store.start()
         for endpoint in self.settings.http.public:
             self.ports.append(await listen(self._reactor, endpoint, self._public))
@@ -275,8 +275,8 @@ class GatewayService(Service):
         await self._emptied(deadline)
         self._public.cut_all()
         self._admin.cut_all()
-        await _quietly("leaving the groups", Deferred.fromCoroutine(self._groups.stop(self._left(deadline))))
-        for name, store in self._stores.items():
+        await _quietly("leaving the groups", Deferred.fromCoroutine(self.groups.stop(self._left(deadline))))
+        for name, store in self.stores.items():
             await _quietly(f"stopping the store {name}", Deferred.fromCoroutine(store.stop(self._left(deadline))))
         if self._access is not None:
             self._access.stop()

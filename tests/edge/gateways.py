@@ -4,6 +4,7 @@ bare resource tree under a stock ``twisted.web`` site.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ class RunningGateway:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
+    def spawn(self, request: Coroutine[Any, Any, Answer]) -> Deferred[Answer]:
+        """Lets a request run beside the test."""
+        return Deferred.fromCoroutine(request)
+
     async def request(self, method: str, path: str, data: bytes | None = None, **kwargs: Any) -> Answer:
         """One request; the answer is read whole. An empty body is sent as one of length 0."""
         if data is not None:
@@ -103,22 +108,51 @@ class Answer:
         return str(problem["type"].rpartition(":")[2])
 
 
-class _Plain(Protocol):
+class Client(Protocol):
+    """A client that sends what it is told and keeps what comes."""
+
     def __init__(self) -> None:
         self.received = b""
+        self.lost = False
+
+    @classmethod
+    async def connect(cls, port: int) -> Client:
+        client: Client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), cls())
+        return client
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
 
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = True
+
+    def send(self, request: str) -> None:
+        assert self.transport is not None
+        self.transport.write(request.encode())
+
+    async def until(self, expected: bytes) -> None:
+        await eventually(lambda: expected in self.received)
+
+    def close(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
 
 async def plain(port: int, request: str) -> bytes:
     """Sends a request as it stands and answers what came back, up to the end of a JSON body."""
-    connection: Any = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), _Plain())
-    connection.transport.write(request.encode())
-    while not connection.received.endswith(b"}"):
+    client = await Client.connect(port)
+    client.send(request)
+    await eventually(lambda: client.received.endswith(b"}"))
+    client.close()
+    return client.received
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits until something holds."""
+    deadline = reactor.seconds() + seconds
+    while not condition():
+        assert reactor.seconds() < deadline, "it did not come to hold in time"
         await deferLater(reactor, 0.01)
-    connection.transport.loseConnection()
-    return bytes(connection.received)
 
 
 def settled() -> Deferred[None]:

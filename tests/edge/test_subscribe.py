@@ -1,0 +1,285 @@
+"""Subscribing, as HTTP-API.md says it, by every way in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import pytest_twisted
+from gateways import Client, RunningGateway, eventually, settled
+
+T = "/v1/topics/foobar"
+G = f"{T}/group1"
+
+
+async def publish(gateway: RunningGateway, *values: str, partition: int = 0) -> None:
+    for value in values:
+        answer = await gateway.request("POST", f"{T}?partition={partition}", value.encode())
+        assert answer.status == 201
+
+
+async def committed(gateway: RunningGateway, partition: int = 0) -> int | None:
+    answer = await gateway.request("GET", f"{G}/offsets")
+    found: int | None = answer.json()["partitions"][partition]["committed"]
+    return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_record_is_its_value_with_its_facts_in_headers(gateway: RunningGateway) -> None:
+    await gateway.request(
+        "POST", f"{T}?partition=1&key=k", b"\x00x", headers={"Content-Type": "image/png", "Kateway-Header-N": "v"}
+    )
+    answer = await gateway.request("GET", G)
+    assert (answer.status, answer.body) == (200, b"\x00x")
+    facts = {
+        name: answer.header(name)
+        for name in ("content-type", "x-partition", "x-offset", "x-key", "x-attempt", "kateway-header-n")
+    }
+    assert facts == {
+        "content-type": "image/png",
+        "x-partition": "1",
+        "x-offset": "0",
+        "x-key": "k",
+        "x-attempt": "1",
+        "kateway-header-n": "v",
+    }
+    assert answer.header("x-timestamp")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_topic_answers_204_after_the_timeout(gateway: RunningGateway) -> None:
+    answer = await gateway.request("GET", f"{G}?timeout=0.1")
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.header("x-request-id")
+
+
+@pytest_twisted.ensureDeferred
+async def test_values_come_in_order_each_with_a_newline(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    answer = await gateway.request("GET", f"{G}?limit=10&idle=0.1")
+    assert (answer.status, answer.body) == (200, b"a\nb\nc\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_ndjson_and_json_tell_everything(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    lines = await gateway.request("GET", f"{G}?limit=2", headers={"Accept": "application/x-ndjson"})
+    first, second = map(json.loads, lines.body.splitlines())
+    assert (first["partition"], first["offset"], first["value"], first["key"]) == (0, 0, "a", None)
+    assert second["offset"] == 1
+    array = await gateway.request("GET", f"{T}/group2?limit=2", headers={"Accept": "application/json"})
+    assert [record["value"] for record in array.json()] == ["a", "b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_accept_that_names_none_is_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.request("GET", G, headers={"Accept": "text/html"})
+    assert (answer.status, answer.code) == (406, "not-acceptable")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_read_is_not_read_again(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    first = await gateway.request("GET", f"{G}?limit=2")
+    second = await gateway.request("GET", f"{G}?limit=2&idle=0.1&timeout=5")
+    assert (first.body, second.body) == (b"a\nb\n", b"c\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_group_starts_where_it_says(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    latest = gateway.request("GET", f"{T}/late?offset=latest&timeout=5")
+    earliest = await gateway.request("GET", f"{T}/early?timeout=5")
+    assert earliest.body == b"a"
+    waiting = gateway.spawn(latest)
+    await eventually(lambda: gateway.service.groups.readers == 1)
+    await settled()
+    await publish(gateway, "b")
+    assert (await waiting).body == b"b"
+
+
+@pytest_twisted.ensureDeferred
+async def test_max_bytes_ends_a_response_but_one_record_always_comes(gateway: RunningGateway) -> None:
+    await publish(gateway, "x" * 100, "y" * 100)
+    answer = await gateway.request("GET", f"{G}?limit=10&max_bytes=10")
+    assert answer.body == b"x" * 100 + b"\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_waiting_reader_hears_at_once(gateway: RunningGateway) -> None:
+    await publish(gateway, "old")
+    await gateway.request("GET", G)
+    waiting = gateway.spawn(gateway.request("GET", f"{G}?timeout=10"))
+    await publish(gateway, "new")
+    assert (await waiting).body == b"new"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_follower_gets_its_head_at_once_and_records_as_they_come(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    client = await Client.connect(gateway.port)
+    client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+    await client.until(b'"value":"a"')
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+    await publish(gateway, "b", partition=3)
+    await client.until(b'"value":"b"')
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_readers_share_the_partitions(gateway: RunningGateway) -> None:
+    clients = [await Client.connect(gateway.port) for _ in range(2)]
+    for client in clients:
+        client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+        await client.until(b"\r\n\r\n")
+    for partition in range(4):
+        await publish(gateway, f"p{partition}", partition=partition)
+
+    def values(client: Client) -> set[int]:
+        return {partition for partition in range(4) if f'"p{partition}"'.encode() in client.received}
+
+    await eventually(lambda: values(clients[0]) | values(clients[1]) == {0, 1, 2, 3})
+    assert len(values(clients[0])) == len(values(clients[1])) == 2
+    for client in clients:
+        client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_follower_more_than_partitions_is_refused(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    clients = [await Client.connect(gateway.port) for _ in range(4)]
+    for client in clients:
+        client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.until(b"\r\n\r\n")
+    await eventually(lambda: gateway.service.groups.readers == 4)
+    answer = await gateway.request("GET", f"{G}?timeout=5")
+    assert (answer.status, answer.code) == (409, "too-many-consumers")
+    for client in clients:
+        client.close()
+    await eventually(lambda: gateway.service.groups.readers == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_offsets_are_shown_and_moved(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    await gateway.request("GET", f"{G}?limit=3")
+    answer: Any = None
+    for body, expected in [
+        ({"to": "latest"}, 3),
+        ({"to": "earliest"}, 0),
+        ({"offsets": {"0": 2}}, 2),
+        ({"timestamp": 0}, 0),
+        ({"timestamp": 99999999999999}, 3),
+    ]:
+        answer = await gateway.request("PUT", f"{G}/offsets", json.dumps(body).encode())
+        assert (answer.status, answer.json()["partitions"][0]) == (200, {"partition": 0, "committed": expected})
+    await gateway.request("PUT", f"{G}/offsets", b'{"offsets":{"0":1}}')
+    again = await gateway.request("GET", f"{G}?limit=2&timeout=5")
+    assert again.body == b"b\nc\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_with_a_reader_cannot_be_moved(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    client = await Client.connect(gateway.port)
+    client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.until(b"a\n")
+    answer = await gateway.request("PUT", f"{G}/offsets", b'{"to":"earliest"}')
+    assert (answer.status, answer.code) == (409, "group-busy")
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "bad-request"),
+        (b'{"to":"middle"}', 400, "bad-request"),
+        (b'{"offsets":{"x":1}}', 400, "invalid-parameter"),
+        (b'{"offsets":{"0":-1}}', 400, "invalid-parameter"),
+        (b'{"offsets":{"77":1}}', 404, "partition-not-found"),
+        (b'{"offsets":{"0":77}}', 416, "offset-out-of-range"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_move_that_cannot_be_is_refused(gateway: RunningGateway, body: bytes, status: int, code: str) -> None:
+    await publish(gateway, "a")
+    answer = await gateway.request("PUT", f"{G}/offsets", body)
+    assert (answer.status, answer.code) == (status, code)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lag_counts_what_is_behind(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    answer = await gateway.request("GET", f"{G}/lag")
+    assert answer.json()["lag"] == 3
+    assert answer.json()["partitions"][0] == {
+        "partition": 0,
+        "end": 3,
+        "committed": None,
+        "lag": 3,
+        "unacked": 0,
+        "oldest_unacked_seconds": 0.0,
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_topic_tells_its_partitions(gateway: RunningGateway) -> None:
+    assert (await gateway.request("GET", T)).code == "topic-not-found"
+    await publish(gateway, "a", partition=2)
+    answer = await gateway.request("GET", T)
+    assert answer.json() == {
+        "topic": "foobar",
+        "version": "v1",
+        "partitions": [{"partition": p, "earliest": 0, "end": 1 if p == 2 else 0} for p in range(4)],
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_are_read_without_a_group(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    answer = await gateway.request("GET", f"{T}?partition=0&offset=1&limit=10")
+    assert (answer.status, answer.body) == (200, b"b\nc\n")
+    single = await gateway.request("GET", f"{T}?partition=0&offset=1")
+    assert (single.body, single.header("x-offset")) == (b"b", "1")
+    assert (await gateway.request("GET", f"{T}?partition=0&offset=3&timeout=0.1")).status == 204
+    assert (await gateway.request("GET", f"{T}?partition=0&offset=4")).code == "offset-out-of-range"
+    assert (await gateway.request("GET", f"{T}?partition=9&offset=0")).code == "partition-not-found"
+    waiting = gateway.spawn(gateway.request("GET", f"{T}?partition=0&offset=3&timeout=10"))
+    await publish(gateway, "d")
+    assert (await waiting).body == b"d"
+
+
+@pytest_twisted.ensureDeferred
+async def test_explicit_records_come_back_until_they_are_acknowledged(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    E = f"{G}?ack=explicit&limit=3&idle=0.1&timeout=5"
+    taken = await gateway.request("GET", E, headers={"Accept": "application/x-ndjson"})
+    leases = [json.loads(line)["lease"] for line in taken.body.splitlines()]
+    assert len(leases) == 3
+    acks = [
+        {"partition": 0, "offset": 0, "lease": leases[0]},
+        {"partition": 0, "offset": 1, "outcome": "retry"},
+        {"partition": 0, "offset": 2, "lease": "nobody's"},
+        {"partition": 0, "offset": 9},
+    ]
+    answer = await gateway.request("POST", f"{G}/acks?sync=1", json.dumps(acks).encode())
+    assert [result["status"] for result in answer.json()["results"]] == [200, 200, 409, 404]
+    assert await committed(gateway) == 1
+    again = await gateway.request("GET", E, headers={"Accept": "application/x-ndjson"})
+    (repeated,) = map(json.loads, again.body.splitlines())
+    assert (repeated["value"], repeated["attempt"]) == ("b", 2)
+    done = await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"upto":2}]')
+    assert done.json()["results"] == [{"partition": 0, "upto": 2, "status": 200}]
+    assert await committed(gateway) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_are_read_from_their_queue(gateway: RunningGateway) -> None:
+    await publish(gateway, "poison")
+    await gateway.request("GET", f"{G}?ack=explicit")
+    answer = await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
+    assert answer.json()["results"][0]["status"] == 200
+    await eventually(lambda: gateway.service.stores["default"].partitions("foobar.group1.dead") == 1)
+    dead = await gateway.request("GET", f"{G}?queue=dead&timeout=5")
+    assert dead.body == b"poison"
