@@ -52,7 +52,7 @@ def test_the_subscriber_follows_and_comes_back_when_the_gateway_does(
     )
     try:
         subscriber.wait_until(lambda: {"one", "two"} <= set(subscriber.output().split()), 30)
-        assert gateway.terminate() == 0
+        gateway.terminate()
         gateway.start()
         publish(installed, url, "three\n", "key")
         subscriber.wait_until(lambda: "three" in subscriber.output().split(), 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -49,5 +50,6 @@ def test_every_module_of_the_wheel_can_be_imported(installed: Installation, tmp_
 def test_the_daemon_lives_is_ready_and_ends_well(daemon: Callable[..., Daemon]) -> None:
     gateway = daemon().start()
     gateway.wait_for_ready()
-    assert gateway.terminate() == 0
+    # twistd shuts down in good order and then ends by the signal it got
+    assert gateway.terminate() in (0, -signal.SIGTERM)
     assert "Traceback" not in gateway.log
