@@ -1,0 +1,130 @@
+"""Kafka as a ``Store``: the parts put together, and their errors called by our names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from kateway.config import KafkaStorageConfig
+from kateway.model import Committed, Health, Message, TopicInfo
+from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset
+from kateway.storage.kafka.client import Client
+from kateway.storage.kafka.connection import EndpointFactory
+from kateway.storage.kafka.coordinators import Coordinators
+from kateway.storage.kafka.member import KafkaSubscription
+from kateway.storage.kafka.offsets import Offsets
+from kateway.storage.kafka.producer import Producer
+from kateway.storage.kafka.reading import Reads
+from kateway.storage.kafka.topics import Topics
+from kateway.storage.kafka.waiting import at_most
+
+DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
+
+
+class KafkaStore:
+    """One Kafka cluster. ``name`` is what the cluster is called in the configuration."""
+
+    def __init__(
+        self,
+        config: KafkaStorageConfig,
+        reactor: Any,
+        *,
+        session_timeout_seconds: float = DEFAULT_SESSION_TIMEOUT_SECONDS,
+        name: str = "default",
+        endpoint_factory: EndpointFactory | None = None,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._session_timeout_seconds = session_timeout_seconds
+        self._client = Client(reactor, config, client_id=f"kateway-{name}", endpoint_factory=endpoint_factory)
+        admin = self._client.pool("admin")
+        self._coordinators = Coordinators(self._client, admin)
+        self._offsets = Offsets(self._client, admin, self._coordinators)
+        self._topics = Topics(self._client, admin)
+        self._reads = Reads(self._client, self._offsets)
+        self._producer = Producer(self._client, config, reactor)
+        self._subscriptions: set[KafkaSubscription] = set()
+
+    async def start(self) -> None:
+        """Begins to look after the cluster; brokers that cannot be reached are what ``health`` says."""
+        self._client.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Publishes finish, groups are left, connections close."""
+        closing: Deferred[Any] = gatherResults(
+            [
+                Deferred.fromCoroutine(self._producer.stop(grace_seconds)),
+                *(subscription.close() for subscription in list(self._subscriptions)),
+            ],
+            consumeErrors=True,
+        )
+        await at_most(self._reactor, grace_seconds + self._session_timeout_seconds, closing)
+        await self._client.stop()
+
+    def health(self) -> Health:
+        """Whether a broker answers, as of the last seconds."""
+        return self._client.health()
+
+    def partitions(self, topic: str) -> int | None:
+        """The topic's partition count as last heard."""
+        return self._client.partition_count(topic)
+
+    async def topics(self) -> Mapping[str, TopicInfo]:
+        """All topics that are not Kafka's own."""
+        return await self._topics.all()
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """One topic."""
+        return await self._topics.one(topic)
+
+    async def create_topic(
+        self, topic: str, *, partitions: int, replicas: int = 1, retention_ms: int | None = None
+    ) -> TopicInfo:
+        """Makes a topic."""
+        return await self._topics.create(topic, partitions, replicas, retention_ms)
+
+    async def add_partitions(self, topic: str, total: int) -> TopicInfo:
+        """Grows a topic."""
+        return await self._topics.grow(topic, total)
+
+    async def delete_topic(self, topic: str) -> None:
+        """Deletes a topic."""
+        await self._topics.delete(topic)
+
+    def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        """Writes messages."""
+        return self._producer.publish(topic, messages, acks, deadline)
+
+    async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
+        """The offset of ``at`` in each partition."""
+        return await self._offsets.at(topic, at)
+
+    async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
+        """What a group has committed."""
+        return await self._offsets.committed(group, topic)
+
+    async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Moves a group by hand."""
+        await self._offsets.reset(group, topic, offsets)
+
+    async def read(self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
+        """Reads without a group."""
+        return await self._reads.read(topic, partition, offset, max_bytes, wait_seconds)
+
+    def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> KafkaSubscription:
+        """Makes this process a member of a group."""
+        subscription = KafkaSubscription(
+            self._client,
+            self._coordinators,
+            self._offsets,
+            listener,
+            group=group,
+            topic=topic,
+            reset=reset,
+            session_timeout_seconds=self._session_timeout_seconds,
+            closed=self._subscriptions.discard,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
