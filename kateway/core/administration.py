@@ -1,0 +1,251 @@
+"""Changing who may do what: applications, keys, topics and bindings, each change checked, carried out and audited.
+
+A change goes on to its end when whoever asked for it goes away: half of one would be worse, and its event would be
+missing. Topics are made in their store before they are registered and records deleted before they are unregistered,
+so that whatever fails in between can simply be asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+
+from kateway.core.audit import Audit
+from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, TopicNotFound
+from kateway.model import TopicInfo
+from kateway.registry import plans
+from kateway.registry.interface import (
+    ABSENT,
+    Application,
+    Binding,
+    BindingName,
+    Entry,
+    Key,
+    KeyKind,
+    Quota,
+    Registry,
+    Topic,
+    TopicName,
+    Written,
+)
+from kateway.registry.secrets import hash_secret, new_key, new_secret
+from kateway.storage.interface import Store
+
+DEFAULT_PARTITIONS = 4
+HOUR_MS = 3_600_000
+MAX_GRACE_SECONDS = 30 * 86400
+
+R = TypeVar("R")
+
+
+class By(NamedTuple):
+    """Who asks for a change, for the audit."""
+
+    actor: str
+    request_id: str = ""
+    address: str = ""
+
+
+class NewSecret(NamedTuple):
+    """A key with its secret, which is known this once."""
+
+    key: Key
+    secret: str
+
+
+class Administration:
+    """The changes. ``expected`` is an etag as ``Registry`` takes it; ``now`` is seconds since the epoch."""
+
+    def __init__(self, registry: Registry, stores: Mapping[str, Store], audit: Audit, now: Callable[[], float]) -> None:
+        self.registry = registry
+        self._stores = stores
+        self._audit = audit
+        self._now = now
+
+    async def check_writable(self) -> None:
+        """Raises the registry's own refusal where it takes no changes, before anything else is looked at."""
+        if self.registry.read_only:
+            await self.registry.delete_application("")
+
+    # --- applications ------------------------------------------------------------------------------------------
+
+    async def put_application(self, application: Application, expected: str | None, by: By) -> Written[Application]:
+        change = self.registry.put_application(application, expected)
+        return await self._audited(change, by, "application.put", application.name)
+
+    async def delete_application(self, name: str, expected: str | None, by: By) -> None:
+        await self._audited(self.registry.delete_application(name, expected), by, "application.delete", name)
+
+    # --- keys --------------------------------------------------------------------------------------------------
+
+    async def make_key(
+        self, application: str, key: str | None, kind: KeyKind, quota: Quota | None, by: By
+    ) -> NewSecret:
+        """Makes a key, under a name of its own unless one is given. ``Conflict`` where it exists."""
+        name, secret = key or new_key(), new_secret()
+        entry = Key(
+            key=name,
+            application=application,
+            kind=kind,
+            secret_hash=hash_secret(secret),
+            made=self._now_ms(),
+            quota=quota,
+        )
+        written = await self._audited(self.registry.put_key(entry, ABSENT), by, "key.make", f"{application}/{name}")
+        return NewSecret(written.entry, secret)
+
+    async def rotate_key(self, application: str, key: str, grace_seconds: float, by: By) -> NewSecret:
+        """Gives a key a new secret; the old one works on for ``grace_seconds``."""
+        secret = new_secret()
+
+        async def rotate() -> Written[Key]:
+            old = self.key(application, key)
+            rotated = attrs.evolve(
+                old,
+                secret_hash=hash_secret(secret),
+                rotated_hash=old.secret_hash if grace_seconds > 0 else None,
+                rotated_until=self._now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else 0,
+            )
+            return await self.registry.put_key(rotated, old.etag)
+
+        written = await self._audited(rotate(), by, "key.rotate", f"{application}/{key}")
+        return NewSecret(written.entry, secret)
+
+    async def set_key_quota(
+        self, application: str, key: str, quota: Quota | None, expected: str | None, by: By
+    ) -> Written[Key]:
+        """Gives a key a quota of its own, or with ``None`` its application's again."""
+
+        async def change() -> Written[Key]:
+            old = self.key(application, key)
+            return await self.registry.put_key(attrs.evolve(old, quota=quota), expected or old.etag)
+
+        return await self._audited(change(), by, "key.quota", f"{application}/{key}")
+
+    async def delete_key(self, application: str, key: str, expected: str | None, by: By) -> None:
+        change = self.registry.delete_key(application, key, expected)
+        await self._audited(change, by, "key.delete", f"{application}/{key}")
+
+    def key(self, application: str, key: str) -> Key:
+        """A registered key of the application; ``NotFound`` where there is none, or another's."""
+        entry = self.registry.snapshot.keys.get(key)
+        if entry is None or entry.application != application:
+            raise NotFound(f"{application} has no key {key}")
+        return entry
+
+    # --- topics ------------------------------------------------------------------------------------------------
+
+    async def put_topic(self, topic: Topic, expected: str | None, by: By) -> Written[Topic]:
+        """Registers a topic: one that the store has is taken over, and grown to ``partitions`` where those are more;
+        otherwise it is made, with 4 partitions unless told. ``Conflict`` for fewer partitions than there are.
+        """
+        return await self._audited(self._put_topic(topic, expected), by, "topic.put", "/".join(topic.name))
+
+    async def _put_topic(self, topic: Topic, expected: str | None) -> Written[Topic]:
+        store = self._store(topic.cluster)
+        registry = self.registry
+        if registry.read_only:
+            return await registry.put_topic(topic, expected)
+        old = registry.snapshot.topics.get(topic.name)
+        if topic.state == "deprecated" and topic.deprecated is None and (old is None or old.deprecated is None):
+            topic = attrs.evolve(topic, deprecated=self._now_ms())
+        # what the registry would refuse must not have touched the store
+        plans.put(topic, expected)(registry.snapshot)
+        info = await self._in_store(store, topic)
+        return await registry.put_topic(attrs.evolve(topic, partitions=info.partitions), expected)
+
+    @staticmethod
+    async def _in_store(store: Store, topic: Topic) -> TopicInfo:
+        try:
+            info = await store.topic(topic.stored_as)
+        except TopicNotFound:
+            retention = topic.retention_hours
+            try:
+                return await store.create_topic(
+                    topic.stored_as,
+                    partitions=topic.partitions or DEFAULT_PARTITIONS,
+                    replicas=topic.replicas,
+                    retention_ms=None if retention is None else retention * HOUR_MS,
+                )
+            except Conflict:
+                # another gateway was quicker
+                info = await store.topic(topic.stored_as)
+        if topic.partitions is None or topic.partitions == info.partitions:
+            return info
+        if topic.partitions < info.partitions:
+            raise Conflict(f"{topic.stored_as} has {info.partitions} partitions: they can become more, never fewer")
+        return await store.add_partitions(topic.stored_as, topic.partitions)
+
+    async def delete_topic(self, name: TopicName, delete_records: bool, expected: str | None, by: By) -> None:
+        """Unregisters a topic; its records stay in the store unless they are to be deleted."""
+        action = "topic.delete-records" if delete_records else "topic.delete"
+        await self._audited(self._delete_topic(name, delete_records, expected), by, action, "/".join(name))
+
+    async def _delete_topic(self, name: TopicName, delete_records: bool, expected: str | None) -> None:
+        registry = self.registry
+        if delete_records and not registry.read_only:
+            plans.delete("topics", "/".join(name), expected)(registry.snapshot)
+            topic = registry.snapshot.topics[name]
+            try:
+                await self._store(topic.cluster).delete_topic(topic.stored_as)
+            except TopicNotFound:
+                pass  # gone already: an earlier try came so far
+        await registry.delete_topic(name, expected)
+
+    def _store(self, cluster: str) -> Store:
+        store = self._stores.get(cluster)
+        if store is None:
+            known = ", ".join(sorted(self._stores))
+            raise InvalidParameter(f"cluster: there is no {cluster!r} in the configuration, only {known}")
+        return store
+
+    # --- bindings ----------------------------------------------------------------------------------------------
+
+    async def put_binding(self, binding: Binding, expected: str | None, by: By) -> Written[Binding]:
+        change = self.registry.put_binding(binding, expected)
+        return await self._audited(change, by, "binding.put", "/".join(binding.name))
+
+    async def delete_binding(self, name: BindingName, expected: str | None, by: By) -> None:
+        await self._audited(self.registry.delete_binding(name, expected), by, "binding.delete", "/".join(name))
+
+    # --- all ---------------------------------------------------------------------------------------------------
+
+    async def audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
+        """Carries out any other change with its event: a reload."""
+        return await self._audited(change, by, action, object)
+
+    async def _audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
+        async def carry_out() -> R:
+            outcome = "ok"
+            try:
+                return await change
+            except KatewayError as error:
+                outcome = error.code
+                raise
+            except CancelledError:
+                outcome = "cancelled"
+                raise
+            except Exception:
+                outcome = KatewayError.code
+                raise
+            finally:
+                self._audit.record(by.actor, action, object, outcome, request_id=by.request_id, address=by.address)
+
+        # not cancelled with its caller
+        answer: Deferred[R] = Deferred()
+        Deferred.fromCoroutine(carry_out()).addCallbacks(answer.callback, answer.errback)
+        return await answer
+
+    def _now_ms(self) -> int:
+        return round(self._now() * 1000)
+
+
+def current(entries: Mapping[Any, Entry], name: Any, what: str) -> Any:
+    """An entry of a snapshot; ``NotFound`` says ``what`` there is not."""
+    entry = entries.get(name)
+    if entry is None:
+        raise NotFound(f"there is no {what} {name if isinstance(name, str) else '/'.join(name)}")
+    return entry

@@ -1,0 +1,144 @@
+"""What the admin handlers share: JSON in and out, etags and their conditions, pages of lists."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import orjson
+
+from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed, UnknownParameter
+from kateway.registry.interface import ABSENT, ANY
+from kateway.web.exchange import Header, Request, Response
+
+JSON: Header = (b"Content-Type", b"application/json")
+NO_STORE: Header = (b"Cache-Control", b"no-store")
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+MAX_BODY_BYTES = 262_144
+
+_ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+
+class Call(NamedTuple):
+    """A request that found its handler: the names in its path, its query."""
+
+    request: Request
+    names: Mapping[str, str]
+    query: Mapping[str, str]
+
+    def table(self) -> dict[str, Any]:
+        """The body, a JSON object; none is an empty one."""
+        body = self.request.body
+        if not body.strip():
+            return {}
+        if len(body) > MAX_BODY_BYTES:
+            raise BadRequest(f"the body is larger than {MAX_BODY_BYTES} bytes")
+        try:
+            table = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"the body is not JSON: {error}") from error
+        if not isinstance(table, dict):
+            raise BadRequest("the body must be a JSON object")
+        return table
+
+    def expected(self, etag: str | None) -> str | None:
+        """What ``If-Match`` and ``If-None-Match`` expect of an entry that has ``etag`` now (``None``: there is none),
+        as the registry takes it. ``PreconditionFailed`` where it is plain already that it is not so.
+        """
+        match = self.request.header(b"if-match")
+        if match is not None:
+            if match.strip() == b"*":
+                return ANY
+            named = _ETAGS.findall(match.decode("latin-1"))
+            if etag is not None and f'"{etag}"' in named:
+                return etag
+            raise PreconditionFailed("the entry is not (or no longer) the one that If-Match names: read it again")
+        none_match = self.request.header(b"if-none-match")
+        if none_match is not None and none_match.strip() == b"*":
+            if etag is not None:
+                raise PreconditionFailed("there is such an entry already")
+            return ABSENT
+        return None
+
+    def flag(self, name: str) -> bool:
+        value = self.query.get(name, "false")
+        if value not in {"true", "false", "1", "0"}:
+            raise InvalidParameter(f"{name} must be true or false")
+        return value in {"true", "1"}
+
+
+def query_of(raw: bytes, allowed: frozenset[str]) -> dict[str, str]:
+    """A query's parameters. ``UnknownParameter``, ``InvalidParameter``."""
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError as error:
+        raise InvalidParameter("the query cannot be read") from error
+    for name, _value in pairs:
+        if name not in allowed:
+            known = f"only {', '.join(sorted(allowed))}" if allowed else "and no other here"
+            raise UnknownParameter(f"{name[:64]!r}: there is no such parameter, {known}")
+    if len(dict(pairs)) != len(pairs):
+        raise InvalidParameter("a parameter is given twice")
+    return dict(pairs)
+
+
+def only(table: Mapping[str, Any], *members: str) -> None:
+    """``InvalidParameter`` for a member that there is not."""
+    for member in table:
+        if member not in members:
+            raise InvalidParameter(f"{member[:64]}: there is no such member, only {', '.join(members)}")
+
+
+def answer(status: int, body: Any, *, etag: str | None = None, headers: Sequence[Header] = ()) -> Response:
+    """A JSON response. With no ``etag`` of an entry's own it has that of its bytes."""
+    content = orjson.dumps(body)
+    if etag is None:
+        etag = hashlib.blake2b(content, digest_size=12).hexdigest()
+    return Response(status, (JSON, NO_STORE, (b"ETag", f'"{etag}"'.encode("latin-1")), *headers), content)
+
+
+def unless_known(request: Request, response: Response) -> Response:
+    """304 in the place of what the client says it has."""
+    known = request.header(b"if-none-match")
+    if known is None or response.status != 200 or request.method not in {b"GET", b"HEAD"}:
+        return response
+    etag = dict(response.headers)[b"ETag"].decode("latin-1")
+    named = {text.removeprefix("W/") for text in _ETAGS.findall(known.decode("latin-1"))}
+    if known.strip() != b"*" and etag not in named:
+        return response
+    return Response(304, tuple(header for header in response.headers if header[0] != b"Content-Type"), b"")
+
+
+class Pages:
+    """Pages of a snapshot's mapping in the order of its entries' names, sorted once for each mapping."""
+
+    def __init__(self, show: Callable[[Any], dict[str, Any]]) -> None:
+        self._show = show
+        self._of: Mapping[Any, Any] | None = None
+        self._names: list[str] = []
+        self._entries: list[Any] = []
+
+    def page(self, entries: Mapping[Any, Any], query: Mapping[str, str]) -> dict[str, Any]:
+        if entries is not self._of:
+            named = sorted((name if isinstance(name, str) else "/".join(name), name) for name in entries)
+            self._names = [text for text, _name in named]
+            self._entries = [entries[name] for _text, name in named]
+            self._of = entries
+        limit = _limit(query)
+        start = bisect_right(self._names, query["after"]) if "after" in query else 0
+        names = self._names[start : start + limit]
+        shown = self._entries[start : start + limit]
+        items = [{"name": name, **self._show(entry)} for name, entry in zip(names, shown, strict=True)]
+        return {"items": items, "next": names[-1] if start + limit < len(self._names) else None}
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    given = query.get("limit", str(DEFAULT_LIMIT))
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= MAX_LIMIT:
+        raise InvalidParameter(f"limit must be from 1 to {MAX_LIMIT}")
+    return int(given)
