@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 project = "kateway"
-copyright = "the kateway contributors, Apache-2.0"
+project_copyright = "the kateway contributors, Apache-2.0"
 release = re.search(
     r'__version__ = "([^"]+)"', (Path(__file__).parents[1] / "kateway/__init__.py").read_text(encoding="utf-8")
 )[1]
