@@ -10,6 +10,7 @@ from kateway.web.formats.frames import FramesForm
 from kateway.web.formats.jsonarray import JsonForm
 from kateway.web.formats.ndjson import NdjsonForm
 from kateway.web.formats.raw import OCTETS, RawForm
+from kateway.web.formats.sse import SseForm
 from kateway.web.params import Cache
 
 TEXT = b"text/plain"
@@ -19,6 +20,7 @@ _FORMS: dict[bytes, Callable[[], Form]] = {
     b"application/x-ndjson": NdjsonForm,
     b"application/json": JsonForm,
     b"application/vnd.kateway.frames": FramesForm,
+    b"text/event-stream": SseForm,
 }
 _WILD = {b"*/*": OCTETS, b"application/*": OCTETS, b"text/*": TEXT}
 

@@ -16,13 +16,16 @@ from kateway.core.gateway import Gateway
 from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
+from kateway.web.compression import Compressor, compressor
 from kateway.web.exchange import Exchange, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
+from kateway.web.formats.sse import SseForm, last_event_id
 from kateway.web.negotiate import form
 from kateway.web.problems import problem
 from kateway.web.serve import serve
 
+NO_STORE = (b"Cache-Control", b"no-store")
 HEARTBEAT_SECONDS = 15.0
 FIRST_BATCH_BYTES = 16384
 LARGEST_BATCH_BYTES = 262144
@@ -58,6 +61,9 @@ class SubscribeEdge:
             dead=query.dead,
             connection=exchange.connection,
         )
+        last_event = exchange.request.header(b"last-event-id")
+        if last_event is not None and isinstance(wanted, SseForm):
+            reader.settled(last_event_id(last_event))
         feed = Feed(self, exchange, reader, wanted, query)
         self.feeds.add(feed)
         feed.start()
@@ -92,6 +98,7 @@ class Feed:
         self._records_left = query.limit
         self._bytes_left: float = math.inf if query.max_bytes is None else query.max_bytes
         self._batch_bytes = FIRST_BATCH_BYTES
+        self._compressor: Compressor | None = None
         self._begun = False
         self._over = False
         self._next: IDelayedCall | None = None
@@ -106,7 +113,7 @@ class Feed:
         self._reader.on_readable(self._turn)
         self._reader.on_failed(self._failed)
         if self._query.follow:
-            self._begin()
+            self._begin(math.inf)
         else:
             self._wait(self._query.timeout)
         self._turn()
@@ -157,20 +164,30 @@ class Feed:
             self._exchange.begin(200, headers, len(body))
             pieces = [body]
         else:
-            if not self._begun:
-                self._begin()
             pieces = self._form.encode(taken.partition, taken.records, taken.attempts, taken.leases)
-        span = self._exchange.write(pieces, one_chunk=self._form.one_chunk)
-        self._reader.sent(taken, span)
+            if not self._begun:
+                self._begin(sum(map(len, pieces)))
         self._records_left -= len(pieces)
-        self._bytes_left -= span.end - span.start
+        self._bytes_left -= sum(map(len, pieces))
+        if self._compressor is not None:
+            pieces = [self._compressor.piece(b"".join(pieces))]
+        self._reader.sent(taken, self._exchange.write(pieces, one_chunk=self._form.one_chunk))
 
-    def _begin(self) -> None:
+    def _begin(self, size: float) -> None:
+        """Sends the head, for a body of at least ``size`` bytes."""
         self._begun = True
-        self._exchange.begin(200, ((b"Content-Type", self._form.content_type),))
-        if self._form.opening:
-            self._exchange.write([self._form.opening])
+        headers = [(b"Content-Type", self._form.content_type), NO_STORE]
+        self._compressor = compressor(self._exchange.request.header(b"accept-encoding"), self._form.content_type, size)
+        if self._compressor is not None:
+            headers += [(b"Content-Encoding", self._compressor.encoding), (b"Vary", b"Accept-Encoding")]
+        self._exchange.begin(200, headers)
+        self._write(self._form.opening)
         self._wait_idle()
+
+    def _write(self, piece: bytes) -> None:
+        """Sends what is no record: an opening, a heartbeat."""
+        if piece:
+            self._exchange.write([piece if self._compressor is None else self._compressor.piece(piece)])
 
     # --- waiting ---------------------------------------------------------------------------------------------
 
@@ -193,7 +210,7 @@ class Feed:
             return
         if self._form.heartbeat is not None:
             if self._exchange.writable():
-                self._exchange.write([self._form.heartbeat])
+                self._write(self._form.heartbeat)
             self._wait(HEARTBEAT_SECONDS)
 
     # --- ends ------------------------------------------------------------------------------------------------
@@ -204,8 +221,9 @@ class Feed:
             return
         self._reader.finish()
         if self._begun:
-            if self._form.closing:
-                self._exchange.write([self._form.closing])
+            self._write(self._form.closing)
+            if self._compressor is not None:
+                self._exchange.write([self._compressor.end()])
             self._exchange.finish()
         elif self._reader.trouble is not None:
             self._exchange.respond(problem(self._reader.trouble, self._exchange.request.id))

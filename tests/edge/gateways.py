@@ -133,6 +133,11 @@ class Client(Protocol):
     async def until(self, expected: bytes) -> None:
         await eventually(lambda: expected in self.received)
 
+    def reset(self) -> None:
+        """Ends the connection as the kernel ends a crashed program's."""
+        assert self.transport is not None
+        self.transport.abortConnection()
+
     def close(self) -> None:
         assert self.transport is not None
         self.transport.loseConnection()

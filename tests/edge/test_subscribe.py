@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
+import cramjam
 import pytest
 import pytest_twisted
 from gateways import Client, RunningGateway, eventually, settled
@@ -283,3 +285,46 @@ async def test_dead_letters_are_read_from_their_queue(gateway: RunningGateway) -
     await eventually(lambda: gateway.service.stores["default"].partitions("foobar.group1.dead") == 1)
     dead = await gateway.request("GET", f"{G}?queue=dead&timeout=5")
     assert dead.body == b"poison"
+
+
+@pytest_twisted.ensureDeferred
+async def test_events_tell_how_far_each_partition_was_read(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    answer = await gateway.request("GET", f"{G}?limit=2", headers={"Accept": "text/event-stream"})
+    assert answer.header("content-type") == "text/event-stream"
+    events = answer.body.decode().split("\n\n")
+    assert [event.split("\n")[0] for event in events[:2]] == ["id: 0:0", "id: 0:1"]
+    assert json.loads(events[1].split("\n")[1].removeprefix("data: "))["value"] == "b"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_last_event_id_acknowledges_up_to_and_with_it(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    client = await Client.connect(gateway.port)
+    client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+    await client.until(b'"value":"c"')
+    client.reset()
+    answer = await gateway.request(
+        "GET", f"{G}?limit=2&idle=0.5&timeout=9", headers={"Accept": "text/event-stream", "Last-Event-ID": "0:1"}
+    )
+    assert answer.body.startswith(b"id: 0:2\n")
+    bad = await gateway.request("GET", G, headers={"Accept": "text/event-stream", "Last-Event-ID": "x"})
+    assert (bad.status, bad.code) == (400, "invalid-parameter")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest_twisted.ensureDeferred
+async def test_text_of_some_size_is_compressed_where_the_client_takes_it(
+    gateway: RunningGateway, encoding: str
+) -> None:
+    await publish(gateway, *("x" * 300 for _ in range(5)))
+    client = await Client.connect(gateway.port)
+    client.send(
+        f"GET {G}?limit=5 HTTP/1.0\r\nHost: x\r\nAccept: application/json\r\nAccept-Encoding: {encoding}\r\n\r\n"
+    )
+    await eventually(lambda: client.lost)
+    head, _, body = client.received.partition(b"\r\n\r\n")
+    assert f"content-encoding: {encoding}".encode() in head.lower()
+    assert len(body) < 800
+    plain = gzip.decompress(body) if encoding == "gzip" else bytes(cramjam.zstd.decompress(body))
+    assert [record["value"] for record in json.loads(plain)] == ["x" * 300] * 5
