@@ -23,6 +23,7 @@ _log = Logger()
 PROBE_SECONDS = 1.0
 PROBE_BYTES = 65536
 LEAST_FREE_BYTES = 1 << 20
+SLOW_SECONDS = 3.0
 ROWS_AT_ONCE = 256
 """Rows removed in one transaction, so that publishes wait for a short one only."""
 
@@ -78,14 +79,28 @@ class Keeper:
         except OSError as error:
             return Health(False, f"{self._file} cannot be looked at: {error.strerror}; restore it and restart")
         free = disk.f_bavail * disk.f_frsize
-        details = {"driver": "embedded", "file": str(self._file), "bytes": stat.st_size, "free_bytes": free}
+        details = {
+            "driver": "embedded",
+            "file": str(self._file),
+            "bytes": stat.st_size + self._log_bytes(),
+            "free_bytes": free,
+        }
         if (stat.st_dev, stat.st_ino) != self._inode:
             return Health(False, f"{self._file} was replaced under the gateway; restart it", details)
         if self._writer.trouble is not None:
             return Health(False, self._writer.trouble.detail, details)
+        busy_since = self._writer.busy_since
+        if busy_since is not None and self._reactor.seconds() - busy_since > SLOW_SECONDS:
+            return Health(False, f"the disk of {self._file} has not answered for {SLOW_SECONDS:g} s", details)
         if free < LEAST_FREE_BYTES:
             return Health(False, f"the disk of {self._file} has {free} bytes left; make room on it", details)
         return Health(True, "", details)
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._file.with_name(f"{self._file.name}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _in_trouble(self) -> None:
         if self._probe is None:

@@ -96,6 +96,8 @@ class Writer:
         self._turn: IDelayedCall | None = None
         self._alarm: IDelayedCall | None = None
         self._on_idle: list[Deferred[None]] = []
+        self.busy_since: float | None = None
+        """When the transaction under way was handed over, on the reactor's clock."""
         self.trouble: KatewayError | None = None
         """Why the last transaction failed; ``None`` if it did not."""
         self.on_trouble: Callable[[], None] = lambda: None
@@ -191,6 +193,7 @@ class Writer:
         batch.waiting, self._waiting = self._waiting, []
         if rows or batch.commits or batch.published or batch.waiting:
             self._batch = batch
+            self.busy_since = now
             self._thread.call(database.write, rows, batch.commits).addCallbacks(self._written, self._not_written)
         else:
             self._tell_idle()
@@ -228,6 +231,7 @@ class Writer:
         batch = self._batch
         assert batch is not None
         self._batch = None
+        self.busy_since = None
         self._inflight_bytes -= batch.size
         return batch
 
