@@ -59,7 +59,7 @@ def _run(*command: str) -> str:
 
 
 class Daemon:
-    """``twistd -n kateway`` with ports and a data folder of its own, unless ``options`` name others."""
+    """``twistd -n kateway`` with ports of its own, and a data folder unless ``options`` name a store."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Daemon:
         self._command = [installed.command("twistd"), "-n", "--pidfile=", "kateway", *options]
         self._command += ["--public", f"tcp:{self.public_port}:interface=127.0.0.1"]
         self._command += ["--admin", f"tcp:{self.admin_port}:interface=127.0.0.1"]
-        if not {"--data", "--config"} & set(options):
+        if not {"--data", "--config", "--kafka"} & set(options):
             self._command += ["--data", str(self.data)]
         # nothing of the tests' own environment may help it to find kateway
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV_"))}
