@@ -30,7 +30,6 @@ from kateway.core.groups import Groups
 from kateway.core.names import OpenNames
 from kateway.errors import ConfigError, KatewayError
 from kateway.model import Health
-from kateway.storage.embedded import EmbeddedStore
 from kateway.storage.interface import Store
 from kateway.web.accesslog import AccessLog
 from kateway.web.factory import HttpFactory
@@ -179,9 +178,11 @@ class GatewayService(Service):
         return None
 
     def _store(self, name: str, cluster: StorageConfig) -> Store:
+        # drivers are imported where they are needed: one that is not used would cost megabytes for nothing
         if isinstance(cluster, EmbeddedStorageConfig):
+            from kateway.storage.embedded import EmbeddedStore
+
             return EmbeddedStore(cluster, self._reactor, name)
-        # imported where it is needed: without Kafka its libraries cost memory for nothing
         from kateway.storage.kafka.driver import KafkaStore
 
         return KafkaStore(

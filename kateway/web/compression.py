@@ -10,8 +10,6 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-import cramjam
-
 from kateway.web.params import Cache
 
 WORTH_IT_BYTES = 1024
@@ -50,6 +48,8 @@ class Zstd:
     encoding = b"zstd"
 
     def piece(self, data: bytes) -> bytes:
+        import cramjam  # here: most processes never need its megabytes
+
         return bytes(cramjam.zstd.compress(data, level=1))
 
     def end(self) -> bytes:
