@@ -10,19 +10,25 @@ import pytest_twisted
 from recorder import Recorder
 from twisted.internet import reactor
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config import EmbeddedStorageConfig, KafkaStorageConfig
 from kateway.errors import KatewayError
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
 from kateway.storage.interface import Outcome, Reset, Store
+from kateway.storage.kafka.driver import KafkaStore
 
-DRIVERS = ["embedded"]
+DRIVERS = ["embedded", *(pytest.param(fixture, marks=pytest.mark.kafka) for fixture in ("kafka_3_9", "kafka_4"))]
+"""The embedded store, and Kafka by the fixtures that run a broker."""
 
 
 @pytest.fixture(params=DRIVERS)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Makes a store of each driver in turn, not started."""
-    return lambda: EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path / "data")), reactor)
+    if request.param == "embedded":
+        return lambda: EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path / "data")), reactor)
+    brokers = tuple(request.getfixturevalue(request.param).addresses)
+    config = KafkaStorageConfig(driver="kafka", brokers=brokers, metadata_refresh_seconds=1.0)
+    return lambda: KafkaStore(config, reactor)
 
 
 @pytest_twisted.async_yield_fixture
