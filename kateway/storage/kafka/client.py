@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
@@ -141,6 +142,7 @@ class Client:
         self._waiters: list[Deferred[None]] = []
         self._watchers: dict[object, Callable[[], None]] = {}
         self._running: Deferred[None] | None = None
+        self._stopped = False
         self._resuming: IDelayedCall | None = None
         self._listed_at = -1e9
         self._listing_started_at = -1e9
@@ -153,6 +155,7 @@ class Client:
 
     async def stop(self) -> None:
         """Stops looking and closes all connections. Bounded by their ``CLOSE_GRACE_SECONDS``."""
+        self._stopped = True
         if self._running is not None:
             self._running.cancel()
         self._health = Health(False, "stopped")
@@ -187,12 +190,12 @@ class Client:
 
     def health(self) -> Health:
         """Whether a broker answered lately, else what ailed the last attempt."""
-        return self._health
+        return attrs.evolve(self._health, details=self._details())
 
     def refresh(self) -> Deferred[None]:
         """Answers when a full listing that begins from now on is there; ``Unavailable`` where no broker gives one."""
         waiter: Deferred[None] = Deferred(self._waiters_forget)
-        if self._running is None or self._running.called:
+        if self._running is None or self._stopped:
             return fail(Unavailable("the store is closed"))
         self._waiters.append(waiter)
         self._hurry()
@@ -233,7 +236,8 @@ class Client:
     # --- the loop ----------------------------------------------------------------------------------------------
 
     async def _look_after(self) -> None:
-        while True:
+        # whoever is answered may stop us from there: cancelling does not reach a coroutine that is running
+        while not self._stopped:
             listing = self._listing_is_due()
             waiters = self._waiters if listing else []
             if listing:
@@ -247,12 +251,16 @@ class Client:
             except KatewayError as error:
                 self._unhealthy(error)
                 self._answer_waiters(waiters, error)
+                if self._stopped:
+                    return
                 await self._pause(PROBE_INTERVAL_SECONDS / 2)
                 continue
+            self._health = Health(True)
             if listing:
                 self._take(view)
-            self._health = Health(True, "", self._details())
             self._answer_waiters(waiters, None)
+            if self._stopped:
+                return
             await self._pause(PROBE_INTERVAL_SECONDS)
 
     def _listing_is_due(self) -> bool:
@@ -322,7 +330,10 @@ class Client:
         for pool in self.pools:
             pool.forget_departed()
         for changed in list(self._watchers.values()):
-            changed()
+            try:
+                changed()
+            except Exception:  # whoever looks on must not end the looking
+                self._log.failure("a change of the metadata was not taken in")
 
     def _known_addresses(self) -> set[Address]:
         return {*self.view.brokers.values(), *self._bootstrap}
@@ -330,7 +341,7 @@ class Client:
     def _unhealthy(self, error: KatewayError) -> None:
         if self._health.healthy:
             self._log.warn("{client}: {why}", client=self.client_id, why=error.detail)
-        self._health = Health(False, error.detail, self._details())
+        self._health = Health(False, error.detail)
 
     def _details(self) -> dict[str, object]:
         return {"brokers": len(self.view.brokers), "topics": len(self.view.topics)}
