@@ -7,12 +7,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import orjson
 
-from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed, UnknownParameter
+from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed
 from kateway.registry.interface import ABSENT, ANY
+from kateway.web import params
 from kateway.web.exchange import Header, Request, Response
 
 JSON: Header = (b"Content-Type", b"application/json")
@@ -74,17 +74,8 @@ class Call(NamedTuple):
 
 def query_of(raw: bytes, allowed: frozenset[str]) -> dict[str, str]:
     """A query's parameters. ``UnknownParameter``, ``InvalidParameter``."""
-    try:
-        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError as error:
-        raise InvalidParameter("the query cannot be read") from error
-    for name, _value in pairs:
-        if name not in allowed:
-            known = f"only {', '.join(sorted(allowed))}" if allowed else "and no other here"
-            raise UnknownParameter(f"{name[:64]!r}: there is no such parameter, {known}")
-    if len(dict(pairs)) != len(pairs):
-        raise InvalidParameter("a parameter is given twice")
-    return dict(pairs)
+    values = params.query(raw, frozenset(name.encode() for name in allowed))
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in values.items()}
 
 
 def only(table: Mapping[str, Any], *members: str) -> None:
