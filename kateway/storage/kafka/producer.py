@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
 
 from kateway.config import KafkaStorageConfig
 from kateway.errors import (
@@ -34,6 +32,7 @@ from kateway.storage.interface import Outcome
 from kateway.storage.kafka.client import Client
 from kateway.storage.kafka.identities import Identities
 from kateway.storage.kafka.lane import Batch, Verdict
+from kateway.storage.kafka.lookups import Lookup, Lookups
 from kateway.storage.kafka.records import encoded_size
 from kateway.storage.kafka.sender import Call, PartitionLane, Pending, Sender
 from kateway.storage.partitioner import Partitioner
@@ -41,9 +40,6 @@ from kateway.storage.partitioner import Partitioner
 SWEEP_SECONDS = 0.05
 SILENCE_SECONDS = 1.0
 """A request unanswered for so long has us ask other brokers who leads."""
-
-LOOK_SECONDS = 0.25
-"""How often leaders are looked for while some partition has none that answers."""
 
 _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
@@ -67,20 +63,10 @@ class _Route:
         self.choose = partitioner.choose
         self.lanes: list[PartitionLane] = []
 
-
-@attrs.define
-class _Lookup:
-    """A publish to a topic or partition that is not known yet."""
-
-    topic: str
-    messages: Sequence[Message]
-    acks: int
-    deadline: float
-    size: int
-    deferred: Deferred[list[Outcome]]
-
-    def fail(self, kind: type[KatewayError], detail: str) -> None:
-        self.deferred.callback([kind(detail) for _ in self.messages])
+    def holds(self, messages: Sequence[Message]) -> bool:
+        """Whether every partition that is named is there."""
+        count = len(self.lanes)
+        return all(message.partition is None or 0 <= message.partition < count for message in messages)
 
 
 def _wall_clock_ms() -> int:
@@ -113,10 +99,7 @@ class Producer:
         self._partitioners: dict[str, Partitioner] = {}
         self._senders: dict[tuple[int, int], Sender] = {}
         self._active: dict[PartitionLane, None] = {}
-        self._lookups: list[_Lookup] = []
-        self._looking: Deferred[None] | None = None
-        self._looked_at = -_NEVER
-        self._look_wanted = False
+        self._lookups = Lookups(client, self._try_lookup, self._looked, self._released)
         self._turn: IDelayedCall | None = None
         self._sweeping: IDelayedCall | None = None
         self._stopping = False
@@ -139,12 +122,7 @@ class Producer:
         self._forget_watch()
         for lane in list(self._active):
             self._drop(lane, Draining, "the gateway stopped before it was sent")
-        if self._looking is not None:
-            self._looking.cancel()
-        lookups, self._lookups = self._lookups, []
-        for lookup in lookups:
-            self._released(lookup.size)
-            lookup.fail(Draining, "the gateway stopped before it was sent")
+        self._lookups.stop()
         for call in (self._turn, self._sweeping):
             if call is not None and call.active():
                 call.cancel()
@@ -189,11 +167,8 @@ class Producer:
             return
         self.held_bytes += size
         route = self._route(topic, acks)
-        if route is None or any(
-            message.partition is not None and not 0 <= message.partition < len(route.lanes) for message in messages
-        ):
-            self._lookups.append(_Lookup(topic, messages, acks, deadline, size, deferred))
-            self._look()
+        if route is None or not route.holds(messages):
+            self._lookups.add(Lookup(topic, messages, acks, deadline, size, deferred))
             self._sweep_soon()
             return
         self._enqueue(route, messages, deadline, deferred)
@@ -226,7 +201,7 @@ class Producer:
                 self._identities.give(lane)
         sender = lane.sender
         if sender is None:
-            self._look_wanted = True
+            self._lookups.wanted = True
         else:
             sender.ready[lane] = None
             sender.waiting_bytes += item.size
@@ -300,6 +275,7 @@ class Producer:
         for key, sender in list(self._senders.items()):
             if key[0] not in self._client.view.brokers and not sender.flights:
                 del self._senders[key]
+        self._lookups.view_changed()
         self._flush()
 
     def _identified(self, lane: PartitionLane) -> None:
@@ -314,44 +290,21 @@ class Producer:
 
     # --- looking for topics and leaders --------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """A fresh look at the cluster; those who ask while one is under way share it or have the next."""
-        if self._looking is not None:
-            self._look_wanted = True
-            return
-        self._look_wanted = False
-        self._looked_at = self._seconds()
-        lookups, self._lookups = self._lookups, []
-        looking = self._looking = self._client.refresh()
-        looking.addCallbacks(self._looked, self._look_failed, (lookups,), {}, (lookups,), {})
+    def _try_lookup(self, lookup: Lookup, last: bool) -> bool:
+        """Sends a publish on its way if its topic is known by now, and with ``last`` whatever is known."""
+        route = self._route(lookup.topic, lookup.acks)
+        if route is None or not (last or route.holds(lookup.messages)):
+            return False
+        self._enqueue(route, lookup.messages, lookup.deadline, lookup.deferred)
+        return True
 
-    def _looked(self, _result: None, lookups: list[_Lookup]) -> None:
-        self._looking = None
-        for lookup in lookups:
-            route = self._route(lookup.topic, lookup.acks)
-            if route is not None:
-                self._enqueue(route, lookup.messages, lookup.deadline, lookup.deferred)
-                continue
-            self._released(lookup.size)
-            lookup.fail(TopicNotFound, f"there is no topic {lookup.topic}")
+    def _looked(self) -> None:
         for lane in list(self._active):
             count = self._client.partition_count(lane.topic)
             if count is None:
                 self._drop(lane, TopicNotFound, f"there is no topic {lane.topic}")
             elif lane.partition >= count:
                 self._drop(lane, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
-        if self._look_wanted and self._lookups:
-            self._look()
-
-    def _look_failed(self, failure: Failure, lookups: list[_Lookup]) -> None:
-        self._looking = None
-        if failure.check(KatewayError, CancelledError) is None:
-            lookups, failed = [], lookups
-            for lookup in failed:
-                self._released(lookup.size)
-                lookup.fail(Unavailable, failure.getErrorMessage())
-            failure.raiseException()
-        self._lookups = lookups + self._lookups  # the sweep asks again until they are overdue
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 
@@ -359,7 +312,7 @@ class Producer:
         """Told by a sender of a batch that was not simply written."""
         settled, lost = lane.answered(batch, verdict)
         if verdict in (Verdict.NOT_WRITTEN, Verdict.UNKNOWN):
-            self._look_wanted = True
+            self._lookups.wanted = True
         self._fail(settled, type(error), error.detail)
         kind = type(error) if error.maybe_written else OutcomeUnknown
         self._fail(lost, kind, error.detail)
@@ -394,18 +347,11 @@ class Producer:
         now = self._seconds()
         for lane in list(self._active):
             self._sweep_lane(lane, now)
-        overdue = [lookup for lookup in self._lookups if lookup.deadline <= now]
-        if overdue:
-            self._lookups = [lookup for lookup in self._lookups if lookup.deadline > now]
-            for lookup in overdue:
-                self._released(lookup.size)
-                lookup.fail(Unavailable, f"the cluster cannot be asked: {self._client.health().reason}")
         self._watch_silence(now)
-        if (self._look_wanted or self._lookups) and now - self._looked_at >= LOOK_SECONDS:
-            self._look()
+        self._lookups.sweep(now)
         self._identities.retry(now)
         self._flush()
-        if self._active or self._lookups or self._looking is not None:
+        if self._active or self._lookups.busy:
             self._sweep_soon()
 
     def _sweep_lane(self, lane: PartitionLane, now: float) -> None:
@@ -423,7 +369,7 @@ class Producer:
             self._identities.give(lane)
         if lane.sender is None:
             lane.sender = self._sender_of(lane.topic, lane.partition, lane.acks)
-            self._look_wanted = True
+            self._lookups.wanted = True
         if lane.sender is not None and lane.sendable:
             lane.sender.ready[lane] = None
 
@@ -449,8 +395,8 @@ class Producer:
             for flight in list(sender.flights):
                 if now - flight.since < SILENCE_SECONDS:
                     break
-                if now - self._looked_at >= SILENCE_SECONDS:
-                    self._look_wanted = True
+                if now - self._lookups.looked_at >= SILENCE_SECONDS:
+                    self._lookups.wanted = True
                 leaders = {self._client.leader(lane.topic, lane.partition) for lane, _ in flight.batches}
                 if leaders - {None, sender.node_id}:
                     sender.abandon(flight)

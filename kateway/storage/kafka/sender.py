@@ -35,6 +35,9 @@ from kateway.storage.kafka.records import encode_batch
 GATHER_BYTES = 65536
 """With a request in flight the next goes without waiting for its answer when it has this much."""
 
+PATIENCE_SECONDS = 0.005
+"""With a request in flight for so long what comes next does not wait for its answer."""
+
 LEAST_ROOM_BYTES = 256
 FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 0.5
@@ -160,7 +163,8 @@ class Sender:
         """Lanes that may have something to send, the longest waiting first."""
         self.waiting_bytes = 0
         self.flights: dict[Flight, None] = {}
-        self._reactor = reactor
+        self._seconds: Callable[[], float] = reactor.seconds
+        self._flew_at = 0.0
         self._pool = pool
         self._compression = config.compression
         self._max_request_bytes = config.max_request_bytes
@@ -179,7 +183,11 @@ class Sender:
     @property
     def wants_a_turn(self) -> bool:
         """Whether a request should go at the end of this turn. Hot."""
-        return not self.flights or self.waiting_bytes >= GATHER_BYTES
+        return (
+            not self.flights
+            or self.waiting_bytes >= GATHER_BYTES
+            or self._seconds() - self._flew_at >= PATIENCE_SECONDS
+        )
 
     def flush(self, *, force: bool = False) -> None:
         """Sends what is worth sending; ``force``: whatever there is."""
@@ -196,7 +204,7 @@ class Sender:
     # --- the connection ----------------------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        if self._greeting is not None or self._reactor.seconds() < self._greet_not_before:
+        if self._greeting is not None or self._seconds() < self._greet_not_before:
             return
         asked = self._pool.request(
             self.node_id, API_VERSIONS, API_VERSIONS_VERSION, b"", timeout_seconds=self._connect_timeout_seconds
@@ -215,7 +223,7 @@ class Sender:
     def _unwelcome(self, failure: Failure) -> None:
         self._greeting = None
         self._greet_backoff_seconds = _longer(self._greet_backoff_seconds)
-        self._greet_not_before = self._reactor.seconds() + self._greet_backoff_seconds
+        self._greet_not_before = self._seconds() + self._greet_backoff_seconds
         self.why = failure.getErrorMessage()
 
     # --- sending -----------------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ class Sender:
         chosen: list[tuple[PartitionLane, Batch[Pending]]] = []
         topics: dict[str, list[tuple[int, bytes]]] = {}
         again: list[PartitionLane] = []
-        now = self._reactor.seconds()
+        now = self._seconds()
         now_ms = self._now_ms()
         for lane in list(self.ready):
             if room < LEAST_ROOM_BYTES:
@@ -267,6 +275,7 @@ class Sender:
 
     def _fly(self, batches: list[tuple[PartitionLane, Batch[Pending]]], body: bytes, now: float) -> None:
         flight = Flight(batches, now)
+        self._flew_at = now
         self.flights[flight] = None
         answer = self._pool.request(
             self.node_id,
@@ -336,7 +345,7 @@ class Sender:
     def _fail(self, lane: PartitionLane, batch: Batch[Pending], verdict: Verdict, error: KatewayError) -> None:
         if verdict not in _NO_BACKOFF:
             lane.backoff_seconds = _longer(lane.backoff_seconds)
-            lane.not_before = self._reactor.seconds() + lane.backoff_seconds
+            lane.not_before = self._seconds() + lane.backoff_seconds
         lane.why = type(error), error.detail
         self._failed(lane, batch, verdict, error)
         if lane.sender is not None and lane.sendable:
