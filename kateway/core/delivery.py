@@ -194,7 +194,7 @@ class Delivery:
         """Of the items' keys and values."""
         self.ready: list[int] = []
         """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
-        self.repeats: deque[tuple[int, int]] = deque()
+        self.repeats: list[tuple[int, int]] = []
         """What is read from the store again after batches came back: (offset behind, how often delivered)."""
         self.due = inf
         """No lease and no delay ends before this."""
@@ -271,10 +271,12 @@ class Delivery:
     def _repeated(self, records: list[Record]) -> list[int]:
         attempts = []
         repeats = self.repeats
+        place = 0
         for record in records:
-            while repeats and repeats[0][0] <= record.offset:
-                repeats.popleft()
-            attempts.append(repeats[0][1] + 1 if repeats else 1)
+            while place < len(repeats) and repeats[place][0] <= record.offset:
+                place += 1
+            attempts.append(repeats[place][1] + 1 if place < len(repeats) else 1)
+        del repeats[:place]
         return attempts
 
     def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
@@ -371,9 +373,10 @@ class Delivery:
             repeats[:0] = before
             if last is taken:
                 break
-        later = [repeat for repeat in self.repeats if repeat[0] > repeats[-1][0]]
-        self.repeats = deque([*repeats, *later])
+        self.repeats = repeats + [repeat for repeat in self.repeats if repeat[0] > repeats[-1][0]]
         self.frontier = taken.start
+        for item in [item for item in self.items.values() if item.state is State.READY]:
+            self._make_ready(item)  # those above the frontier now are read again, too, so that the order holds
         return taken.start
 
     def _give_back_leases(self, taken: Taken) -> None:
@@ -418,7 +421,7 @@ class Delivery:
     def acknowledge_upto(self, offset: int) -> KatewayError | None:
         """Everything delivered up to and with ``offset`` has been read, whoever has it."""
         frontier, floor = self.frontier, self.floor
-        again = self.repeats[-1][0] if self.repeats else 0
+        again = max((end for end, delivered in self.repeats if delivered), default=0)
         if frontier is None or floor is None or offset >= max(frontier, floor, again):
             return NotFound("no such record was delivered")
         for taken in list(self.flights):
@@ -430,7 +433,7 @@ class Delivery:
         for number, item in self.items.items():
             if number > offset:
                 break
-            if item.attempts:
+            if item.attempts and item.state is not State.DYING:
                 acknowledged.append(item)
         start = end = -1
         for item in acknowledged:
@@ -458,7 +461,7 @@ class Delivery:
             return False
         due = inf
         ready = False
-        for item in self.items.values():
+        for item in list(self.items.values()):
             if item.state is State.LEASED or item.state is State.WAITING:
                 if item.until > now:
                     due = min(due, item.until)
@@ -564,7 +567,22 @@ class Delivery:
     def _make_ready(self, item: Item) -> None:
         item.state = State.READY
         item.until = inf
-        heappush(self.ready, item.record.offset)
+        offset = item.record.offset
+        if self.frontier is None or offset < self.frontier:
+            heappush(self.ready, offset)
+            return
+        # the store is read from below it again: it comes with the others, in order
+        self._drop(item)
+        ends = [end for end, _ in self.repeats]
+        place = bisect_right(ends, offset)
+        if place < len(ends):
+            self.repeats[place : place + 1] = [
+                (offset, self.repeats[place][1]),
+                (offset + 1, item.attempts),
+                self.repeats[place],
+            ]
+        else:
+            self.repeats += [(offset, 0), (offset + 1, item.attempts)]
 
     def _next_ready(self) -> Item | None:
         ready = self.ready
