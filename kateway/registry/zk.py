@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import islice
+from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionClosedError, NoNodeError
+from kazoo.exceptions import ConnectionClosedError, KazooException, NoNodeError, UnimplementedError
 from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 from kazoo.retry import KazooRetry
 from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+
+from kateway.registry.multiread import MultiRead, Node
 
 State = Literal["connected", "suspended", "lost"]
 Access = Literal["open", "creator", "creator-world-read"]
@@ -30,8 +31,8 @@ Operation = tuple[Literal["create", "set", "delete"], str, bytes, int]
 """Of a ``commit``: what, path, data (ignored by delete), expected version (ignored by create; -1: any)."""
 
 MAX_RECONNECT_DELAY_SECONDS: Final = 2.0
-MAX_PIPELINED: Final = 64
-"""Requests under way in ``get_many``: kazoo wakes its thread with a byte each, and its pipe must not fill."""
+READ_AT_ONCE: Final = 200
+"""Nodes in one request, or requests under way at once: kazoo wakes its thread with a byte each through a pipe."""
 STOP_SECONDS: Final = 3.0
 
 _STATES: Final[dict[str, State]] = {
@@ -72,7 +73,8 @@ class ZookeeperClient:
     """One session at a time with a ZooKeeper ensemble.
 
     ``hosts``: ``host:port,host:port``. ``credentials``: ``user:password`` of the digest scheme, or none.
-    ``access``: the ACL of the nodes made.
+    ``access``: the ACL of the nodes made. ``read_many``: false for servers that cannot (before 3.6), which is also
+    found out by asking them.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class ZookeeperClient:
         session_timeout_seconds: float = 6.0,
         credentials: str = "",
         access: Access = "open",
+        read_many: bool = True,
     ) -> None:
         self._reactor = reactor
         self._client = KazooClient(
@@ -97,7 +100,9 @@ class ZookeeperClient:
         self._client.add_listener(self._changed_state)
         self._listeners: list[Callable[[State], None]] = []
         self._outstanding: set[Deferred[Any]] = set()
+        self._started = False
         self._stopped = False
+        self._reads_many = read_many
         self.state: State = "lost"
 
     def on_state(self, callback: Callable[[State], None]) -> None:
@@ -111,7 +116,10 @@ class ZookeeperClient:
         return number, password
 
     def start(self) -> None:
-        """Begins to connect, and goes on until ``stop``."""
+        """Begins to connect, and goes on until ``stop``. Once only."""
+        if self._started:
+            return
+        self._started = True
         self._client.start_async()
 
     def stop(self) -> Deferred[None]:
@@ -122,22 +130,26 @@ class ZookeeperClient:
         for answer in list(self._outstanding):
             answer.errback(ConnectionClosedError("the client is stopped"))
 
-        def stop() -> None:
-            self._client.stop()
-            self._client.close()
-
         done: Deferred[None] = Deferred()
-        stopping = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), stop)
-        stopping.addErrback(lambda failure: _log.debug("ZooKeeper's client: {error}", error=failure.value))
-        stopping.addCallback(lambda _: None if done.called else done.callback(None))
+
+        def stop() -> None:
+            try:
+                self._client.stop()
+                self._client.close()
+            except Exception as error:
+                _log.debug("ZooKeeper's client: {error}", error=error)
+            self._hop(done, None, None)
+
+        # a thread of its own, and a daemon: one of the reactor's pool would hold up the end of the process
+        Thread(target=stop, name="zookeeper-stop", daemon=True).start()
         return done.addTimeout(STOP_SECONDS, self._reactor, lambda _result, _seconds: None)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def get(self, path: str) -> Deferred[tuple[bytes, Any]]:
+    def get(self, path: str) -> Deferred[Node]:
         return self._ask(self._client.get_async, path)
 
-    def get_and_watch(self, path: str) -> tuple[Deferred[tuple[bytes, Any]], Deferred[WatchEvent]]:
+    def get_and_watch(self, path: str) -> tuple[Deferred[Node], Deferred[WatchEvent]]:
         watch, heard = self._watch()
         return self._ask(self._client.get_async, path, heard), watch
 
@@ -156,43 +168,43 @@ class ZookeeperClient:
         watch, heard = self._watch()
         return self._ask(self._client.get_children_async, path, heard), watch
 
-    def get_many(self, paths: Sequence[str]) -> Deferred[dict[str, tuple[bytes, Any]]]:
-        """Data and stat of many nodes, those that do not exist left out. Pipelined, and on the reactor's thread
-        only at the end: ten thousand hops would cost more than the reads.
-        """
-        answer = self._answer()
-        if self._stopped or not paths:
-            self._deliver(answer, ConnectionClosedError() if self._stopped else None, {})
-            return answer
-        found: dict[str, tuple[bytes, Any]] = {}
-        waiting = iter(paths)
-        left = len(paths)
+    def get_many(self, paths: Sequence[str]) -> Deferred[dict[str, Node]]:
+        """Data and stat of many nodes, those that do not exist left out. Not of one moment: others write meanwhile."""
+        return Deferred.fromCoroutine(self._get_many(paths))
 
-        # both run on kazoo's one completion thread once the first requests are under way
-        def ask() -> None:
-            path = next(waiting, None)
-            if path is not None:
-                self._client.get_async(path).rawlink(lambda done: took(path, done))
+    async def _get_many(self, paths: Sequence[str]) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for start in range(0, len(paths), READ_AT_ONCE):
+            some = paths[start : start + READ_AT_ONCE]
+            try:
+                if self._reads_many:
+                    found |= await self._ask(self._read_many, some)
+                    continue
+            except UnimplementedError:
+                # ZooKeeper before 3.6
+                self._reads_many = False
+            found |= await self._get_each(some)
+        return found
 
-        def took(path: str, done: Any) -> None:
-            nonlocal left
-            if left <= 0:
-                return
-            left -= 1
-            if done.exception is None:
-                found[path] = done.value
-            elif not isinstance(done.exception, NoNodeError):
-                left = 0
-                self._hop(answer, done.exception, None)
-                return
-            if left == 0:
-                self._hop(answer, None, found)
-            else:
-                ask()
+    def _read_many(self, paths: Sequence[str]) -> Any:
+        result = self._client.handler.async_result()
+        self._client._call(MultiRead(paths), result)
+        return result
 
-        for path in list(islice(waiting, MAX_PIPELINED)):
-            self._client.get_async(path).rawlink(lambda done, path=path: took(path, done))
-        return answer
+    async def _get_each(self, paths: Sequence[str]) -> dict[str, Node]:
+        asked = [self.get(path) for path in paths]
+        found: dict[str, Node] = {}
+        fault: KazooException | None = None
+        for path, answer in zip(paths, asked, strict=True):
+            try:
+                found[path] = await answer
+            except NoNodeError:
+                pass
+            except KazooException as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        return found
 
     def sync(self, path: str) -> Deferred[str]:
         """Makes the server that we are connected to catch up with the leader: what is read then is not stale."""
