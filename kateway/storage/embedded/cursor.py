@@ -59,6 +59,11 @@ class Cursor:
         partition.followers.add(self._follow)
 
     @property
+    def held_bytes(self) -> int:
+        """What is read ahead."""
+        return self._held
+
+    @property
     def lag(self) -> int:
         return max(0, self._partition.end - self.position)
 
