@@ -151,11 +151,20 @@ class DeliveryConfig:
 
 @attrs.frozen(kw_only=True)
 class RegistryConfig:
-    """Who may do what: ``open`` lets anybody on loopback do everything."""
+    """Who may do what: ``open`` lets anybody on loopback do everything.
+
+    All but ``path`` and ``driver`` are for ZooKeeper. Its credentials, ``user:password`` of the digest scheme, come
+    from a file or the environment, never from this file.
+    """
 
     driver: Literal["open", "embedded", "file", "zookeeper"] = "open"
     path: str = ""
     hosts: str = ""
+    session_timeout_seconds: float = attrs.field(default=6.0, validator=_between(1, 300))
+    write_timeout_seconds: float = attrs.field(default=5.0, validator=_between(0.1, 300))
+    credentials_file: str = ""
+    credentials_env: str = ""
+    access: Literal["open", "creator", "creator-world-read"] = "open"
 
 
 Options = dict[str, dict[str, Any]]
