@@ -46,7 +46,7 @@ setup(
         "treq>=24.9",
     ],
     entry_points={
-        "console_scripts": ["kateway-admin = kateway.admin_cli:main"],
+        "console_scripts": ["kateway-admin = kateway.admin_cli:console"],
         "kateway.authenticators": [
             "key-secret = kateway.core.keysecret:key_secret_authenticator",
             "jwt = kateway.core.jwt:jwt_authenticator",

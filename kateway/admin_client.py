@@ -1,0 +1,113 @@
+"""A small client of the admin API: calls, pages, conditional changes. Blocking; for the command line."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+PREFIX = "/admin/v1"
+PAGE = 500
+MAX_ATTEMPTS = 5
+
+
+class Refused(Exception):
+    """The gateway said no; the text says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Unreachable(Exception):
+    """No answer, or none of an admin listener."""
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    """Parsed JSON; ``None`` where there is none."""
+    etag: str
+
+
+class AdminClient:
+    """Talks to one admin listener. ``token`` may be empty; ``ca_file`` empty is the system's trust store."""
+
+    def __init__(self, url: str, token: str, *, ca_file: str = "", timeout: float = 30.0, page: int = PAGE) -> None:
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise Unreachable(f"{url!r} is no URL of http or https")
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._page = page
+        context = ssl.create_default_context(cafile=ca_file or None) if url.startswith("https:") else None
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if context is not None:
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    @staticmethod
+    def name(text: str) -> str:
+        """A name for a path: its slashes part its segments, all else that is special is encoded."""
+        return quote(text, safe="/")
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """One call. ``Refused`` with the problem's own words, ``Unreachable``."""
+        content = None if body is None else json.dumps(body).encode()
+        given = {"Content-Type": "application/json"} if content is not None else {}
+        if self._token:
+            given["Authorization"] = f"Bearer {self._token}"
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self._url + PREFIX + path, content, given, method=method)
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                raw = response.read()
+                return Answer(response.status, json.loads(raw) if raw else None, response.headers.get("ETag", ""))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Refused(error.code, _reason(error.code, error.read())) from error
+        except urllib.error.URLError as error:
+            raise Unreachable(f"{self._url} cannot be reached: {error.reason}") from error
+        except (OSError, ValueError) as error:
+            raise Unreachable(f"{self._url} gave no proper answer: {error}") from error
+
+    def list(self, path: str) -> dict[str, Any]:
+        """A whole list, page by page, in the shape of one page."""
+        items: list[Any] = []
+        after: str | None = ""
+        while after is not None:
+            query = urlencode({"limit": self._page, **({"after": after} if after else {})}, quote_via=quote)
+            page = self.call("GET", f"{path}?{query}").body
+            items += page["items"]
+            after = page["next"]
+        return {"items": items, "next": None}
+
+    def change(self, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+        """Reads an entry (nothing is ``{}``), changes it and puts it back; again where somebody was quicker."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                found = self.call("GET", path)
+                now, condition = found.body, {"If_Match": found.etag}
+            except Refused as error:
+                if error.status != 404:
+                    raise
+                now, condition = {}, {"If_None_Match": "*"}
+            try:
+                return self.call("PUT", path, change(now), **condition).body
+            except Refused as error:
+                if error.status != 412 or attempt == MAX_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _reason(status: int, raw: bytes) -> str:
+    try:
+        problem = json.loads(raw)
+        lines = [f"{problem['detail']} ({status} {problem['type'].rpartition(':')[2]})"]
+        return "\n  ".join([*lines, *problem.get("problems", ())])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"the answer was {status}, and not one of kateway's admin listener"

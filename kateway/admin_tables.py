@@ -1,0 +1,59 @@
+"""What the admin API answers, as text for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def show(found: Any, *, as_json: bool) -> str:
+    """A list as a table, an object as lines of name and value, nothing as ``done``."""
+    if as_json:
+        return json.dumps(found, indent=2, ensure_ascii=False)
+    if found is None:
+        return "done"
+    if isinstance(found, Mapping) and isinstance(found.get("items"), list):
+        return table(found["items"])
+    return "\n".join(_lines(found))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under their members' names; columns in which nobody has anything are left out."""
+    if not rows:
+        return "none"
+    names = [name for name in {name: None for row in rows for name in row} if any(_cell(row.get(name)) for row in rows)]
+    cells = [
+        [name.upper().replace("_", " ") for name in names],
+        *([_cell(row.get(name)) for name in names] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case Mapping():
+            return " ".join(f"{name}={_cell(limit)}" for name, limit in value.items())
+        case list():
+            return ",".join(map(_cell, value))
+        case _:
+            # a control character of somebody's description must not drive the reader's terminal
+            return "".join(character if character.isprintable() else "?" for character in str(value))
+
+
+def _lines(found: Any, indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, value in found.items():
+        if isinstance(value, Mapping) and any(isinstance(inner, (Mapping, list)) for inner in value.values()):
+            lines.append(f"{indent}{name}:")
+            lines += _lines(value, indent + "  ")
+        else:
+            lines.append(f"{indent}{name}: {_cell(value)}".rstrip())
+    return lines
