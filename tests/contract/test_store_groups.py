@@ -412,3 +412,17 @@ async def test_stopping_the_store_closes_its_subscriptions(make_store, unique_na
     await store.stop(10.0)
     assert reader.names()[-1] == "revoked"
     assert reader.owned == {}
+
+
+@here
+async def test_what_is_read_ahead_is_bounded_while_nothing_is_taken(make_topic, written, subscribe, group):
+    topic = await make_topic()
+    for _ in range(30):
+        await written(topic, *[b"x" * 10_000] * 80)
+    reader = subscribe(group, topic)
+    await until(lambda: 0 in reader.ready)
+    await turn(1.0)
+    at_hand = reader.take(0, max_records=1 << 30, max_bytes=1 << 30)
+    assert sum(len(record.value) for record in at_hand) <= 12_000_000
+    assert len(await reader.collect(2400)) == 2400
+    assert [record.offset for record in reader.taken[0]] == list(range(2400))
