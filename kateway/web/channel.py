@@ -342,12 +342,9 @@ class HttpChannel(Protocol):
         wire = self._wire
         confirmed = wire.confirmed() if wire is not None else None
         if wire is not None and confirmed is not None and confirmed < wire.offered and (waited or self._watchers):
-            moving = confirmed != self._moved
-            self._moved = confirmed
-            if moving or self.backlog():
-                # the write stall timeout bounds this
-                self.deadline = self.factory.tick + self.factory.interval
-                return
+            # bounded by the write stall timeout
+            self.deadline = self.factory.tick + self.factory.interval
+            return
         if waited and (self._secure or self.backlog()):
             self.transport.abortConnection()
         else:
