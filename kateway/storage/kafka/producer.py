@@ -69,10 +69,6 @@ class _Route:
         return all(message.partition is None or 0 <= message.partition < count for message in messages)
 
 
-def _wall_clock_ms() -> int:
-    return int(time.time() * 1000)
-
-
 class Producer:
     """Publishes to one cluster. ``now_ms`` gives the timestamps of messages that have none."""
 
@@ -82,7 +78,7 @@ class Producer:
         config: KafkaStorageConfig,
         reactor: Any,
         *,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.held_bytes = 0
         """Of messages whose place is still needed; bounded by ``max_inflight_bytes``."""
@@ -210,9 +206,13 @@ class Producer:
         if self._sweeping is None:
             self._sweep_soon()
 
+    def _turn_soon(self) -> None:
+        if self._turn is None:
+            self._turn = self._reactor.callLater(0, self._end_of_turn)
+
     def _end_of_turn(self) -> None:
         self._turn = None
-        for sender in self._senders.values():
+        for sender in list(self._senders.values()):
             if sender.ready:
                 sender.flush()
 
@@ -276,17 +276,12 @@ class Producer:
             if key[0] not in self._client.view.brokers and not sender.flights:
                 del self._senders[key]
         self._lookups.view_changed()
-        self._flush()
+        self._turn_soon()
 
     def _identified(self, lane: PartitionLane) -> None:
         if lane.sender is not None:
             lane.sender.ready[lane] = None
-            if lane.sender.wants_a_turn:
-                lane.sender.flush()
-
-    def _flush(self) -> None:
-        for sender in list(self._senders.values()):
-            sender.flush(force=True)
+            self._turn_soon()
 
     # --- looking for topics and leaders --------------------------------------------------------------------------
 
@@ -350,7 +345,8 @@ class Producer:
         self._watch_silence(now)
         self._lookups.sweep(now)
         self._identities.retry(now)
-        self._flush()
+        for sender in list(self._senders.values()):
+            sender.flush(force=True)
         if self._active or self._lookups.busy:
             self._sweep_soon()
 
@@ -391,7 +387,7 @@ class Producer:
 
     def _watch_silence(self, now: float) -> None:
         """Asks other brokers while one is silent, and gives it up for those partitions that another one leads now."""
-        for sender in self._senders.values():
+        for sender in list(self._senders.values()):
             for flight in list(sender.flights):
                 if now - flight.since < SILENCE_SECONDS:
                     break
