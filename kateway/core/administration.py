@@ -232,7 +232,9 @@ class Administration:
                 outcome = KatewayError.code
                 raise
             finally:
-                self._audit.record(by.actor, action, object, outcome, request_id=by.request_id, address=by.address)
+                self._audit.record(
+                    by.actor, action, object, outcome, request_id=by.request_id, address=by.address, change=True
+                )
 
         # not cancelled with its caller
         answer: Deferred[R] = Deferred()

@@ -23,6 +23,8 @@ from kateway.storage.interface import Store
 
 ENTRY_POINTS: Final = "kateway.audit_sinks"
 MAX_EVENTS_PER_WRITE = 1000
+ROOM_FOR_CHANGES = 1000
+"""Events of administration that are taken when traffic's have filled a queue."""
 
 _log = Logger()
 R = TypeVar("R")
@@ -86,8 +88,8 @@ class _Lane:
         """Waited for by ``close`` while something is being written."""
         self._failing = False
 
-    def put(self, event: Event) -> None:
-        if len(self.queue) >= self._max_queued:
+    def put(self, event: Event, room: int) -> None:
+        if len(self.queue) >= self._max_queued + room:
             self.dropped += 1
             return
         self.queue.append(event)
@@ -150,12 +152,22 @@ class Audit:
         return sum(len(lane.queue) for lane in self._lanes)
 
     def record(
-        self, actor: str, action: str, object: str, outcome: str, *, request_id: str = "", address: str = ""
+        self,
+        actor: str,
+        action: str,
+        object: str,
+        outcome: str,
+        *,
+        request_id: str = "",
+        address: str = "",
+        change: bool = False,
     ) -> None:
-        """Takes an event. Never waits, never raises."""
+        """Takes an event. Never waits, never raises. A ``change`` of who may do what has room in the queues that no
+        traffic can use up.
+        """
         event = Event(self._now(), actor, action, object, outcome, request_id, address)
         for lane in self._lanes:
-            lane.put(event)
+            lane.put(event, ROOM_FOR_CHANGES if change else 0)
 
     async def stop(self) -> None:
         """Writes what is queued and closes the sinks. To be cancelled by whoever is in a hurry."""

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import LogLevel, globalLogPublisher
 
 from kateway.config import AuditConfig
-from kateway.core.audit import Audit, Event, SinkContext, build_audit
+from kateway.core.audit import ROOM_FOR_CHANGES, Audit, Event, SinkContext, build_audit
 from kateway.core.audit_sinks import FileSink, TopicSink
 from kateway.errors import ConfigError, Unavailable
 from kateway.model import Message, Receipt
@@ -82,6 +82,19 @@ def test_a_full_queue_drops_and_counts_and_holds_up_no_other_sink() -> None:
     slow.writes[0].callback(None)
     assert objects(slow.batches[1]) == ["b", "c"]
     slow.writes[1].callback(None)
+
+
+def test_traffic_that_fills_a_queue_leaves_room_for_changes() -> None:
+    sink = HeldSink()
+    audit = Audit({"held": sink}, now=lambda: 1.0, config=AuditConfig(max_queued_events=2))
+    record(audit, "a", "b", "c", "d")
+    for number in range(ROOM_FOR_CHANGES + 1):
+        audit.record("admin", "key.delete", f"change-{number}", "ok", change=True)
+    assert audit.dropped == 2
+    while not sink.writes[-1].called:
+        sink.writes[-1].callback(None)
+    kept = [name for batch in sink.batches for name in objects(batch)]
+    assert kept == ["a", "b", "c", *(f"change-{number}" for number in range(ROOM_FOR_CHANGES))]
 
 
 def test_a_sink_that_fails_is_complained_of_once_until_it_works_again() -> None:
