@@ -140,7 +140,8 @@ def decode_offset_commit(body: bytes) -> dict[int, int]:
     found: dict[int, int] = {}
 
     def partition() -> None:
-        found[read.i32()] = read.i16()
+        index = read.i32()
+        found[index] = read.i16()
 
     _each_topic(read, partition)
     return found
