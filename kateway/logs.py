@@ -65,4 +65,16 @@ def json_line(event: LogEvent) -> str:
 
 def json_observer(file: IO[str] | None = None) -> FileLogObserver:
     """An observer that writes JSON lines to ``file``, by default standard output."""
-    return FileLogObserver(sys.stdout if file is None else file, json_line)
+    return FileLogObserver(_stdout() if file is None else file, json_line)
+
+
+def write_to_stdout(lines: bytes) -> None:
+    """Writes whole lines beside those of ``json_observer``."""
+    stdout = _stdout()
+    stdout.write(lines.decode("utf-8"))
+    stdout.flush()
+
+
+def _stdout() -> IO[str]:
+    # twistd puts a logger in the place of sys.stdout
+    return sys.__stdout__ or sys.stdout

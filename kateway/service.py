@@ -174,7 +174,7 @@ class GatewayService(Service):
     def _access_writer(self) -> Any:
         """JSON log lines go where the JSON log goes, not inside another event."""
         if self.settings.log.format == "json" and not self.settings.log.access_file:
-            return lambda lines: sys.stdout.write(lines.decode("utf-8"))
+            return logs.write_to_stdout
         return None
 
     def _store(self, name: str, cluster: StorageConfig) -> Store:

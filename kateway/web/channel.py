@@ -124,28 +124,30 @@ class HttpChannel(Protocol):
         else:
             orderly = (wire.fin or (tls is not None and tls.notified)) and not wire.reset
         watchers, self._watchers = self._watchers, None
-        if watchers:
-            confirmed = self.confirmed()
-            if confirmed is None:
-                confirmed = self.sent if orderly else 0
-            for watcher in watchers:
-                watcher.closed(confirmed, orderly)
         parser, self._parser = self._parser, None
         exchange, self.exchange = self.exchange, None
+        other, self._other = self._other, None
         budget = self.factory.budget
         if parser is not None:
             parser.close()
             budget.held -= sum(body_bytes for *_, body_bytes in parser.ready)
         if exchange is not None:
             budget.held -= exchange.body_bytes
-            exchange.client_gone()
-        other, self._other = self._other, None
-        if other is not None:
-            other.connectionLost(reason)
-        if wire is not None:
-            wire.drained = None
-        self._wire = self._tls = None
-        self.factory.closed(self)
+        try:
+            if watchers:
+                confirmed = self.confirmed()
+                if confirmed is None:
+                    confirmed = self.sent if orderly else 0
+                for watcher in watchers:
+                    watcher.closed(confirmed, orderly)
+            if exchange is not None:
+                exchange.client_gone()
+            if other is not None:
+                other.connectionLost(reason)
+        finally:
+            # whatever those make of it, the connection is counted no longer
+            self._wire = self._tls = None
+            self.factory.closed(self)
 
     # --- Connection -------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class HttpChannel(Protocol):
         if exchange.body_bytes:
             self.factory.budget.held -= exchange.body_bytes
         self.exchange = None
-        if not exchange.keep_alive:
+        if not exchange.keep_alive or self.factory.draining:  # a stream's head was sent before the draining began
             self._close()
         elif not self._advancing:
             self._advance()
