@@ -16,8 +16,10 @@ import attrs
 import orjson
 
 from kateway.errors import BadRequest
+from kateway.registry import plans
 from kateway.registry.documents import Kind, from_table, to_table
-from kateway.registry.interface import Entry
+from kateway.registry.interface import Entry, Snapshot
+from kateway.registry.multiread import Node
 from kateway.registry.plans import Change
 from kateway.registry.zk import Operation
 
@@ -123,6 +125,19 @@ def entry_of(kind: Kind, node: str, data: bytes, stat: Any) -> Entry:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"not JSON: {error}") from error
     return from_table(kind, node.replace(".", "/"), table, etag_of(stat.mzxid), lenient=True)
+
+
+def read_entries(nodes: Mapping[Kind, Mapping[str, Node]], zxid: int) -> tuple[Snapshot, list[str]]:
+    """The snapshot of all nodes (by kind and path) that can be read, and what is wrong with the others."""
+    entries: list[Entry] = []
+    left_out: list[str] = []
+    for kind, found in nodes.items():
+        for path, (data, stat) in found.items():
+            try:
+                entries.append(entry_of(kind, path.rpartition("/")[2], data, stat))
+            except BadRequest as error:
+                left_out.append(f"{path}: {error.detail}")
+    return plans.build(entries, zxid), left_out
 
 
 def change_of(zxid: int, kind: Kind, name: str, table: Mapping[str, Any] | None) -> Change:

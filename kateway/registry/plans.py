@@ -12,7 +12,14 @@ from typing import Any
 
 import attrs
 
-from kateway.errors import Conflict, NotFound, PreconditionFailed, StillReferred, TopicNotFound
+from kateway.errors import (
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    RegistryEntryNotFound,
+    StillReferred,
+    TopicNotFound,
+)
 from kateway.registry.documents import Kind, kind_of, name_of
 from kateway.registry.interface import ABSENT, ANY, Application, Binding, Entry, Key, Snapshot, Topic
 
@@ -64,7 +71,7 @@ def delete(kind: Kind, name: str, expected: str | None) -> Plan:
     def plan(snapshot: Snapshot) -> Sequence[Change]:
         old = found(snapshot, kind, name)
         if old is None:
-            raise (TopicNotFound if kind == "topics" else NotFound)(f"{kind}: there is no {name}")
+            raise (TopicNotFound if kind == "topics" else RegistryEntryNotFound)(f"{kind}: there is no {name}")
         _expect(kind, name, old, expected)
         _check_referrers(snapshot, kind, name)
         changes = [Change(kind, name, None)]
@@ -82,7 +89,7 @@ def delete_key(application: str, key: str, expected: str | None) -> Plan:
     def plan(snapshot: Snapshot) -> Sequence[Change]:
         old = snapshot.keys.get(key)
         if old is not None and old.application != application:
-            raise NotFound(f"keys: {application} has no {key}")
+            raise RegistryEntryNotFound(f"keys: {application} has no {key}")
         return plan_delete(snapshot)
 
     return plan
@@ -168,7 +175,7 @@ def _check_references(snapshot: Snapshot, entry: Entry, *, alone: bool = True) -
 
 def _check_application(snapshot: Snapshot, name: str) -> None:
     if name not in snapshot.applications:
-        raise NotFound(f"there is no application {name}")
+        raise RegistryEntryNotFound(f"there is no application {name}")
 
 
 def _same_topic(other: Topic) -> str:

@@ -14,7 +14,9 @@ from kateway.registry.zk import WatchEvent, ZookeeperClient
 
 
 class Presence:
-    """This gateway's entry and everybody's. ``changed`` is called when ours may need to be made again."""
+    """This gateway's entry and everybody's. ``changed`` is called when ours may need to be made again: it
+    should not look at once, or two gateways of one name would take it from each other without a pause.
+    """
 
     _log = Logger()
 

@@ -58,7 +58,9 @@ class WritableRegistry(ABC):
     async def _put(self, entry: E, expected: str | None) -> Written[E]:
         before, after = await self._commit(plans.put(entry, expected))
         kind, name = kind_of(entry), name_of(entry)
-        return Written(cast(E, plans.found(after, kind, name)), plans.found(before, kind, name) is None)
+        # it may be gone again, where finding out whether it was written took long
+        now = plans.found(after, kind, name) or entry
+        return Written(cast(E, now), plans.found(before, kind, name) is None)
 
     async def put_application(self, application: Application, expected: str | None = None) -> Written[Application]:
         return await self._put(application, expected)

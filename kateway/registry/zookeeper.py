@@ -24,14 +24,17 @@ from kazoo.exceptions import (
     SessionMovedError,
 )
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.errors import BadRequest, KatewayError, OutcomeUnknown, RegistryUnavailable
 from kateway.model import Health
 from kateway.registry import layout, plans
-from kateway.registry.interface import Entry, GatewayEntry, Snapshot
+from kateway.registry.documents import Kind
+from kateway.registry.interface import GatewayEntry, Snapshot
 from kateway.registry.keyuse import KeyUse
+from kateway.registry.multiread import Node
 from kateway.registry.plans import Change, Plan
 from kateway.registry.presence import Presence
 from kateway.registry.writing import WritableRegistry, abandonable
@@ -39,6 +42,8 @@ from kateway.registry.zk import Access, State, ZookeeperClient
 
 T = TypeVar("T")
 
+REFUSED: Final = (BadVersionError, NodeExistsError, NoNodeError)
+"""What a transaction fails with when the nodes are not as it was planned on."""
 AWAY: Final = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, SessionMovedError, OperationTimeoutError)
 """What a call fails with when the server, not the call, is at fault."""
 RETRY_SECONDS: Final = 1.0
@@ -72,6 +77,7 @@ class ZookeeperRegistry(WritableRegistry):
         self._reactor = reactor
         self._addresses, _slash, root = hosts.partition("/")
         self._root = f"/{root.strip('/') or 'kateway'}"
+        self._revision_path = f"{self._root}/revision"
         self._write_timeout_seconds = write_timeout_seconds
         self._client = ZookeeperClient(
             reactor,
@@ -89,16 +95,12 @@ class ZookeeperRegistry(WritableRegistry):
         self._stopped = False
         self._rooted = False
         self._watched = False
-        self._presence = Presence(self._client, self._root, self._wake)
+        self._presence = Presence(self._client, self._root, self._wake_soon)
         self._use = KeyUse(self._client, self._root)
         self._away_since: float | None = reactor.seconds()
         self._fault = ""
         self._left_out: list[str] = []
         self._waiting: list[Deferred[None]] = []
-
-    @property
-    def _revision_path(self) -> str:
-        return f"{self._root}/revision"
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -140,10 +142,7 @@ class ZookeeperRegistry(WritableRegistry):
         elif self._fault:
             reason = f"ZooKeeper at {self._addresses}: {self._fault}"
         elif self._left_out:
-            more = (
-                f" and {len(self._left_out) - MAX_NAMED_FAULTS} more" if len(self._left_out) > MAX_NAMED_FAULTS else ""
-            )
-            reason = f"left out: {'; '.join(self._left_out[:MAX_NAMED_FAULTS])}{more}"
+            reason = f"{len(self._left_out)} left out: {'; '.join(self._left_out[:MAX_NAMED_FAULTS])}"
         return Health(not reason, reason, details)
 
     @property
@@ -172,6 +171,7 @@ class ZookeeperRegistry(WritableRegistry):
         if not self._looking and not self._stopped:
             self._looking = True
             self._following = Deferred.fromCoroutine(self._follow())
+            self._following.addErrback(lambda failure: self._log.failure("Following the registry failed", failure))
 
     async def _follow(self) -> None:
         try:
@@ -190,6 +190,9 @@ class ZookeeperRegistry(WritableRegistry):
         if not isinstance(error, AWAY):
             self._fault = f"{type(error).__name__} {error}".strip()
             self._log.warn("ZooKeeper at {hosts}: {fault}", hosts=self._addresses, fault=self._fault)
+        self._wake_soon()
+
+    def _wake_soon(self) -> None:
         if not self._stopped and (self._retry is None or not self._retry.active()):
             self._retry = self._reactor.callLater(RETRY_SECONDS, self._wake)
 
@@ -240,20 +243,18 @@ class ZookeeperRegistry(WritableRegistry):
         """Reads every entry. What changes meanwhile is in the steps since, or wakes us again."""
         data, stat = await self._client.get(self._revision_path)
         revision = layout.read_revision(data, stat)
-        entries: list[Entry] = []
-        left_out: list[str] = []
+        nodes: dict[Kind, dict[str, Node]] = {}
         for kind in layout.KINDS:
-            nodes = await self._client.get_children(f"{self._root}/{kind}")
-            found = await self._client.get_many([f"{self._root}/{kind}/{node}" for node in nodes])
-            for path, (content, stat) in found.items():
-                try:
-                    entries.append(layout.entry_of(kind, path.rpartition("/")[2], content, stat))
-                except BadRequest as error:
-                    left_out.append(f"{path}: {error.detail}")
-        for fault in left_out:
+            names = await self._client.get_children(f"{self._root}/{kind}")
+            nodes[kind] = await self._client.get_many([f"{self._root}/{kind}/{name}" for name in names])
+        # ten thousand entries take long enough to make that streams would notice
+        pool = self._reactor.getThreadPool()
+        snapshot, self._left_out = await deferToThreadPool(
+            self._reactor, pool, layout.read_entries, nodes, revision.zxid
+        )
+        for fault in self._left_out:
             self._log.warn("Left out of the registry: {fault}", fault=fault)
-        self._left_out = left_out
-        self._current.replace(plans.build(entries, revision.zxid))
+        self._current.replace(snapshot)
         self._wake()
 
     # --- writing -----------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ class ZookeeperRegistry(WritableRegistry):
                 break
             try:
                 return await self._attempt(write)
-            except (BadVersionError, NodeExistsError, NoNodeError) as error:
+            except REFUSED as error:
                 if not isinstance(error, BadVersionError):
                     # somebody changed nodes by hand: what we have is not what is there
                     await self._load_all()
@@ -310,7 +311,7 @@ class ZookeeperRegistry(WritableRegistry):
         failures = [result for result in results if isinstance(result, KazooException)]
         if failures:
             # those that were merely rolled back along with the one at fault have no class of interest
-            raise next((error for error in failures if type(error) in _REFUSALS), failures[0])
+            raise next((error for error in failures if type(error) in REFUSED), failures[0])
         zxid = results[0].mzxid
         stamped = [_stamped(change, layout.etag_of(zxid)) for change in changes]
         after = plans.apply(before, stamped, zxid)
@@ -385,9 +386,6 @@ class ZookeeperRegistry(WritableRegistry):
         self._waiting.append(waiter)
         left = max(0.0, deadline - self._reactor.seconds())
         await waiter.addTimeout(left, self._reactor, lambda _failure, _seconds: None)
-
-
-_REFUSALS: Final = (BadVersionError, NodeExistsError, NoNodeError)
 
 
 class _Write:

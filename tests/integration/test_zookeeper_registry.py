@@ -366,6 +366,19 @@ async def test_nodes_that_cannot_be_read_are_left_out_and_named(hosts: str, star
     await registry.put_topic(TOPIC)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_root_that_somebody_deletes_is_made_again_empty(hosts: str, start: Start) -> None:
+    registry = await start(hosts)
+    await registry.register_gateway(GatewayEntry(name="gw1"))
+    await registry.put_application(APP1)
+    await by_hand(hosts, lambda client, root: client.delete(root, recursive=True))
+    await until(lambda: not registry.snapshot.applications)
+    await until(lambda: registry.health().healthy)
+    await registry.put_application(APP2)
+    assert set(registry.snapshot.applications) == {"app2"}
+    await until_listed(registry, ["gw1"])
+
+
 async def by_hand(hosts: str, work: Callable[[KazooClient, str], Any]) -> Any:
     """What an operator does with a client of his own."""
     address, _, root = hosts.partition("/")
