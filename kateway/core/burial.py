@@ -10,7 +10,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.deadletter import DeadLetters
-from kateway.core.delivery import Delivery, Item
+from kateway.core.delivery import Delivery
+from kateway.core.taken import Item
 from kateway.errors import KatewayError
 
 MAX_LETTERS = 100

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from kateway.core.delivery import Item
+from kateway.core.taken import Item
 from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Store

@@ -19,154 +19,22 @@ The ``ack=auto`` path works on batches; nothing here is done for each of its rec
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from enum import Enum
 from heapq import heappop, heappush
-from itertools import accumulate, takewhile
 from math import inf
-from typing import Literal, NamedTuple
 
 from kateway.core.ranges import Ranges
+from kateway.core.repeats import Repeats
+from kateway.core.taken import Ack, Item, State, Taken
 from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Committed, Record
+
+__all__ = ["Ack", "Delivery", "Item", "State", "Taken"]
 
 MAX_METADATA_CHARS = 4000
 """A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
 ROOM_FOR_RANGES_CHARS = 2000
 """Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
-
-
-class State(Enum):
-    READY = "ready"
-    LEASED = "leased"
-    WAITING = "waiting"
-    DYING = "dying"
-
-
-class Item:
-    """One record tracked by itself. ``attempts``: how often it was handed to a client."""
-
-    __slots__ = ("attempts", "reason", "record", "since", "size", "start", "state", "token", "until")
-
-    def __init__(self, start: int, record: Record, attempts: int, since: float) -> None:
-        self.start = start
-        """Where its tile starts."""
-        self.record = record
-        self.attempts = attempts
-        self.since = since
-        """When it was first handed to a client."""
-        self.size = len(record.value or b"") + len(record.key or b"")
-        self.state = State.READY
-        self.token = ""
-        """Of its last lease."""
-        self.until = inf
-        """When a lease or a delay ends."""
-        self.reason = ""
-        """Why it goes to the dead-letter queue."""
-
-
-class Taken:
-    """Records of one partition in a reader's hands: what ``Reader.take`` gives and ``Reader.sent`` takes back.
-
-    Once it is sent it holds no records any more: those that come back are read from the store again.
-    """
-
-    __slots__ = (
-        "attempts", "begin", "confirmed_at", "count", "delivery", "end", "first", "items", "leases", "lengths",
-        "offsets", "partition", "records", "sent", "since", "start", "stop",
-    )  # fmt: skip
-
-    def __init__(
-        self, delivery: Delivery, start: int, records: list[Record], attempts: list[int] | None, now: float
-    ) -> None:
-        self.delivery = delivery
-        self.partition = delivery.partition
-        self.records = records
-        self.attempts = attempts
-        """Of each record, counted from 1; ``None``: the first of every one."""
-        self.leases: list[str] | None = None
-        """Of each record, with ``ack=explicit``."""
-        self.items: list[Item] | None = None
-        self.since = now
-        self.sent = False
-        self.start = start
-        """Where the first record's tile starts."""
-        self.first = records[0].offset
-        self.stop = records[-1].offset + 1
-        self.count = len(records)
-        self.offsets: list[int] | None = None
-        """Of each record, where they do not follow each other without a gap."""
-        # where it lies in the connection's stream, as web.exchange.Span counts; set when it is sent
-        self.begin = 0
-        self.lengths: Sequence[int] = ()
-        self.end = 0
-        self.confirmed_at: float | None = None
-
-    def was_sent(self, begin: int, lengths: Sequence[int], end: int) -> None:
-        """Notes where it lies in the connection's stream, and lets go of the records."""
-        self.sent = True
-        self.begin = begin
-        self.lengths = lengths
-        self.end = end
-        if self.stop - self.first != self.count:
-            self.offsets = [record.offset for record in self.records]
-        self.records = []
-
-    def whole_records(self, confirmed: int) -> int:
-        """How many of the records lie below ``confirmed`` in the connection's stream. Looks at each: only when a
-        connection ends. Lengths that are not one for each record (a compressed block) count as a whole.
-        """
-        if not self.sent:
-            return 0
-        if confirmed >= self.end:
-            return self.count
-        if len(self.lengths) != self.count:
-            return 0
-        ends = accumulate(self.lengths, initial=self.begin)
-        next(ends)
-        return sum(1 for _ in takewhile(lambda end: end <= confirmed, ends))
-
-    def behind(self, count: int) -> int:
-        """The offset behind the first ``count`` records."""
-        if self.offsets is not None:
-            return self.offsets[count - 1] + 1
-        return self.records[count - 1].offset + 1 if self.records else self.first + count
-
-    def up_to(self, offset: int) -> int:
-        """How many of the records lie up to and with ``offset``."""
-        if offset >= self.stop - 1:
-            return self.count
-        if self.offsets is not None:
-            return bisect_right(self.offsets, offset)
-        return max(offset + 1 - self.first, 0)
-
-    def cut(self, count: int) -> None:
-        """Forgets the first ``count`` records of a batch that was sent; some are left."""
-        self.start = self.behind(count)
-        if len(self.lengths) == self.count:
-            self.begin += sum(self.lengths[:count])
-            self.lengths = self.lengths[count:]
-        if self.attempts is not None:
-            self.attempts = self.attempts[count:]
-        if self.offsets is not None:
-            self.offsets = self.offsets[count:]
-            self.first = self.offsets[0]
-        else:
-            self.first += count
-        self.count -= count
-
-
-class Ack(NamedTuple):
-    """What a client says of a record (``offset``) or of all up to and with one (``upto``, plain acks only)."""
-
-    partition: int
-    offset: int
-    upto: bool = False
-    outcome: Literal["ack", "retry", "dead"] = "ack"
-    delay_seconds: float = 0.0
-    lease: str | None = None
 
 
 class Delivery:
@@ -194,8 +62,8 @@ class Delivery:
         """Of the items' keys and values."""
         self.ready: list[int] = []
         """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
-        self.repeats: list[tuple[int, int]] = []
-        """What is read from the store again after batches came back: (offset behind, how often delivered)."""
+        self.repeats = Repeats()
+        """Of what is read from the store again after batches came back."""
         self.due = inf
         """No lease and no delay ends before this."""
         self.dying: deque[Item] = deque()
@@ -245,7 +113,7 @@ class Delivery:
 
     def fly(self, start: int, records: list[Record], now: float) -> Taken:
         """Hands fresh records to an ``ack=auto`` reader."""
-        taken = Taken(self, start, records, self._repeated(records) if self.repeats else None, now)
+        taken = Taken(self, start, records, self.repeats.attempts(records) if self.repeats else None, now)
         self.flights.append(taken)
         return taken
 
@@ -268,21 +136,10 @@ class Delivery:
         self.flights.append(taken)
         return taken
 
-    def _repeated(self, records: list[Record]) -> list[int]:
-        attempts = []
-        repeats = self.repeats
-        place = 0
-        for record in records:
-            while place < len(repeats) and repeats[place][0] <= record.offset:
-                place += 1
-            attempts.append(repeats[place][1] + 1 if place < len(repeats) else 1)
-        del repeats[:place]
-        return attempts
-
     def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
         """Hands fresh records to an ``ack=explicit`` reader."""
         items = []
-        repeated = self._repeated(records) if self.repeats else None
+        repeated = self.repeats.attempts(records) if self.repeats else None
         for index, record in enumerate(records):
             item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
             start = record.offset + 1
@@ -373,7 +230,7 @@ class Delivery:
             repeats[:0] = before
             if last is taken:
                 break
-        self.repeats = repeats + [repeat for repeat in self.repeats if repeat[0] > repeats[-1][0]]
+        self.repeats.rewind(repeats)
         self.frontier = taken.start
         for item in [item for item in self.items.values() if item.state is State.READY]:
             self._make_ready(item)  # those above the frontier now are read again, too, so that the order holds
@@ -421,8 +278,7 @@ class Delivery:
     def acknowledge_upto(self, offset: int) -> KatewayError | None:
         """Everything delivered up to and with ``offset`` has been read, whoever has it."""
         frontier, floor = self.frontier, self.floor
-        again = max((end for end, delivered in self.repeats if delivered), default=0)
-        if frontier is None or floor is None or offset >= max(frontier, floor, again):
+        if frontier is None or floor is None or offset >= max(frontier, floor, self.repeats.delivered_end()):
             return NotFound("no such record was delivered")
         for taken in list(self.flights):
             if taken.start > offset:
@@ -573,16 +429,7 @@ class Delivery:
             return
         # the store is read from below it again: it comes with the others, in order
         self._drop(item)
-        ends = [end for end, _ in self.repeats]
-        place = bisect_right(ends, offset)
-        if place < len(ends):
-            self.repeats[place : place + 1] = [
-                (offset, self.repeats[place][1]),
-                (offset + 1, item.attempts),
-                self.repeats[place],
-            ]
-        else:
-            self.repeats += [(offset, 0), (offset + 1, item.attempts)]
+        self.repeats.note(offset, item.attempts)
 
     def _next_ready(self) -> Item | None:
         ready = self.ready
@@ -592,8 +439,3 @@ class Delivery:
                 return item
             heappop(ready)
         return None
-
-
-def total(deliveries: Iterable[Delivery]) -> int:
-    """Records with readers."""
-    return sum(len(delivery.items) + sum(taken.count for taken in delivery.flights) for delivery in deliveries)

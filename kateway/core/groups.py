@@ -10,10 +10,10 @@ from twisted.internet.task import deferLater
 
 from kateway.config import DeliveryConfig
 from kateway.core.deadletter import DeadLetters
-from kateway.core.delivery import Ack
 from kateway.core.group import Group
 from kateway.core.ranges import Ranges
 from kateway.core.reader import Connection, Mode, Reader
+from kateway.core.taken import Ack
 from kateway.errors import Draining, GroupBusy, KatewayError, NotFound
 from kateway.storage.interface import Reset, Store
 

@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from kateway.core.delivery import Taken
+from kateway.core.taken import Taken
 from kateway.errors import KatewayError
 
 if TYPE_CHECKING:
-    from kateway.core.group import Group, Share
+    from kateway.core.feeding import Share
+    from kateway.core.group import Group
 
 Mode = Literal["auto", "explicit"]
 
