@@ -19,6 +19,21 @@ from servers.oracle import Oracle
 from servers.zookeeper import ZooKeeperServer
 
 
+NEEDS_KAFKA = {"kafka", "kafka_3_9", "kafka_4", "kafka_cluster", "oracle"}
+NEEDS_ZOOKEEPER = {"zookeeper", "zookeeper_server"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that takes a real server is marked as one that needs it, so that ``-m "not kafka"`` leaves none in."""
+    for item in items:
+        taken = set(getattr(item, "fixturenames", ()))
+        if taken & NEEDS_KAFKA:
+            item.add_marker("kafka")
+        if taken & NEEDS_ZOOKEEPER:
+            item.add_marker("zookeeper")
+
+
 @contextmanager
 def skipping_where_missing() -> Iterator[None]:
     """A machine without Java or Maven skips with the reason; with ``KATEWAY_REQUIRE_KAFKA=1`` that is a failure."""
