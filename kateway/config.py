@@ -297,6 +297,19 @@ def _across(config: Config) -> list[str]:
             problems.append(f"storage.{name}: a cluster's name is 1 to 64 of A-Z a-z 0-9 _ -")
     if not config.http.public:
         problems.append("http.public: at least one endpoint is needed")
+    return [*problems, *_across_registry(config.registry)]
+
+
+def _across_registry(registry: RegistryConfig) -> list[str]:
+    problems: list[str] = []
+    if registry.driver == "file" and not registry.path:
+        problems.append("registry.path: the file driver needs to know which file")
+    if registry.driver == "zookeeper" and not registry.hosts:
+        problems.append("registry.hosts: the zookeeper driver needs to know where, such as 127.0.0.1:2181/kateway")
+    if registry.credentials_file and registry.credentials_env:
+        problems.append("registry.credentials_env: there is a credentials_file already")
+    if registry.access != "open" and not (registry.credentials_file or registry.credentials_env):
+        problems.append(f"registry.access: {registry.access} needs credentials_file or credentials_env")
     return problems
 
 

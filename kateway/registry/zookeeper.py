@@ -79,12 +79,9 @@ class ZookeeperRegistry(WritableRegistry):
         self._root = f"/{root.strip('/') or 'kateway'}"
         self._revision_path = f"{self._root}/revision"
         self._write_timeout_seconds = write_timeout_seconds
+        timeout = session_timeout_seconds
         self._client = ZookeeperClient(
-            reactor,
-            self._addresses,
-            session_timeout_seconds=session_timeout_seconds,
-            credentials=credentials,
-            access=access,
+            reactor, self._addresses, session_timeout_seconds=timeout, credentials=credentials, access=access
         )
         self._client.on_state(self._entered)
         self._lock = DeferredLock()
