@@ -18,7 +18,6 @@ from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
 from servers.zookeeper import ZooKeeperServer
 
-
 NEEDS_KAFKA = {"kafka", "kafka_3_9", "kafka_4", "kafka_cluster", "oracle"}
 NEEDS_ZOOKEEPER = {"zookeeper", "zookeeper_server"}
 
