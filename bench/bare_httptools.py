@@ -84,13 +84,13 @@ def serve(kind: str, port: int) -> None:
     if kind == "bare":
         factory = Factory.forProtocol(Bare)
         factory.noisy = False
-        reactor.listenTCP(port, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        reactor.listenTCP(port, factory, interface="127.0.0.1")  # type: ignore[arg-type]
     else:
         with tempfile.NamedTemporaryFile() as log:
             access = AccessLog(LogConfig(access_file=log.name, format="json"), reactor)
         listen(reactor, endpoint, HttpFactory(route, Site(Resource()), HttpConfig(), reactor, access=access))
     print("ready", flush=True)
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 def measure(port: int, connections: int, script: Path) -> float:

@@ -31,6 +31,7 @@ from kateway.errors import ConfigError
 _SIOCOUTQ = 0x5411
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
+_BACKLOG = 1024
 
 
 class PromptConnection(tcp.Connection):
@@ -243,6 +244,9 @@ def count(port: IListeningPort) -> None:
         port.transport = PromptUnixServer
     elif isinstance(port, tcp.Port):
         port.transport = PromptServer  # type: ignore[assignment]
+    if isinstance(port, tcp.Port | unix.Port) and port.backlog == tcp.Port.backlog and port.socket is not None:
+        # Twisted's default queue of 50 drops the SYNs of a burst; Linux takes a second listen as a new length
+        port.socket.listen(_BACKLOG)
     factory = getattr(port, "factory", None)
     if isinstance(factory, TLSMemoryBIOFactory):
         factory.protocol = CountingTls

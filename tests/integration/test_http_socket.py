@@ -111,6 +111,13 @@ async def turn(condition: Callable[[], bool]) -> None:
         await deferLater(reactor, 0.001)
 
 
+async def sweep(gateway: Gateway) -> None:
+    """Lets the gateway's time pass until its last connection has ended."""
+    while gateway.factory.connections:
+        gateway.clock.advance(0.5)
+        await deferLater(reactor, 0.001)
+
+
 async def streamed(gateway: Gateway, client: socket.socket, piece: bytes) -> tuple[Exchange, Ending, int]:
     """A response begun, and the stream position of its end so far."""
     caught = gateway.exchange
@@ -206,7 +213,7 @@ async def test_a_client_that_half_closes_with_its_request_gets_the_response_and_
         received = await deferToThread(everything, client)
         assert received.endswith(b"record\r\n0\r\n\r\n")
         assert b"Connection: close\r\n" in received
-        gateway.clock.pump([0.5] * 6)
+        await sweep(gateway)
         assert await ending.over == (end + 5, True)
         client.close()
 
@@ -304,8 +311,7 @@ async def test_a_lingering_close_ends_by_itself() -> None:
         client.sendall(b"nonsense\r\n\r\n")
         assert (await deferToThread(everything, client)).startswith(b"HTTP/1.1 400 ")
         assert gateway.factory.connections == 1
-        gateway.clock.pump([0.5] * 6)
-        await turn(lambda: gateway.factory.connections == 0)
+        await sweep(gateway)
         client.close()
 
 
