@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kateway.core.auth import Authentication, Credentials
-from kateway.core.authorize import Asked, Authorizer, Grant
+from kateway.config import Config
+from kateway.core.auth import (
+    Authentication,
+    AuthenticatorContext,
+    Credentials,
+    Failures,
+    SnapshotNow,
+    build_authentication,
+)
+from kateway.core.authorize import Asked, Authorizer, Grant, build_authorizer
 from kateway.core.quotas import Allowance, Quotas
-from kateway.errors import Denied, KatewayError, Unauthorized
+from kateway.errors import ConfigError, Denied, KatewayError, Unauthorized
 from kateway.model import Principal
-from kateway.registry.interface import Snapshot
 
 
 class Admission(NamedTuple):
@@ -25,14 +32,16 @@ class Admission(NamedTuple):
 
 
 class Access:
-    """The rules together. A reload builds another with the same ``quotas``, so that what is used stays used."""
+    """The rules together. A reload builds another (``build_access``) with the same quotas and failures, so that what
+    is used stays used, and who is refused stays refused.
+    """
 
     def __init__(
         self,
         authentication: Authentication,
         authorizer: Authorizer,
         quotas: Quotas,
-        snapshot: Callable[[], Snapshot],
+        snapshot: SnapshotNow,
     ) -> None:
         self.authentication = authentication
         self.authorizer = authorizer
@@ -61,3 +70,24 @@ class Access:
         if grant[:3] != admission.grant[:3]:
             return Denied("the topic is another one now")
         return None
+
+
+def build_access(
+    config: Config, quotas: Quotas, failures: Failures, *, snapshot: SnapshotNow, now: Callable[[], float]
+) -> Access:
+    """The rules that the configuration asks for, its files read. ``ConfigError`` names every fault, ``now`` is
+    seconds since the epoch.
+    """
+    problems: list[str] = []
+    context = AuthenticatorContext(config=config.auth, snapshot=snapshot, now=now)
+    try:
+        authentication = build_authentication(context, failures)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        authorizer = build_authorizer(config.auth.authorizer, config.delivery.max_deliveries)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Access(authentication, authorizer, quotas, snapshot)

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from kateway.config import AuditConfig
 from kateway.core import plugins
 from kateway.errors import ConfigError
+from kateway.model import Principal
 from kateway.storage.interface import Store
 
 ENTRY_POINTS: Final = "kateway.audit_sinks"
@@ -45,6 +46,11 @@ class Event(NamedTuple):
     """``ok``, or the code of the error."""
     request_id: str = ""
     address: str = ""
+
+
+def actor(principal: Principal) -> str:
+    """How an event names who asked on the public listener."""
+    return f"{principal.application}/{principal.key}" if principal.key else principal.application
 
 
 class Sink(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from kateway.config import AuthConfig
-from kateway.core.access import Access
-from kateway.core.auth import AuthenticatorContext, Credentials, build_authentication, build_failures
+from kateway.config import AuthConfig, Config
+from kateway.core.access import build_access
+from kateway.core.auth import Credentials, build_failures
 from kateway.core.authorize import Asked, BindingAuthorizer, Grant, build_authorizer
 from kateway.core.quotas import Quotas
 from kateway.errors import AmbiguousTopic, ConfigError, Denied, TopicNotFound, TopicRetired, Unauthorized
@@ -154,16 +154,9 @@ def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
     key = Key(key="k", application="app2", kind="sub", secret_hash=hash_secret("s"))
     orders, bound = topic("app1", "orders"), binding("app2", "app1", "orders", "g")
     current = registered(orders, bound, keys=(key,))
-    config = AuthConfig()
-    access = Access(
-        build_authentication(
-            AuthenticatorContext(config=config, snapshot=lambda: current, now=clock.seconds),
-            build_failures(config, clock.seconds),
-        ),
-        BindingAuthorizer(),
-        Quotas(seconds=clock.seconds),
-        lambda: current,
-    )
+    failures = build_failures(AuthConfig(), clock.seconds)
+    quotas = Quotas(seconds=clock.seconds)
+    access = build_access(Config(), quotas, failures, snapshot=lambda: current, now=clock.seconds)
     asked = Asked("subscribe", "v1", "orders", "g")
     admission = access.admit(Credentials("192.0.2.1", b"k", b"s"), asked)
     assert admission.principal == Principal("app2", "k")
@@ -179,3 +172,12 @@ def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
     ):
         current = changed
         assert isinstance(access.revoked(admission, asked), reason)
+
+
+def test_every_fault_of_the_rules_configuration_is_named_at_once() -> None:
+    config = Config(auth=AuthConfig(methods=("magic",), authorizer="fate"))
+    clock = Clock()
+    failures, quotas = build_failures(config.auth, clock.seconds), Quotas(seconds=clock.seconds)
+    with pytest.raises(ConfigError) as refused:
+        build_access(config, quotas, failures, snapshot=Snapshot, now=clock.seconds)
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == ["auth.methods", "auth.authorizer"]
