@@ -2,7 +2,7 @@
 
 A hash is one round of SHA-256 over salt and secret, on purpose. Slow hashes (scrypt, PBKDF2) make *guessable*
 secrets dear to guess; the gateway makes its secrets itself with 192 random bits, which nobody can guess at any speed,
-and a slow hash would hand every caller of a public port a way to spend our processor. One check costs about 2 µs.
+and a slow hash would hand every caller of a public port a way to spend our processor. A check takes microseconds.
 Whoever writes a registry file with secrets of his own choosing must choose them as long: ``hash_secret`` cannot tell.
 """
 
