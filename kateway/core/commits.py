@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery import Delivery
-from kateway.errors import Unavailable
+from kateway.errors import Conflict, Unavailable
 from kateway.model import Committed
 
 _log = Logger()
@@ -99,6 +99,10 @@ class Commits:
         if self._again is None:
             self._again = self._interval_seconds
         self._again = max(self._again, self._interval_seconds)
+        if failure.check(Conflict):
+            # a partition has just gone: the next commit is without it, and says how it went for the others
+            self._waiting += waiting
+            waiting = []
         self._next()
         for done in waiting:
             done.errback(failure)

@@ -19,10 +19,11 @@ The ``ack=auto`` path works on batches; nothing here is done for each of its rec
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from heapq import heappop, heappush
 from math import inf
 
+from kateway.core.items import Items
 from kateway.core.ranges import Ranges
 from kateway.core.repeats import Repeats
 from kateway.core.taken import Ack, Item, State, Taken
@@ -37,15 +38,15 @@ ROOM_FOR_RANGES_CHARS = 2000
 """Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
 
 
-class Delivery:
+class Delivery(Items):
     """One partition of one group, as long as this process owns it."""
 
-    __slots__ = (
-        "bytes", "committed", "done", "due", "dying", "flights", "floor", "frontier", "items", "live", "max_deliveries",
-        "origin", "partition", "ready", "repeats",
+    __slots__ = ( "committed", "done", "due", "dying", "flights", "floor", "frontier", "live", "max_deliveries",
+        "origin", "partition", "repeats",
     )  # fmt: skip
 
     def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
+        super().__init__()
         self.partition = partition
         self.max_deliveries = max_deliveries
         """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
@@ -57,11 +58,6 @@ class Delivery:
         if self.floor is not None:
             self.floor = self.done.absorb(self.floor)
         self.flights: deque[Taken] = deque()
-        self.items: OrderedDict[int, Item] = OrderedDict()
-        self.bytes = 0
-        """Of the items' keys and values."""
-        self.ready: list[int] = []
-        """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
         self.repeats = Repeats()
         """Of what is read from the store again after batches came back."""
         self.due = inf
@@ -407,19 +403,6 @@ class Delivery:
         self.done.add(max(start, floor), end)
         self.floor = self.done.absorb(floor)
 
-    def _track(self, item: Item) -> None:
-        items = self.items
-        out_of_order = bool(items) and next(reversed(items)) > item.record.offset
-        items[item.record.offset] = item
-        self.bytes += item.size
-        if out_of_order:
-            # a batch came back below records that are tracked already: rare, and never more than one window
-            self.items = OrderedDict(sorted(items.items()))
-
-    def _drop(self, item: Item) -> None:
-        del self.items[item.record.offset]
-        self.bytes -= item.size
-
     def _make_ready(self, item: Item) -> None:
         item.state = State.READY
         item.until = inf
@@ -430,12 +413,3 @@ class Delivery:
         # the store is read from below it again: it comes with the others, in order
         self._drop(item)
         self.repeats.note(offset, item.attempts)
-
-    def _next_ready(self) -> Item | None:
-        ready = self.ready
-        while ready:
-            item = self.items.get(ready[0])
-            if item is not None and item.state is State.READY:
-                return item
-            heappop(ready)
-        return None

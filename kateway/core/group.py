@@ -24,6 +24,7 @@ from kateway.core.handover import HandOvers
 from kateway.core.reader import Connection, Mode, Reader
 from kateway.core.seats import Seats, share_out
 from kateway.core.taken import Ack, Taken
+from kateway.core.waking import Waking
 from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
 from kateway.model import Committed
 from kateway.storage.interface import Listener, Subscription
@@ -63,8 +64,7 @@ class Group:
         self._over = over
         self._seats: Seats[Reader] = Seats()
         self._watched: dict[Reader, None] = {}
-        self._woken: dict[Reader, KatewayError | None] = {}
-        self._waking: IDelayedCall | None = None
+        self._waking = Waking(clock)
         self._ticking: IDelayedCall | None = None
         self._lingering: IDelayedCall | None = None
         self._hand_overs = HandOvers(self._commit_last)
@@ -112,7 +112,7 @@ class Group:
         if self.readers.pop(reader, self) is self:
             return
         self._departed[reader] = None
-        self._woken.pop(reader, None)
+        self._waking.forget(reader)
         if reader.mode == "auto":
             self._refuse(self._seats.leave(reader))
             self._share_out()
@@ -150,10 +150,11 @@ class Group:
         assert self._closing is not None
         self.lost(frozenset(self._feeding.shares))
         self._left = True
-        for call in (self._waking, self._ticking, self._lingering):
+        for call in (self._ticking, self._lingering):
             if call is not None and call.active():
                 call.cancel()
-        self._waking = self._ticking = self._lingering = None
+        self._ticking = self._lingering = None
+        self._waking.stop()
         self._commits.stop()
         self._burial.stop()
         self._closing.callback(None)
@@ -244,27 +245,11 @@ class Group:
 
     def _refuse(self, readers: Iterable[Reader]) -> None:
         for reader in readers:
-            self._woken[reader] = TooManyConsumers("every partition that this gateway holds has a reader")
-            self._wake_soon()
+            self._waking.fail(reader, TooManyConsumers("every partition that this gateway holds has a reader"))
 
     def wake(self, reader: Reader) -> None:
         """Lets a reader know, in the reactor's next turn, that it may find something."""
-        if reader.reading:
-            self._woken.setdefault(reader, None)
-            self._wake_soon()
-
-    def _wake_soon(self) -> None:
-        if self._waking is None and self._closing is None:
-            self._waking = self._clock.callLater(0, self._wake_up)
-
-    def _wake_up(self) -> None:
-        self._waking = None
-        woken, self._woken = self._woken, {}
-        for reader, error in woken.items():
-            if error is not None:
-                reader.fail(error)
-            elif reader in self.readers:
-                reader.call()
+        self._waking.wake(reader)
 
     def _call_explicit(self) -> None:
         for reader in list(self.readers):

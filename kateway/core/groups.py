@@ -146,11 +146,11 @@ class Groups:
             max_deliveries=self._config.max_deliveries if max_deliveries is None else max_deliveries,
             over=lambda member: self._close(key, member),
         )
-        self._groups[key] = member
         closing = self._closing.get(key)
         if closing is None:
             member.start()
-        else:
+        self._groups[key] = member
+        if closing is not None:
             # the former membership is being left: two at once would be two members
             started = member
             _shared(closing).addCallback(lambda _: started.start())

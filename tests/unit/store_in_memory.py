@@ -1,4 +1,4 @@
-"""A store in memory that keeps the contract of ``storage.interface`` as far as groups need it, with time as a parameter.
+"""A store in memory that keeps the contract of ``storage.interface`` as far as groups need it; time is a parameter.
 
 Assignments are made by hand (``give``, ``revoke``, ``lose``), because a test of sharing wants to say when.
 """

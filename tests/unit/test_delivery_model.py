@@ -22,7 +22,6 @@ MAX_DELIVERIES = 3
 
 
 class DeliveryMachine(RuleBasedStateMachine):
-
     @initialize(limited=st.booleans())
     def begin(self, limited: bool) -> None:
         self.limit = MAX_DELIVERIES if limited else 0

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 from store_in_memory import MemoryStore, MemorySubscription
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from kateway.config import DeliveryConfig
-from kateway.core.delivery import Ack, Taken
 from kateway.core.groups import Groups
 from kateway.core.reader import Reader, Watcher
+from kateway.core.taken import Ack, Taken
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
+from kateway.model import Committed
 from kateway.web.exchange import Span
 
 
@@ -97,8 +99,6 @@ class World:
 
     def acknowledge(self, *acks: Ack) -> list[KatewayError | None]:
         results: list[list[KatewayError | None]] = []
-        from twisted.internet.defer import Deferred
-
         Deferred.fromCoroutine(self.groups.acknowledge("default", "g", "t", acks)).addCallback(results.append)
         self.turn()
         return results[0]
@@ -135,7 +135,7 @@ class Client:
         return offsets
 
 
-@pytest.fixture()
+@pytest.fixture
 def world() -> Iterator[World]:
     world = World()
     world.store.append("t", 0, *(b"%d" % number for number in range(20)))
@@ -145,8 +145,6 @@ def world() -> Iterator[World]:
 
 def stop(world: World) -> None:
     """Nothing may be left on the clock once everything is stopped."""
-    from twisted.internet.defer import Deferred
-
     stopped = Deferred.fromCoroutine(world.groups.stop(0))
     for _ in range(100):
         world.clock.advance(0.1)
@@ -462,7 +460,7 @@ def test_a_last_event_id_settles_what_an_earlier_connection_was_sent(world: Worl
 
 
 def test_a_last_event_id_is_honoured_by_a_gateway_that_did_not_send_it_but_not_beyond_the_end(world: World) -> None:
-    world.store.commits["g", "t", 0] = Committed_at(2)
+    world.store.commits["g", "t", 0] = Committed(2)
     client = world.reader(short=False)
     client.reader.settled({0: 5})
     joined(world, client)
@@ -472,12 +470,6 @@ def test_a_last_event_id_is_honoured_by_a_gateway_that_did_not_send_it_but_not_b
     other = world.reader(short=False)
     other.reader.settled({0: 500})
     assert other.read(1) == [7]
-
-
-def Committed_at(offset: int):  # type: ignore[no-untyped-def]  # noqa: N802
-    from kateway.model import Committed
-
-    return Committed(offset)
 
 
 def test_explicit_records_come_back_when_their_lease_ends_and_not_before(world: World) -> None:

@@ -1,0 +1,43 @@
+"""The records of a partition that are tracked by themselves, in the order of their offsets."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from heapq import heappop
+
+from kateway.core.taken import Item, State
+
+
+class Items:
+    """Items by offset, how many bytes they keep, and which of them wait for a reader."""
+
+    __slots__ = ("bytes", "items", "ready")
+
+    def __init__(self) -> None:
+        self.items: OrderedDict[int, Item] = OrderedDict()
+        self.bytes = 0
+        """Of the items' keys and values."""
+        self.ready: list[int] = []
+        """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
+
+    def _track(self, item: Item) -> None:
+        items = self.items
+        out_of_order = bool(items) and next(reversed(items)) > item.record.offset
+        items[item.record.offset] = item
+        self.bytes += item.size
+        if out_of_order:
+            # a batch came back below records that are tracked already: rare, and never more than one window
+            self.items = OrderedDict(sorted(items.items()))
+
+    def _drop(self, item: Item) -> None:
+        del self.items[item.record.offset]
+        self.bytes -= item.size
+
+    def _next_ready(self) -> Item | None:
+        ready = self.ready
+        while ready:
+            item = self.items.get(ready[0])
+            if item is not None and item.state is State.READY:
+                return item
+            heappop(ready)
+        return None
