@@ -11,10 +11,10 @@ Three rules keep the order:
    unknown one are sent again, oldest first, and those behind it, certainly not written, return to the queue.
 2. Under a new id one batch is in flight until the first is acknowledged: a broker that knows nothing of an id takes
    whatever number comes first.
-3. A 45 for a batch that was sent alone means that broker and lane disagree: the id is given up. So it is where a
-   batch of unknown fate lies behind a refused one, whose number is needed: a copy that still travels on a connection
-   that broke must not fit in behind what takes that number. A new id forgets the past, so only what was answered
-   with a refusal is sent under it; the rest is lost to sight (``maybe_written``).
+3. A 45 for a batch that was sent alone means that broker and lane disagree: the id is given up. (A batch of unknown
+   fate behind a refused one comes to that: it keeps its number, and nothing takes the number it would have to follow,
+   or a copy that still travels on a broken connection could fit in behind.) A new id forgets the past, so only what
+   was answered with a refusal is sent under it; the rest is lost to sight (``maybe_written``).
 
 A lane that is not *numbered* (acks 0 and 1, or no right to an id) has one batch in flight and never sends again what
 may have been written.
@@ -72,7 +72,7 @@ I = TypeVar("I", bound=Item)  # noqa: E741
 class Batch(Generic[I]):
     """Items that go under one number. ``data`` is the caller's: the encoded bytes, made once."""
 
-    __slots__ = ("alone", "behind_gap", "data", "identity", "in_flight", "items", "sequence", "size", "unknown")
+    __slots__ = ("alone", "data", "identity", "in_flight", "items", "sequence", "size", "unknown")
 
     def __init__(self, items: list[I], size: int, identity: Identity | None, sequence: int) -> None:
         self.items = items
@@ -82,7 +82,6 @@ class Batch(Generic[I]):
         self.data = b""
         self.in_flight = False
         self.unknown = False
-        self.behind_gap = False
         self.alone = False
 
     @property
@@ -221,15 +220,9 @@ class Lane(Generic[I]):
                 self._broken = True
             else:
                 settled = batch.items
-                for behind in self._behind(batch):
-                    behind.behind_gap = True
         elif verdict is Verdict.FORGOTTEN or (verdict is Verdict.OUT_OF_ORDER and batch.alone):
             self._broken = True
         return settled, lost + self._repair()
-
-    def _behind(self, batch: Batch[I]) -> list[Batch[I]]:
-        # in the order of sending; sequences wrap, so they cannot be compared by size
-        return [other for other in self.batches if (other.sequence - batch.sequence) & _SEQUENCE_MASK < 1 << 30]
 
     def _remove(self, batch: Batch[I]) -> None:
         if self.batches and self.batches[0] is batch:
@@ -242,7 +235,6 @@ class Lane(Generic[I]):
         if self.in_flight:
             return []
         self._repairing = False
-        self._broken = self._broken or any(batch.unknown and batch.behind_gap for batch in self.batches)
         lost: list[I] = []
         back: list[I] = []
         if self._broken:

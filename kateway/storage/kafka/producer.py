@@ -254,6 +254,7 @@ class Producer:
                 now_ms=self._now_ms,
                 failed=self._failed,
                 released=self._released,
+                expire=self._expire,
             )
         return sender
 

@@ -142,7 +142,7 @@ class Sender:
     """The requests of one kind of acknowledgement to one broker.
 
     ``failed(lane, batch, verdict, error)`` is told of everything that is not a plain success, ``released(bytes)`` of
-    what left the lanes.
+    what left the lanes, and has ``expire(lane, now)`` settle what is overdue before it is sent.
     """
 
     def __init__(
@@ -156,6 +156,7 @@ class Sender:
         now_ms: Callable[[], int],
         failed: Callable[[PartitionLane, Batch[Pending], Verdict, KatewayError], None],
         released: Callable[[int], None],
+        expire: Callable[[PartitionLane, float], None],
     ) -> None:
         self.node_id = node_id
         self.acks = acks
@@ -173,6 +174,7 @@ class Sender:
         self._now_ms = now_ms
         self._failed = failed
         self._released = released
+        self._expire = expire
         self._greeted = False
         self._greeting: Deferred[None] | None = None
         self._greet_not_before = 0.0
@@ -242,6 +244,8 @@ class Sender:
             if lane.sender is not self or (lane.in_flight and lane.sent_by is not self) or lane.not_before > now:
                 del self.ready[lane]  # comes back with its answer or with the sweep
                 continue
+            if lane.deadline <= now:
+                self._expire(lane, now)
             batch = lane.next(room, first=not chosen)
             if batch is None:
                 if lane.sendable:
