@@ -55,6 +55,9 @@ class NewSecret(NamedTuple):
     key: Key
     secret: str
 
+    def __repr__(self) -> str:
+        return f"NewSecret(key={self.key!r}, …)"
+
 
 class Administration:
     """The changes. ``expected`` is an etag as ``Registry`` takes it; ``now`` is seconds since the epoch."""

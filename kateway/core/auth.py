@@ -45,6 +45,10 @@ class Credentials(NamedTuple):
     subject: str = ""
     """Of the client certificate that TLS has verified, as RFC 4514 writes it."""
 
+    def __repr__(self) -> str:
+        # whatever is logged of a request, its secret and token are not
+        return f"Credentials(address={self.address!r}, key={self.key!r}, …)"
+
 
 class Authenticator(Protocol):
     """One way to tell who is asking."""

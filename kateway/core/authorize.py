@@ -9,6 +9,7 @@ Found by the entry point group ``kateway.authorizers``: a factory that takes ``m
 
 from __future__ import annotations
 
+import re
 from email.utils import formatdate
 from typing import Final, NamedTuple, Protocol
 
@@ -19,6 +20,9 @@ from kateway.model import Principal
 from kateway.registry.interface import Binding, Snapshot, Topic, stored_group
 
 ENTRY_POINTS: Final = "kateway.authorizers"
+TOPIC_NAME: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_-]{1,64}")
+"""``{topic}`` with a registry: ``topic`` or ``application.topic``."""
+GROUP_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_REMEMBERED = 20_000
 """Grants kept for the snapshot in force; beyond it all are worked out anew."""
 

@@ -218,6 +218,41 @@ def test_what_is_shipped_is_what_setup_py_declares_and_all_of_it_loads() -> None
             assert callable(EntryPoint(name, value, group).load())
 
 
+def test_what_a_package_adds_by_an_entry_point_is_found(
+    holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "magic_ways.py").write_text(
+        "from kateway.model import Principal\n"
+        "class Way:\n"
+        "    challenge = 'Magic'\n"
+        "    def __init__(self, context):\n"
+        "        self.word = context.options('magic')['word'].encode()\n"
+        "    def authenticate(self, credentials, purpose):\n"
+        "        return Principal('app1', 'magic:x') if credentials.token == self.word else None\n"
+    )
+    information = tmp_path / "magic_ways-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: magic-ways\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[kateway.authenticators]\nmagic = magic_ways:Way\nbroken = magic_ways:Nothing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = AuthConfig(methods=("magic",), options={"magic": {"word": "abracadabra"}})
+    authentication = chain(holder, config)
+    assert authentication.authenticate(Credentials("a", token=b"abracadabra"), "publish").application == "app1"
+    with pytest.raises(Unauthorized) as refused:
+        authentication.authenticate(Credentials("a", token=b"other"), "publish")
+    assert refused.value.headers == (("WWW-Authenticate", "Magic"),)
+    with pytest.raises(ConfigError, match="'broken' cannot be loaded"):
+        chain(holder, AuthConfig(methods=("broken",)))
+
+
+def test_credentials_do_not_show_their_secrets() -> None:
+    shown_as = repr(Credentials("192.0.2.1", b"k", b"hush", b"hushtoken"))
+    assert "hush" not in shown_as
+    assert "192.0.2.1" in shown_as
+
+
 def test_a_principal_stands_until_its_key_is_revoked_or_it_expires(holder: Holder) -> None:
     holder.snapshot = snapshot(a_key())
     authentication = chain(holder, AuthConfig())
