@@ -18,6 +18,7 @@ from kateway.core.audit import Audit, Event
 from kateway.core.auth import build_failures
 from kateway.errors import ConfigError
 from kateway.registry.embedded import EmbeddedRegistry
+from kateway.registry.file import FileRegistry
 from kateway.registry.interface import GatewayEntry
 from kateway.registry.readonly import OpenRegistry
 from kateway.registry.secrets import matches
@@ -541,6 +542,41 @@ async def test_what_is_not_there_and_methods_that_are_not_allowed(admin: Admin) 
     assert admin.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
     await admin("HEAD", "/status")
     await admin("GET", "/status?x=1", expect=400)
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_two_changes_on_the_same_condition_one_is_refused(admin: Admin) -> None:
+    await admin("PUT", "/applications/app1", {}, expect=201)
+    condition = {"if-match": admin.headers["etag"]}
+    begun = [admin.begin("PUT", "/applications/app1", {"description": name}, condition) for name in "ab"]
+    answers = [await exchange.response for exchange in begun]
+    assert [answer.status for answer in answers] == [200, 412]
+    assert (await admin("GET", "/applications/app1"))["description"] == "a"
+    assert sorted(event.outcome for event in admin.events.seen) == ["ok", "ok", "precondition-failed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_is_away_is_503_and_what_is_known_is_still_told(admin: Admin) -> None:
+    await prepared(admin)
+    await admin.registry.stop()
+    problem = await admin("PUT", "/applications/app3", {}, expect=503)
+    assert problem["type"] == "urn:kateway:error:registry-unavailable"
+    assert problem["retriable"] is True
+    assert "retry-after" in admin.headers
+    assert admin.event() == ("application.put", "app3", "registry-unavailable")
+    assert len((await admin("GET", "/applications"))["items"]) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_file_is_read_and_not_written(tmp_path: Path) -> None:
+    (tmp_path / "registry.toml").write_text('[applications.app1]\ndescription = "the shop"\n')
+    registry = FileRegistry(reactor, tmp_path / "registry.toml")
+    await registry.start()
+    admin = Admin(registry, None)
+    assert (await admin("GET", "/applications/app1"))["description"] == "the shop"
+    problem = await admin("PUT", "/topics/app1/foo/v1", {}, expect=409)
+    assert problem["type"] == "urn:kateway:error:registry-read-only"
+    await registry.stop()
 
 
 @pytest_twisted.ensureDeferred
