@@ -159,7 +159,9 @@ class GroupsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.programs)
     @rule(data=st.data(), orderly=st.booleans())
     def disconnect(self, data: st.DataObject, orderly: bool) -> None:
-        program = self.program(data)
+        self.close(self.program(data), orderly)
+
+    def close(self, program: Program, orderly: bool) -> None:
         now = self.world.clock.seconds()
         for where, at in program.confirmed_at.items():
             if orderly or now - at >= 2.0:
@@ -198,8 +200,7 @@ class GroupsMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         for program in list(self.programs):
-            program.client.wire.close(orderly=False)
-        self.programs.clear()
+            self.close(program, orderly=False)
         last = self.world.reader()
         missing = set(range(PARTITIONS)) - set(self.world.member.positions)
         if missing:
