@@ -348,6 +348,17 @@ def test_publishes_to_unknown_topics_share_a_look_and_keep_their_order(brokers: 
     assert producer.held_bytes == 0
 
 
+def test_messages_without_a_key_avoid_partitions_without_a_leader(brokers: Brokers, producer: Producer) -> None:
+    brokers.leaders["t"] = [None, 2]
+    outcomes: list[Outcome] = []
+    for n in range(40):
+        producer.publish("t", [Message(b"%d" % n)], -1, 5).addCallback(outcomes.extend)
+    brokers.pass_time(0.01)
+    assert list(brokers.requests[0].batches) == [("t", 1)]
+    brokers.requests[0].reply()
+    assert outcomes == [Receipt(1, n) for n in range(40)]
+
+
 def test_a_topic_deleted_under_way_is_not_found(brokers: Brokers, producer: Producer) -> None:
     outcome = publish(producer, b"a")
     brokers.pass_time(0.01)

@@ -29,12 +29,13 @@ from kateway.errors import (
 )
 from kateway.model import Message
 from kateway.storage.interface import Outcome
+from kateway.storage.kafka.calls import Call, Handed, Pending
 from kateway.storage.kafka.client import Client
 from kateway.storage.kafka.identities import Identities
 from kateway.storage.kafka.lane import Batch, Verdict
 from kateway.storage.kafka.lookups import Lookup, Lookups
 from kateway.storage.kafka.records import encoded_size
-from kateway.storage.kafka.sender import Call, PartitionLane, Pending, Sender
+from kateway.storage.kafka.sender import PartitionLane, Sender
 from kateway.storage.partitioner import Partitioner
 
 SWEEP_SECONDS = 0.05
@@ -45,13 +46,6 @@ _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
 
 _NEVER = float("inf")
-
-
-class _Handed(Deferred[list[Outcome]]):
-    """A publish handed over has an outcome whatever the caller does."""
-
-    def cancel(self) -> None:
-        """Does nothing."""
 
 
 class _Route:
@@ -67,6 +61,13 @@ class _Route:
         """Whether every partition that is named is there."""
         count = len(self.lanes)
         return all(message.partition is None or 0 <= message.partition < count for message in messages)
+
+    def partition_for(self, key: bytes | None) -> int:
+        """By key; without one any that has a leader, if there is one."""
+        partition = self.choose(len(self.lanes), key)
+        if key is None and self.lanes[partition].sender is None:
+            return next((lane.partition for lane in self.lanes if lane.sender is not None), partition)
+        return partition
 
 
 class Producer:
@@ -130,14 +131,14 @@ class Producer:
 
     def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
         """``Store.publish``. Hot: one message to a known topic takes the straight way down."""
-        deferred: Deferred[list[Outcome]] = _Handed()
+        deferred: Deferred[list[Outcome]] = Handed()
         route = self._routes.get((topic, acks))
         if len(messages) == 1 and route is not None and not self._stopping:
             message = messages[0]
             lanes = route.lanes
             partition = message.partition
             if partition is None:
-                partition = route.choose(len(lanes), message.key)
+                partition = route.partition_for(message.key)
             if 0 <= partition < len(lanes):
                 size = encoded_size(message)
                 if self.held_bytes + size > self._max_held_bytes:
@@ -153,13 +154,11 @@ class Producer:
         self, topic: str, messages: Sequence[Message], acks: int, deadline: float, deferred: Deferred[list[Outcome]]
     ) -> None:
         size = sum(map(encoded_size, messages))
-        refusal: KatewayError | None = None
         if self._stopping:
-            refusal = Draining("the gateway is shutting down")
-        elif self.held_bytes + size > self._max_held_bytes:
-            refusal = self._overloaded()
-        if refusal is not None or not messages:
-            deferred.callback([type(refusal)(refusal.detail) for _ in messages] if refusal is not None else [])
+            deferred.callback([Draining("the gateway is shutting down") for _ in messages])
+            return
+        if not messages or self.held_bytes + size > self._max_held_bytes:
+            deferred.callback([self._overloaded() for _ in messages])
             return
         self.held_bytes += size
         route = self._route(topic, acks)
@@ -178,7 +177,7 @@ class Producer:
         for index, message in enumerate(messages):
             partition = message.partition
             if partition is None:
-                partition = route.choose(len(lanes), message.key)
+                partition = route.partition_for(message.key)
             size = encoded_size(message)
             if 0 <= partition < len(lanes):
                 self._push(lanes[partition], Pending(size, deadline, message, call, index))

@@ -21,12 +21,13 @@ from twisted.python.failure import Failure
 
 from kateway.config import KafkaStorageConfig
 from kateway.errors import KatewayError, OutcomeUnknown, Unavailable
-from kateway.model import Message, Receipt
+from kateway.model import Receipt
 from kateway.storage.interface import Outcome
+from kateway.storage.kafka.calls import Pending
 from kateway.storage.kafka.client import Pool
 from kateway.storage.kafka.connection import NeverSent
 from kateway.storage.kafka.errors import DUPLICATE_SEQUENCE, error_for
-from kateway.storage.kafka.lane import MAX_IN_FLIGHT, Batch, Item, Lane, Verdict
+from kateway.storage.kafka.lane import MAX_IN_FLIGHT, Batch, Lane, Verdict
 from kateway.storage.kafka.metadata import API_VERSIONS, API_VERSIONS_VERSION
 from kateway.storage.kafka.primitives import MalformedResponse
 from kateway.storage.kafka.produce_wire import PRODUCE, PRODUCE_VERSION, Written, decode_produced, encode_produce
@@ -57,50 +58,6 @@ _VERDICTS = {
 """Kafka's error codes; any other says nothing of what became of the batch."""
 
 _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
-
-
-class Call:
-    """A publish of several messages: answered when the last of them is."""
-
-    __slots__ = ("deferred", "left", "outcomes")
-
-    def __init__(self, deferred: Deferred[list[Outcome]], count: int) -> None:
-        self.deferred = deferred
-        self.outcomes: list[Outcome] = [_PENDING] * count
-        self.left = count
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left:
-            self.deferred.callback(self.outcomes)
-
-
-_PENDING = Unavailable("the outcome is not there yet")
-
-
-class Pending(Item):
-    """A message on its way, and whom to tell: a call, or for a message that came alone the Deferred itself."""
-
-    __slots__ = ("call", "index", "message")
-
-    def __init__(
-        self, size: int, deadline: float, message: Message, call: Call | Deferred[list[Outcome]], index: int
-    ) -> None:
-        self.size = size
-        self.deadline = deadline
-        self.settled = False
-        self.message = message
-        self.call = call
-        self.index = index
-
-    def settle(self, outcome: Outcome) -> None:
-        self.settled = True
-        call = self.call
-        if call.__class__ is Call:
-            call.settle(self.index, outcome)
-        else:
-            call.callback([outcome])  # type: ignore[union-attr]
 
 
 class PartitionLane(Lane[Pending]):
