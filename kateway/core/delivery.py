@@ -34,7 +34,7 @@ __all__ = ["Ack", "Delivery", "Item", "State", "Taken"]
 
 MAX_METADATA_CHARS = 4000
 """A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
-ROOM_FOR_RANGES_CHARS = 2000
+ROOM_FOR_RANGES_CHARS = 2500
 """Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
 
 

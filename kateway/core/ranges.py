@@ -2,7 +2,7 @@
 
 What a group has done with beyond its committed offset survives a restart as text in the commit itself: the distances
 between the ranges' boundaries as varints, deflated where that is shorter, in base 64. Ten thousand records
-acknowledged in random order take less than 2,000 characters so.
+acknowledged in random order take about 2,300 characters so.
 """
 
 from __future__ import annotations
