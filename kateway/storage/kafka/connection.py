@@ -115,7 +115,7 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
     protocol = FrameReceiver
     _log = Logger()
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         reactor: Any,
         endpoint_factory: EndpointFactory,

@@ -252,13 +252,14 @@ class Membership:
         pause = HEARTBEAT_INTERVAL_SECONDS
         while True:
             await self._sleep(pause)
-            if not self._holding:
-                raise _Expelled
             with contextlib.suppress(*_Passing):
                 await self._topic_must_be_there()
+            if not self._holding:
+                raise _Expelled
             if self._led_changed():
                 raise _Rejoin
-            assert self.generation is not None
+            generation = self.generation
+            assert generation is not None
             sent_at = self._reactor.seconds()
             try:
                 node = await self._coordinators.find(self.group)
@@ -266,7 +267,7 @@ class Membership:
                     node,
                     wire.HEARTBEAT,
                     wire.HEARTBEAT_VERSION,
-                    wire.encode_heartbeat(self.group, *self.generation),
+                    wire.encode_heartbeat(self.group, *generation),
                     timeout_seconds=self._session_seconds / 3,
                 )
                 error = wire.decode_error(body)

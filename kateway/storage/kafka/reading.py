@@ -55,7 +55,7 @@ class Reads:
             else:
                 self._client.let_go(pool)
 
-    async def _until_something(  # noqa: PLR0917
+    async def _until_something(
         self, pool: Pool, topic: str, partition: int, offset: int, max_bytes: int, wait_seconds: float
     ) -> Fetched:
         seconds = self._client.reactor.seconds
