@@ -12,7 +12,7 @@ import struct
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from servers.jars import java, kafka_libs
@@ -44,7 +44,8 @@ class KafkaCluster:
 
     ``proxied`` puts a ``Proxy`` before each broker: ``bootstrap`` and what the brokers advertise to clients that came
     that way go through it, ``direct`` does not. ``settings`` are further lines of server.properties.
-    Replication is 1 on one broker, 3 with 2 in sync on three.
+    Replication is 1 on one broker, 3 with 2 in sync on three. ``jvm``: the machine's options, where those that start
+    fast and take little are not wanted.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class KafkaCluster:
         proxied: bool = False,
         settings: Mapping[str, str] | None = None,
         heap_megabytes: int = 384,
+        jvm: Sequence[str] = JVM,
     ) -> None:
         self.version = version
         self.nodes = tuple(range(1, brokers + 1))
@@ -62,6 +64,7 @@ class KafkaCluster:
         self._java = java()
         self._settings = dict(settings or {})
         self._heap = f"-Xmx{heap_megabytes}m"
+        self._jvm = tuple(jvm)
         self._home = Path(tempfile.mkdtemp(prefix="kateway-kafka-"))
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "a")
         self._ports = {node: free_port() for node in self.nodes}
@@ -158,7 +161,7 @@ class KafkaCluster:
         self._processes[node] = self._run(node, "kafka.Kafka", str(self._home / f"{node}.properties"))
 
     def _run(self, node: int, main: str, *arguments: str) -> Process:
-        command = [self._java, *JVM, self._heap, f"-Dlog4j.configuration=file:{self._home}/log4j.properties"]
+        command = [self._java, *self._jvm, self._heap, f"-Dlog4j.configuration=file:{self._home}/log4j.properties"]
         command += ["-cp", f"{self._libs}/*", main, *arguments]
         return Process(command, log=self._home / f"{node}.log", cwd=self._home)
 
