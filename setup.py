@@ -44,6 +44,7 @@ setup(
         "orjson>=3.10",
         "pyjwt[crypto]>=2.9",
         "treq>=24.9",
+        "wsproto>=1.2",
     ],
     entry_points={
         "console_scripts": ["kateway-admin = kateway.admin_cli:console"],

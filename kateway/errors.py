@@ -263,6 +263,12 @@ class TooManyFailures(TooManyRequests):
     title = "Too many wrong credentials from this address"
 
 
+class UpgradeRequired(KatewayError):
+    status = 426
+    code = "upgrade-required"
+    title = "Another version of the protocol is needed"
+
+
 class HeadersTooLarge(KatewayError):
     status = 431
     code = "headers-too-large"

@@ -37,6 +37,7 @@ from kateway.web.groups import GroupEdge
 from kateway.web.plane import MessagePlane
 from kateway.web.pub import PublishEdge
 from kateway.web.site import admin_tree, in_plane, public_tree
+from kateway.web.socketpub import SocketPublishEdge
 from kateway.web.sub import SubscribeEdge
 from kateway.web.topics import TopicEdge
 from kateway.web.transport import listen
@@ -159,7 +160,8 @@ class GatewayService(Service):
             self.groups,
             reactor,
         )
-        self._subscriptions = SubscribeEdge(gateway, reactor)
+        self._subscriptions = SubscribeEdge(gateway, reactor, config.http.max_body_bytes)
+        self._publish_sockets = SocketPublishEdge(gateway, reactor, config.http.max_body_bytes)
         plane = self._plane(gateway)
         self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining)
         admin = admin_tree(reactor, self.health, self._is_draining)
@@ -201,6 +203,7 @@ class GatewayService(Service):
                 "offsets": {b"GET": group.offsets, b"HEAD": group.offsets, b"PUT": group.reset},
                 "acks": {b"POST": group.acknowledge},
             },
+            publish_socket=self._publish_sockets.handle,
         )
 
     def _factory(self, tree: Resource, router: Any) -> HttpFactory:
@@ -273,6 +276,7 @@ class GatewayService(Service):
         self._public.drain()
         self._admin.drain()
         self._subscriptions.drain()
+        self._publish_sockets.drain()
         await self._emptied(deadline)
         self._public.cut_all()
         self._admin.cut_all()

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
+from kateway.errors import NotImplementedHere
 from kateway.web.exchange import Header, Request, Response, Span, Watcher
 from kateway.web.parsing import given_request_id, new_request_id
 
@@ -72,6 +73,7 @@ class StockExchange:
         self._gone: Callable[[], None] | None = None
         self._flow = _Flow()
         self.caller = ""
+        self.upgrade = False
         self._stock = self.connection = StockConnection()
         self.request = Request(
             request.method,
@@ -142,6 +144,9 @@ class StockExchange:
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self._gone = callback
+
+    def take_over(self, protocol: Any, head: bytes) -> bytes:
+        raise NotImplementedHere("this connection cannot change its protocol")
 
     def finish(self) -> None:
         if not self._over:

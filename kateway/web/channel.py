@@ -206,6 +206,10 @@ class HttpChannel(Protocol):
             self._closing = True
             self.transport.abortConnection()
 
+    def end(self) -> None:
+        """Ends a connection that was taken over, once what was sent has arrived."""
+        self._close()
+
     def hand_over(self, protocol: Any) -> bytes:
         """See ``WireExchange.take_over``."""
         self._other = protocol
@@ -366,3 +370,5 @@ class HttpChannel(Protocol):
     def _drained(self) -> None:
         if self.exchange is not None:
             self.exchange.drained()
+        elif self._other is not None:
+            self._other.drained()

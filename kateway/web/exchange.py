@@ -7,7 +7,7 @@ that the same handlers run in memory, behind Klein, and on the hot route.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -110,6 +110,8 @@ class Exchange(Protocol):
     request: Request
     caller: str
     """Who asks, for the access log: a handler sets it once it knows; empty until then."""
+    upgrade: bool
+    """Whether the client asks for another protocol, and the connection can change: ``take_over`` is possible."""
 
     @property
     def connection(self) -> Connection: ...
@@ -141,3 +143,8 @@ class Exchange(Protocol):
 
     def abort(self) -> None:
         """Cuts the connection, so that what was sent of the body cannot be taken for whole."""
+
+    def take_over(self, protocol: Any, head: bytes) -> bytes:
+        """Sends ``head``, the whole 101 response, and hands the connection to ``protocol``, which hears
+        ``dataReceived``, ``drained`` and ``connectionLost`` from now on. Answers what had arrived already.
+        """

@@ -285,12 +285,17 @@ DEFAULT_WAIT_SECONDS = 30.0
 DEFAULT_MAX_BYTES = 1 << 20
 
 
-def subscribe_query(raw: bytes) -> SubscribeQuery:
+def socket_query(raw: bytes) -> SubscribeQuery:
+    """The query of a subscription over a WebSocket, which follows unless it is given a limit."""
+    return subscribe_query(raw, follow=True)
+
+
+def subscribe_query(raw: bytes, follow: bool = False) -> SubscribeQuery:
     values = query(raw, _SUBSCRIBE)
     limit = whole(values, b"limit", 1, 1, INT64_MAX)
     timeout = seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True)
     small = limit <= SMALL_LIMIT
-    follow = flag(values, b"follow")
+    follow = follow or flag(values, b"follow")
     max_bytes = whole(values, b"max_bytes", None, 1, INT64_MAX)
     if max_bytes is None and small and not follow:
         max_bytes = DEFAULT_MAX_BYTES

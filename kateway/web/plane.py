@@ -13,6 +13,7 @@ from kateway.errors import MethodNotAllowed, NotFound
 from kateway.web import params
 from kateway.web.exchange import Exchange, Response
 from kateway.web.problems import problem
+from kateway.web.websocket import wants_websocket
 
 Handler = Callable[[Exchange, params.TopicPath, bytes], None]
 Methods = Mapping[bytes, Handler]
@@ -28,7 +29,9 @@ class MessagePlane:
         topic: Methods,
         group: Methods,
         actions: Mapping[str, Methods],
+        publish_socket: Handler,
     ) -> None:
+        self._publish_socket = publish_socket
         self._topic = topic
         self._group = group
         self._actions = actions
@@ -49,6 +52,8 @@ class MessagePlane:
             path = self._paths(raw_path)
             methods = self._methods(path)
             handler = methods.get(request.method)
+            if exchange.upgrade and path.group is None and wants_websocket(exchange):
+                handler = self._publish_socket
             if handler is None:
                 allow = ", ".join(sorted({method.decode() for method in methods} | {"OPTIONS"}))
                 if request.method == b"OPTIONS":

@@ -45,6 +45,7 @@ class RunningGateway:
         self.pool = HTTPConnectionPool(reactor, persistent=True)
         self.client = treq.client.HTTPClient(Agent(reactor, pool=self.pool))
         self._own: Any = None
+        self._stopped = False
 
     async def start(self) -> None:
         self.service.startService()
@@ -62,6 +63,9 @@ class RunningGateway:
             self.port = self._own.getHost().port
 
     async def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
         await self.pool.closeCachedConnections()
         if self._own is not None:
             await self._own.stopListening()

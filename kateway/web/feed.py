@@ -1,0 +1,184 @@
+"""The streaming loop of a subscription: what a reader has, moved to where its client listens.
+
+A ``Feed`` takes what there is and what the client has room for, lets its ``Outlet`` encode and write it at once, and
+tells the reader where it lies in the connection's bytes. What counts as delivered is the reader's business
+(``kateway.core.reader``); how records look on the wire is the outlet's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from kateway.core.delivery import Taken
+from kateway.core.reader import Reader
+from kateway.errors import KatewayError
+from kateway.web.exchange import Span
+
+HEARTBEAT_SECONDS = 15.0
+FIRST_BATCH_BYTES = 16384
+LARGEST_BATCH_BYTES = 262144
+BATCH_RECORDS = 4000
+"""Of one turn of the loop, so that no client keeps the others waiting for long."""
+
+
+class Bounds(NamedTuple):
+    """When a feed ends by itself."""
+
+    records: int
+    bytes: float
+    """Of encoded records; the one that passes it is still delivered."""
+    first_seconds: float
+    """To wait for a first record."""
+    idle_seconds: float
+    """Without a record after the first; infinite: heartbeats instead."""
+
+
+class Outlet(Protocol):
+    """Where a feed's records go: a response, a WebSocket."""
+
+    def send(self, taken: Taken) -> tuple[int, Span]:
+        """Writes a batch; answers its encoded bytes and where it lies in the connection's stream."""
+
+    def writable(self) -> bool:
+        """Whether the client has room; ``on_writable`` is called when it has again."""
+
+    def on_writable(self, callback: Callable[[], None] | None) -> None: ...
+
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        """Calls back once when the client has gone."""
+
+    def beat(self) -> None:
+        """Sends a heartbeat, where the form has one."""
+
+    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
+        """Ends as whole. ``trouble`` is what ails the group, where nothing was sent and that is the reason;
+        ``leaving``: the gateway shuts down.
+        """
+
+    def fail(self, error: KatewayError) -> None:
+        """Ends because of a failure: a problem, or a cut where records were sent already."""
+
+
+class Feed:
+    """One reader's records on their way to one outlet.
+
+    Callbacks, not a coroutine: it runs once for each batch of every stream.
+    """
+
+    def __init__(self, reader: Reader, outlet: Outlet, bounds: Bounds, clock: IReactorTime) -> None:
+        self._reader = reader
+        self._outlet = outlet
+        self._clock = clock
+        self._bounds = bounds
+        self._records_left = bounds.records
+        self._bytes_left = bounds.bytes
+        self._batch_bytes = FIRST_BATCH_BYTES
+        self._sent = False
+        self._over = False
+        self._next: IDelayedCall | None = None
+        """The next turn of the loop, when there is more to send at once."""
+        self._deadline: IDelayedCall | None = None
+        """The timeout before the first record, the idle end or the heartbeat after it."""
+        self._ended: Callable[[], None] | None = None
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Begins to move records; everything later comes by callback, ``ended`` last."""
+        self._ended = ended
+        self._outlet.on_gone(self._gone)
+        self._outlet.on_writable(self._turn)
+        self._reader.on_readable(self._turn)
+        self._reader.on_failed(self.fail)
+        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.first_seconds)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Sends one batch, if there is one and the client has room for it."""
+        if self._over or not self._outlet.writable():
+            return
+        try:
+            taken = self._reader.take(
+                min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes))
+            )
+        except KatewayError as error:
+            self.fail(error)
+            return
+        if taken is None:
+            return
+        count = len(taken.records)
+        size, span = self._outlet.send(taken)
+        self._reader.sent(taken, span)
+        self._sent = True
+        self._records_left -= count
+        self._bytes_left -= size
+        if self._records_left <= 0 or self._bytes_left <= 0:
+            self.end()
+            return
+        if self._outlet.writable():
+            # a client that takes what it is given at once is given more at a time; a slow one costs little memory
+            self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)
+            if self._next is None:
+                self._next = self._clock.callLater(0, self._again)
+        else:
+            self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
+        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds)
+
+    @property
+    def _follows(self) -> bool:
+        return math.isinf(self._bounds.idle_seconds)
+
+    def _again(self) -> None:
+        self._next = None
+        self._turn()
+
+    def _wait(self, seconds: float) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.reset(seconds)
+        else:
+            self._deadline = self._clock.callLater(seconds, self._waited)
+
+    def _waited(self) -> None:
+        if not self._follows:
+            self.end()
+            return
+        if self._outlet.writable():
+            self._outlet.beat()
+        self._wait(HEARTBEAT_SECONDS)
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def end(self, *, leaving: bool = False) -> None:
+        """Ends the outlet as whole, with what it has had; ``leaving``: because the gateway shuts down."""
+        if self._close():
+            trouble = None if self._sent else self._reader.trouble
+            self._reader.finish()
+            self._outlet.end(trouble, leaving=leaving)
+
+    def fail(self, error: KatewayError) -> None:
+        """Ends the outlet because the reader cannot go on, or its permission is gone."""
+        if self._close():
+            self._reader.finish()
+            self._outlet.fail(error)
+
+    def _gone(self) -> None:
+        # what the client was sent is judged by the reader, which heard of the close first
+        if self._close():
+            self._reader.finish()
+
+    def _close(self) -> bool:
+        if self._over:
+            return False
+        self._over = True
+        self._reader.on_readable(None)
+        self._reader.on_failed(None)
+        self._outlet.on_gone(None)
+        self._outlet.on_writable(None)
+        for call in (self._next, self._deadline):
+            if call is not None and call.active():
+                call.cancel()
+        if self._ended is not None:
+            self._ended()
+        return True

@@ -1,0 +1,168 @@
+"""Publishing over a WebSocket: each message a record, each answered in order by a receipt or a problem."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import orjson
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from kateway.core.gateway import Gateway, Publish
+from kateway.core.names import Place
+from kateway.errors import InvalidParameter, KatewayError, MalformedBatch
+from kateway.model import Headers, Message, Receipt
+from kateway.storage.interface import Outcome
+from kateway.web import params
+from kateway.web.exchange import Exchange
+from kateway.web.formats.jsonrecord import message as record_of
+from kateway.web.problems import problem, problem_object
+from kateway.web.websocket import GOING_AWAY, TEXT, Socket, accept
+
+MAX_UNANSWERED = 1000
+"""Messages of one socket on their way; beyond that no more is read from it."""
+
+
+class _Slot:
+    """A message's place in the order of answers."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+
+
+class SocketPublishEdge:
+    """Turns upgrades of a topic's path into sockets that publish."""
+
+    def __init__(self, gateway: Gateway, clock: IReactorTime, max_message_bytes: int) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._max_message_bytes = max_message_bytes
+        self._queries = params.Cache(params.publish_query)
+        self._sockets: set[PublishSocket] = set()
+
+    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+        """Answers 101, or why not. The request's query and headers are the messages' defaults."""
+        request = exchange.request
+        try:
+            query = self._queries(raw_query)
+            given = params.publish_headers(request.headers)
+            if query.batch:
+                raise InvalidParameter("batch is for requests: over a WebSocket each message is one record")
+            acks = params.agreed("ack", query.acks, given.acks)
+            defaults = Defaults(
+                self._gateway.names.place(path.version, path.topic),
+                params.agreed("key", query.key, given.key),
+                query.partition,
+                given.headers,
+                -1 if acks is None else acks,
+                query.timeout,
+                query.retries,
+            )
+            socket = accept(exchange, (), self._max_message_bytes)
+        except Exception as error:
+            exchange.respond(problem(error, request.id))
+            return
+        publisher = PublishSocket(socket, self._gateway, defaults, self._clock, request.id)
+        self._sockets.add(publisher)
+        publisher.start(lambda: self._sockets.discard(publisher))
+
+    def drain(self) -> None:
+        """Closes every socket as soon as what came on it is answered."""
+        for publisher in list(self._sockets):
+            publisher.drain()
+
+
+class Defaults(NamedTuple):
+    """What holds for every message of a socket that does not say otherwise."""
+
+    place: Place
+    key: bytes | None
+    partition: int | None
+    headers: Headers
+    acks: int
+    timeout: float
+    retries: int
+
+
+class PublishSocket:
+    """One client that publishes: text messages are record objects, binary ones values."""
+
+    def __init__(
+        self, socket: Socket, gateway: Gateway, defaults: Defaults, clock: IReactorTime, request_id: str
+    ) -> None:
+        self._socket = socket
+        self._gateway = gateway
+        self._defaults = defaults
+        self._clock = clock
+        self._request_id = request_id
+        self._slots: deque[_Slot] = deque()
+        self._paused = False
+        self._leaving = False
+
+    def start(self, gone: Callable[[], None]) -> None:
+        self._socket.on_gone(gone)
+        self._socket.on_writable(self._answer)
+        self._socket.listen(self._message, lambda _payload: None)
+
+    def drain(self) -> None:
+        """Takes no more messages and closes once those that came are answered."""
+        self._leaving = True
+        self._socket.pause()
+        self._answer()
+
+    def _message(self, message: str | bytes) -> None:
+        slot = _Slot()
+        self._slots.append(slot)
+        publishing = self._publish(message)
+        publishing.addCallback(self._written, slot)
+        publishing.addErrback(self._failed, slot)
+        # a client that does not read its answers is read no further either
+        if not self._paused and (len(self._slots) >= MAX_UNANSWERED or not self._socket.writable()):
+            self._paused = True
+            self._socket.pause()
+
+    def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
+        place, key, partition, headers, acks, timeout, retries = self._defaults
+        try:
+            if isinstance(message, bytes):
+                record = Message(message, key, headers, partition)
+            else:
+                try:
+                    element = orjson.loads(message)
+                except orjson.JSONDecodeError as error:
+                    raise MalformedBatch(f"the message is not JSON: {error}") from error
+                record = record_of(element, "the message", key, partition, headers)
+        except KatewayError:
+            return fail()
+        return self._gateway.publish(Publish(place, (record,), acks, self._clock.seconds() + timeout, retries))
+
+    def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
+        outcome = outcomes[0]
+        if isinstance(outcome, Receipt):
+            slot.answer = orjson.dumps({"partition": outcome.partition, "offset": outcome.offset})
+        else:
+            slot.answer = orjson.dumps(problem_object(outcome, self._request_id))
+        self._answer()
+
+    def _failed(self, failure: Failure, slot: _Slot) -> None:
+        slot.answer = orjson.dumps(problem_object(failure.value or KatewayError(), self._request_id))
+        self._answer()
+
+    def _answer(self) -> None:
+        """Sends every answer whose turn has come, in one write."""
+        ready: list[bytes] = []
+        while self._slots and self._slots[0].answer is not None:
+            ready.append(self._slots.popleft().answer or b"")
+        if ready:
+            self._socket.send(TEXT, ready)
+        if self._leaving:
+            if not self._slots:
+                self._socket.close(GOING_AWAY)
+        elif self._paused and len(self._slots) < MAX_UNANSWERED // 2 and self._socket.writable():
+            self._paused = False
+            self._socket.resume()

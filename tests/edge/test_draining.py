@@ -1,0 +1,29 @@
+"""What a shutdown tells those who are connected."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from gateways import RunningGateway, eventually
+from wsclient import SocketClient
+from wsproto.events import CloseConnection
+
+T = "/v1/topics/foobar"
+
+pytestmark = pytest.mark.parametrize("gateway", ["hot"], indirect=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_draining_says_that_the_gateway_is_going_away(gateway: RunningGateway) -> None:
+    assert (await gateway.request("POST", T, b"a")).status == 201
+    reading = await SocketClient.open(gateway, f"{T}/group1")
+    writing = await SocketClient.open(gateway, T)
+    await eventually(lambda: len(reading.messages()) == 1)
+    stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
+    for socket in (reading, writing):
+        await eventually(lambda socket=socket: socket.first(CloseConnection) is not None)  # type: ignore[misc]
+        closing = socket.first(CloseConnection)
+        assert isinstance(closing, CloseConnection)
+        assert int(closing.code) == 1001
+        socket.client.close()
+    await stopping

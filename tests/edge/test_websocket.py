@@ -1,0 +1,183 @@
+"""WebSockets: records as messages, acknowledgements as messages, pongs that settle; publishing, answered in order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+
+import pytest
+import pytest_twisted
+from gateways import Client, RunningGateway, eventually
+from wsclient import SocketClient
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, TextMessage
+
+from kateway.web.formats import frames
+
+T = "/v1/topics/foobar"
+G = f"{T}/group1"
+
+
+pytestmark = pytest.mark.parametrize("gateway", ["hot", "klein"], indirect=True)
+
+
+async def committed(gateway: RunningGateway) -> int | None:
+    answer = await gateway.request("GET", f"{G}/offsets")
+    found: int | None = answer.json()["partitions"][0]["committed"]
+    return found
+
+
+async def publish(gateway: RunningGateway, *values: str) -> None:
+    for value in values:
+        assert (await gateway.request("POST", f"{T}?partition=0", value.encode())).status == 201
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_record_is_a_message(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    socket = await SocketClient.open(gateway, G)
+    await eventually(lambda: len(socket.messages()) == 2)
+    assert [json.loads(message)["value"] for message in socket.messages()] == ["a", "b"]
+    await publish(gateway, "c")
+    await eventually(lambda: len(socket.messages()) == 3)
+    socket.client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_are_a_subprotocol(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    socket = await SocketClient.open(gateway, G, "other", "kateway.frames")
+    accepted = socket.first(AcceptConnection)
+    assert isinstance(accepted, AcceptConnection)
+    assert accepted.subprotocol == "kateway.frames"
+    await eventually(lambda: len(socket.messages()) == 1)
+    (message,) = frames.parse(bytes(socket.messages()[0]), None, None, ())  # type: ignore[arg-type]
+    assert (message.value, message.partition) == (b"a", 0)
+    socket.client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pong_settles_what_was_sent_before_its_ping(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    socket = await SocketClient.open(gateway, G)
+    await eventually(lambda: len(socket.messages()) == 2)
+    seen: list[int | None] = []
+
+    async def look() -> None:
+        seen.append(await committed(gateway))
+
+    for _ in range(200):
+        await look()
+        if seen[-1] == 2:
+            break
+        socket.pump()
+    assert seen[-1] == 2
+    socket.client.reset()
+    answer = await gateway.request("GET", f"{G}?timeout=0.5")
+    assert answer.status == 204
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_pong_a_reset_gives_everything_back(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    socket = await SocketClient.open(gateway, G)
+    socket.answer_pings = False
+    await eventually(lambda: len(socket.messages()) == 2)
+    socket.client.reset()
+    answer = await gateway.request("GET", f"{G}?limit=2&timeout=5", headers={"Accept": "application/json"})
+    assert [(record["value"], record["attempt"]) for record in answer.json()] == [("a", 2), ("b", 2)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_acknowledgements_are_messages(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    socket = await SocketClient.open(gateway, f"{G}?ack=explicit")
+    await eventually(lambda: len(socket.messages()) == 2)
+    socket.send(TextMessage(data='[{"partition":0,"upto":1}]'))
+    for _ in range(200):
+        if await committed(gateway) == 2:
+            break
+    assert await committed(gateway) == 2
+    assert len(socket.messages()) == 2  # what holds is not answered
+    socket.send(TextMessage(data='[{"partition":0,"offset":77}]'))
+    await eventually(lambda: len(socket.messages()) == 3)
+    assert json.loads(socket.messages()[2])["results"][0]["status"] == 404
+    socket.send(TextMessage(data="nonsense"))
+    await eventually(lambda: len(socket.messages()) == 4)
+    assert json.loads(socket.messages()[3])["type"] == "urn:kateway:error:bad-request"
+    socket.client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_limit_ends_in_good_order(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    socket = await SocketClient.open(gateway, f"{G}?limit=2")
+    await eventually(lambda: socket.first(CloseConnection) is not None)
+    closing = socket.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    assert (int(closing.code), len(socket.messages())) == (1000, 2)
+    socket.send(closing.response())
+    socket.client.close()
+    answer = await gateway.request("GET", f"{G}?timeout=5")
+    assert answer.body == b"c"
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_message_is_published_and_answered_in_order(gateway: RunningGateway) -> None:
+    await publish(gateway, "first")
+    socket = await SocketClient.open(gateway, f"{T}?partition=0")
+    socket.send(BytesMessage(data=b"\x00\xff"))
+    socket.send(TextMessage(data='{"value":"v","key":"k","partition":1}'))
+    socket.send(TextMessage(data='{"valeu":"v"}'))
+    socket.send(TextMessage(data='"text"'))
+    await eventually(lambda: len(socket.messages()) == 4)
+    first, second, third, fourth = map(json.loads, socket.messages())
+    assert first == {"partition": 0, "offset": 1}
+    assert second == {"partition": 1, "offset": 0}
+    assert third["type"] == "urn:kateway:error:malformed-batch"
+    assert fourth == {"partition": 0, "offset": 2}
+    socket.client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_too_large_closes_the_socket(gateway: RunningGateway) -> None:
+    await publish(gateway, "first")
+    socket = await SocketClient.open(gateway, T)
+    socket.send(BytesMessage(data=b"x" * (gateway.service.settings.http.max_body_bytes + 1)))
+    await eventually(lambda: socket.first(CloseConnection) is not None)
+    closing = socket.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    assert int(closing.code) == 1009
+    socket.client.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (T, {"Sec-WebSocket-Version": "8"}, 426),
+        (T, {"Sec-WebSocket-Key": "short"}, 400),
+        (G, {"Sec-WebSocket-Version": "8"}, 426),
+        (f"{T}?batch=1", {}, 400),
+        (f"{G}?nonsense=1", {}, 400),
+        ("/v1/topics/foo%2Fbar", {}, 400),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_that_is_not_sound_is_refused(
+    gateway: RunningGateway, path: str, headers: dict[str, str], status: int
+) -> None:
+    await publish(gateway, "first")
+    client = await Client.connect(gateway.port)
+    sound = {
+        "Host": "x",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**sound, **headers}.items())
+    client.send(f"GET {path} HTTP/1.1\r\n{lines}\r\n")
+    await client.until(b"}")
+    assert client.received.startswith(f"HTTP/1.1 {status} ".encode())
+    client.close()
+    await eventually(lambda: gateway.service.groups.readers == 0)
