@@ -41,15 +41,11 @@ ROOM_FOR_RANGES_CHARS = 2500
 class Delivery(Items):
     """One partition of one group, as long as this process owns it."""
 
-    __slots__ = ( "committed", "done", "due", "dying", "flights", "floor", "frontier", "live", "max_deliveries",
-        "origin", "partition", "repeats",
-    )  # fmt: skip
+    __slots__ = ("committed", "done", "flights", "floor", "frontier", "live", "origin", "partition", "repeats")
 
     def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
-        super().__init__()
+        super().__init__(max_deliveries)
         self.partition = partition
-        self.max_deliveries = max_deliveries
-        """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
         self.floor: int | None = committed.offset if committed else None
         self.frontier = self.floor
         self.origin = self.floor
@@ -60,10 +56,6 @@ class Delivery(Items):
         self.flights: deque[Taken] = deque()
         self.repeats = Repeats()
         """Of what is read from the store again after batches came back."""
-        self.due = inf
-        """No lease and no delay ends before this."""
-        self.dying: deque[Item] = deque()
-        """To be written to the dead-letter queue by whoever owns this."""
         self.committed = committed
         """What the store is known to have."""
         self.live = True
@@ -323,18 +315,6 @@ class Delivery(Items):
         self.due = due
         return ready
 
-    def _exhausted(self, item: Item) -> bool:
-        if not self.max_deliveries or item.attempts < self.max_deliveries:
-            return False
-        self._doom(item, "max-deliveries")
-        return True
-
-    def _doom(self, item: Item, reason: str) -> None:
-        item.state = State.DYING
-        item.until = inf
-        item.reason = reason
-        self.dying.append(item)
-
     # --- committing ---------------------------------------------------------------------------------------------
 
     def outstanding(self) -> bool:
@@ -381,13 +361,9 @@ class Delivery(Items):
     def restart(self, offset: int) -> None:
         """Forgets everything: the partition goes on from ``offset``."""
         self.flights.clear()
-        self.items.clear()
-        self.ready.clear()
-        self.dying.clear()
+        self._drop_all()
         self.done.clear()
         self.repeats.clear()
-        self.bytes = 0
-        self.due = inf
         self.floor = self.frontier = self.origin = offset
 
     # --- inside -------------------------------------------------------------------------------------------------

@@ -53,7 +53,6 @@ class Group:
         self.config = config
         self.trouble: KatewayError | None = None
         """What ails the subscription while the driver keeps trying."""
-        self.failed_with: KatewayError | None = None
         self.readers: dict[Reader, None] = {}
         """Those that take."""
         self._departed: dict[Reader, None] = {}
@@ -198,7 +197,6 @@ class Group:
         self.trouble = error
         if error.retriable:
             return
-        self.failed_with = error
         self.lost(frozenset(self._feeding.shares))
         for reader in list(self.readers):
             reader.fail(error)
@@ -392,7 +390,7 @@ class Group:
         found = []
         for share in shares:
             delivery = share.delivery
-            if self._feeding.subscription is not None and delivery.to_commit() is not None:
+            if self._feeding.subscription is not None and (delivery.committed or delivery.to_commit()):
                 delivery.step(self._feeding.subscription.position(share.partition))
             committed = delivery.to_commit()
             if committed is not None:

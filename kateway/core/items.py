@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from heapq import heappop
+from math import inf
 
 from kateway.core.taken import Item, State
 
@@ -11,14 +12,20 @@ from kateway.core.taken import Item, State
 class Items:
     """Items by offset, how many bytes they keep, and which of them wait for a reader."""
 
-    __slots__ = ("bytes", "items", "ready")
+    __slots__ = ("bytes", "due", "dying", "items", "max_deliveries", "ready")
 
-    def __init__(self) -> None:
+    def __init__(self, max_deliveries: int = 0) -> None:
+        self.max_deliveries = max_deliveries
+        """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
         self.items: OrderedDict[int, Item] = OrderedDict()
         self.bytes = 0
         """Of the items' keys and values."""
         self.ready: list[int] = []
         """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
+        self.due = inf
+        """No lease and no delay ends before this."""
+        self.dying: deque[Item] = deque()
+        """To be written to the dead-letter queue by whoever owns this."""
 
     def _track(self, item: Item) -> None:
         items = self.items
@@ -32,6 +39,25 @@ class Items:
     def _drop(self, item: Item) -> None:
         del self.items[item.record.offset]
         self.bytes -= item.size
+
+    def _drop_all(self) -> None:
+        self.items.clear()
+        self.ready.clear()
+        self.dying.clear()
+        self.bytes = 0
+        self.due = inf
+
+    def _exhausted(self, item: Item) -> bool:
+        if not self.max_deliveries or item.attempts < self.max_deliveries:
+            return False
+        self._doom(item, "max-deliveries")
+        return True
+
+    def _doom(self, item: Item, reason: str) -> None:
+        item.state = State.DYING
+        item.until = inf
+        item.reason = reason
+        self.dying.append(item)
 
     def _next_ready(self) -> Item | None:
         ready = self.ready
