@@ -59,7 +59,10 @@ def _run(*command: str) -> str:
 
 
 class Daemon:
-    """``twistd -n kateway`` with ports of its own, and a data folder unless ``options`` name a store."""
+    """``twistd -n kateway`` with ports of its own, and a data folder unless ``options`` name a store.
+
+    ``twistd`` are options of twistd's own.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Daemon:
         public_port: int | None = None,
         admin_port: int | None = None,
         env: Mapping[str, str] | None = None,
+        twistd: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ class Daemon:
         self.public = f"http://127.0.0.1:{self.public_port}"
         self.admin = f"http://127.0.0.1:{self.admin_port}"
         self.data = folder / "data"
-        self._command = [installed.command("twistd"), "-n", "--pidfile=", "kateway", *options]
+        self._command = [installed.command("twistd"), "-n", "--pidfile=", *twistd, "kateway", *options]
         self._command += ["--public", f"tcp:{self.public_port}:interface=127.0.0.1"]
         self._command += ["--admin", f"tcp:{self.admin_port}:interface=127.0.0.1"]
         if not {"--data", "--config", "--kafka"} & set(options):
