@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from kateway.config import KafkaStorageConfig
 from kateway.errors import ConfigError, KatewayError, Unavailable, Unsupported
 from kateway.model import Health
-from kateway.storage.kafka.connection import Address, Connection, EndpointFactory, NeverSent, RequestFailed
+from kateway.storage.kafka.connection import Address, Connection, EndpointFactory, NeverSent, NoAnswer, RequestFailed
 from kateway.storage.kafka.metadata import (
     ALL_TOPICS,
     API_VERSIONS,
@@ -306,7 +306,8 @@ class Client:
                 view = decode_metadata(body)
             except (RequestFailed, MalformedResponse) as error:
                 self._checked.discard(address)
-                failures.append(str(error))
+                wants = " (does it want TLS or SASL?)" if isinstance(error, NoAnswer) and not self.listed else ""
+                failures.append(f"{error}{wants}")
                 continue
             self._source = address
             return view

@@ -230,7 +230,7 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
             # accepted, then closed without a word: as bad as refused
             self.failures += 1
             if not self.last_failure:
-                self.last_failure = f"{self.address} closed the connection without an answer (TLS or SASL wanted?)"
+                self.last_failure = f"{self.address} closed the connection without an answer"
             self._not_before = now + _reconnect_delay_seconds(self.failures)
         why = self.last_failure or _why(f"{self.address} closed the connection", reason)
         self._fail_all(why)

@@ -17,6 +17,7 @@ from kateway.storage.kafka.member import KafkaSubscription
 from kateway.storage.kafka.offsets import Offsets
 from kateway.storage.kafka.producer import Producer
 from kateway.storage.kafka.reading import Reads
+from kateway.storage.kafka.sasl import endpoint_factory as configured_endpoints
 from kateway.storage.kafka.topics import Topics
 from kateway.storage.kafka.waiting import at_most
 
@@ -24,7 +25,10 @@ DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
 
 
 class KafkaStore:
-    """One Kafka cluster. ``name`` is what the cluster is called in the configuration."""
+    """One Kafka cluster. ``name`` is what the cluster is called in the configuration.
+
+    ``ConfigError`` for an address that is none, and for a certificate or secret that cannot be read.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class KafkaStore:
         self._config = config
         self._reactor = reactor
         self._session_timeout_seconds = session_timeout_seconds
+        endpoint_factory = endpoint_factory or configured_endpoints(config)
         self._client = Client(reactor, config, client_id=f"kateway-{name}", endpoint_factory=endpoint_factory)
         admin = self._client.pool("admin")
         self._coordinators = Coordinators(self._client, admin)

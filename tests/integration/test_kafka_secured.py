@@ -1,0 +1,133 @@
+"""Brokers that want TLS and SASL."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from kafka_reader import until
+from servers.fixtures import skipping_where_missing
+from servers.kafka import KafkaCluster
+from twisted.internet import reactor
+
+from kateway.config import KafkaStorageConfig, SaslConfig, TlsConfig
+from kateway.model import Message, Receipt
+from kateway.storage.kafka.driver import KafkaStore
+
+here = pytest_twisted.ensureDeferred
+pytestmark = pytest.mark.kafka
+
+MODULE = "org.apache.kafka.common.security"
+PASSWORD = "pa,ss=word"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that signs itself, and the same with its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kafka")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public, both = folder / "ca.pem", folder / "server.pem"
+    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    both.write_bytes(secret + public.read_bytes())
+    return public, both
+
+
+@pytest.fixture(scope="module", params=["SASL_PLAINTEXT", "SASL_SSL"])
+def secured(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Iterator[tuple[KafkaCluster, TlsConfig]]:
+    """A broker whose clients have to authenticate, inside TLS or not."""
+    public, both = certificate
+    settings = {
+        "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,PLAINTEXT:{request.param},DIRECT:PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+        "listener.name.plaintext.plain.sasl.jaas.config": (
+            f'{MODULE}.plain.PlainLoginModule required user_me="{PASSWORD}";'
+        ),
+        "listener.name.plaintext.scram-sha-256.sasl.jaas.config": f"{MODULE}.scram.ScramLoginModule required;",
+        "listener.name.plaintext.scram-sha-512.sasl.jaas.config": f"{MODULE}.scram.ScramLoginModule required;",
+    }
+    if request.param == "SASL_SSL":
+        settings["listener.name.plaintext.ssl.keystore.type"] = "PEM"
+        settings["listener.name.plaintext.ssl.keystore.location"] = str(both)
+    with skipping_where_missing():
+        cluster = KafkaCluster("4.3.1", settings=settings)
+    try:
+        cluster.start()
+        admin = AdminClient({"bootstrap.servers": cluster.direct, "log_level": 0})
+        for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
+            wanted = UserScramCredentialUpsertion("me", ScramCredentialInfo(mechanism, 4096), PASSWORD.encode())
+            admin.alter_user_scram_credentials([wanted])["me"].result(30)
+        yield cluster, TlsConfig(enabled=request.param == "SASL_SSL", ca_file=str(public))
+    finally:
+        cluster.close()
+
+
+def store_for(secured: tuple[KafkaCluster, TlsConfig], mechanism: str, password: str, folder: Path) -> KafkaStore:
+    cluster, tls = secured
+    secret = folder / "password"
+    secret.write_text(password + "\n")
+    sasl = SaslConfig(mechanism=mechanism, username="me", password_file=str(secret))
+    return KafkaStore(KafkaStorageConfig(driver="kafka", brokers=tuple(cluster.addresses), tls=tls, sasl=sasl), reactor)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@here
+async def test_a_store_that_may_publishes_and_reads(secured, mechanism, tmp_path, topic_name):
+    store = store_for(secured, mechanism, PASSWORD, tmp_path)
+    await store.start()
+    try:
+        await store.create_topic(topic_name, partitions=1)
+        outcomes = await store.publish(topic_name, [Message(b"x" * 500_000)], -1, reactor.seconds() + 10)
+        assert outcomes == [Receipt(0, 0)]
+        fetched = await store.read(topic_name, 0, 0, max_bytes=1 << 20, wait_seconds=5)
+        assert [record.value for record in fetched.records] == [b"x" * 500_000]
+    finally:
+        await store.stop(5)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+@here
+async def test_a_wrong_password_is_what_health_says(secured, mechanism, tmp_path):
+    store = store_for(secured, mechanism, "wrong", tmp_path)
+    await store.start()
+    try:
+        await until(lambda: "uthentication failed" in store.health().reason)
+        assert "wrong" not in store.health().reason
+    finally:
+        await store.stop(5)
+
+
+@here
+async def test_a_store_that_does_not_authenticate_is_told_what_may_be_missing(secured):
+    cluster, _ = secured
+    store = KafkaStore(KafkaStorageConfig(driver="kafka", brokers=tuple(cluster.addresses)), reactor)
+    await store.start()
+    try:
+        await until(lambda: "TLS" in store.health().reason)
+        assert not store.health().healthy
+    finally:
+        await store.stop(5)
