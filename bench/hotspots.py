@@ -1,4 +1,4 @@
-"""Where a daemon's time goes in one of the cases: ``python bench/hotspots.py CASE``, so that a missed figure is explained.
+"""Where a daemon's time goes in one case, so that a missed figure is explained: ``python bench/hotspots.py CASE``.
 
 CASE is publish-64, publish-256, publish-1, batch-16, embedded-64, read-raw or read-ndjson. ``--by py-spy`` (the
 default; ``pip install py-spy``) samples the running daemon from outside and costs it little: its shares are true.
