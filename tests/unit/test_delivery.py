@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kateway.core.delivery import Delivery
+from kateway.core.repeats import Repeats
 from kateway.core.taken import Ack, State, Taken
 from kateway.errors import Conflict
 from kateway.model import Committed, Record
@@ -138,3 +139,49 @@ def test_an_item_on_its_way_to_the_dead_letters_holds_the_floor_until_it_is_ther
         delivery.complete(item)
         delivery.complete(item)
     assert delivery.floor == 2
+
+
+def test_what_was_never_handed_out_is_not_acknowledged_with_what_lies_above_it() -> None:
+    delivery = Delivery(0)
+    start, fresh = delivery.receive(records(0, 1), 0)
+    unsent = delivery.lease(start, fresh, "unsent", 10.0, 0.0)
+    delivery.give_back(unsent)
+    lease(delivery, 2, 3)
+    assert delivery.acknowledge_upto(3) is None
+    assert delivery.floor == 0
+    assert list(delivery.items) == [0, 1]
+
+
+def test_what_came_back_is_settled_by_a_client_that_says_it_has_read_it() -> None:
+    delivery = Delivery(0)
+    taken = fly(delivery, 0, 1, 2)
+    taken.was_sent(0, [1, 1, 1], 3)
+    assert delivery.give_back(taken) == 0
+    assert delivery.acknowledge_upto(1) is None
+    assert delivery.floor == 2
+    _, fresh = delivery.receive(records(0, 1, 2), 0)
+    assert [record.offset for record in fresh] == [2]
+
+
+def test_attempts_are_counted_for_each_batch_that_came_back() -> None:
+    delivery = Delivery(0)
+    first = fly(delivery, 0, 1)
+    first.was_sent(0, [1, 1], 2)
+    fly(delivery, 2, 3)  # never sent
+    delivery.give_back(first)
+    again = fly(delivery, 0, 1, 2)
+    assert again.attempts == [2, 2, 1]
+    again.was_sent(2, [1, 1, 1], 5)
+    later = fly(delivery, 3, 4)
+    later.was_sent(5, [1, 1], 7)
+    delivery.give_back(again)
+    assert fly(delivery, 0, 1, 2, 3, 4, 5).attempts == [3, 3, 2, 2, 2, 1]
+
+
+def test_attempts_of_single_records_are_kept_beside_those_of_batches() -> None:
+    repeats = Repeats()
+    repeats.rewind([(10, 1)])
+    repeats.note(4, 3)
+    repeats.note(12, 2)
+    assert repeats.attempts(records(3, 4, 5, 9, 10, 11, 12, 13)) == [2, 4, 2, 2, 1, 1, 3, 1]
+    assert not repeats
