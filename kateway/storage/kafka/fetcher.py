@@ -27,7 +27,7 @@ RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 1.0
 CORRUPT_RETRY_SECONDS = 1.0
 IDLE_SECONDS = 10.0
-FIRST_ASK_BYTES = 65536
+FIRST_ASK_BYTES = 32768
 """Of all partitions of a subscription together, at the start."""
 LEAST_ASK_BYTES = 4096
 
