@@ -1,0 +1,19 @@
+"""A reading client in a process of its own: reads as planned, tells what it had, and stands still to be killed."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from history.readers import Attendance, Plan
+
+if __name__ == "__main__":
+    port, target, form, query, cut, records, skip = sys.argv[1:]
+    had = []
+    plan = Plan(form, query, cut, int(records), int(skip), "kill")
+    attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+    attendance.read()
+    print(json.dumps([attendance.incoming.status, had]), flush=True)
+    signal.pause()
