@@ -81,7 +81,7 @@ class Sampler:
         else:
             spy = str(Path(sys.executable).with_name("py-spy"))
             command = [spy, "record", "--pid", str(daemon.pid), "--rate", rate, "--duration", "3600"]
-            command += ["--format", "raw", "--nonblocking", "--output", str(self._file)]
+            command += ["--format", "raw", "--output", str(self._file)]
             if not options.lines:
                 command.append("--function")
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
