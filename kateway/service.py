@@ -1,4 +1,4 @@
-"""``twistd kateway``: its options, and the one place where the parts are put together, started and stopped.
+"""``twistd kateway``: the one place where the parts are put together, started, reloaded and stopped.
 
 The order of starting and stopping is written out here, in ``GatewayService``, and nowhere else.
 """
@@ -6,174 +6,141 @@ The order of starting and stopping is written out here, in ``GatewayService``, a
 from __future__ import annotations
 
 import atexit
+import gc
 import os
+import secrets
+import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
-from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from kateway import __version__, logs
-from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, StorageConfig, load
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, RegistryConfig, StorageConfig
+from kateway.core.access import Access, build_access
+from kateway.core.administration import Administration
+from kateway.core.audit import SinkContext, build_audit
+from kateway.core.auth import build_failures
+from kateway.core.entrance import Entrance, GuardedEntrance, OpenEntrance
 from kateway.core.gateway import Gateway, TopicCreation
 from kateway.core.groups import Groups
-from kateway.core.names import OpenNames
+from kateway.core.permits import Permits
+from kateway.core.quotas import Quotas
 from kateway.errors import ConfigError, KatewayError
 from kateway.model import Health
+from kateway.options import Options
+from kateway.registry.interface import GatewayEntry, Registry, Snapshot
+from kateway.registry.readonly import OpenRegistry
+from kateway.reload import Reloads, cannot_change
 from kateway.storage.interface import Store
 from kateway.web.accesslog import AccessLog
+from kateway.web.admin.edge import AdminEdge
+from kateway.web.admin.guard import Guard, read_token
 from kateway.web.factory import HttpFactory
+from kateway.web.front import Front
 from kateway.web.groups import GroupEdge
 from kateway.web.plane import MessagePlane
 from kateway.web.pub import PublishEdge
 from kateway.web.site import admin_tree, in_plane, public_tree
 from kateway.web.socketpub import SocketPublishEdge
 from kateway.web.sub import SubscribeEdge
+from kateway.web.tls import Certificate
 from kateway.web.topics import TopicEdge
 from kateway.web.transport import listen
 
+__all__ = ["GatewayService", "Options", "makeService"]
+
+PRESENCE_SECONDS = 5.0
+"""How often the list of gateways hears of this one's load."""
+
 _log = Logger()
-
-
-class Options(usage.Options):
-    """The command line; each option overrides the configuration file."""
-
-    synopsis = "[options]"
-    longdesc = (
-        "An HTTP gateway to Kafka. With no options: the embedded store in ./kateway-data, open access, the public "
-        "listener on 127.0.0.1:9090, the admin listener on 127.0.0.1:9093."
-    )
-    optParameters = [  # noqa: RUF012  # usage.Options reads it from the class
-        ["config", None, None, "The configuration file (TOML)."],
-        ["data", None, None, "The embedded store's data directory."],
-        ["kafka", None, None, "Kafka brokers, HOST:PORT[,HOST:PORT...]: the default cluster is that Kafka."],
-    ]
-    optFlags = [["check", None, "Validate the configuration, name every problem, and exit 0 or 1."]]  # noqa: RUF012
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self["public"] = []
-        self["admin"] = []
-        self.settings = Config()
-
-    def opt_public(self, endpoint: str) -> None:
-        """A Twisted endpoint string for the public listener (may be repeated)."""
-        self["public"].append(endpoint)
-
-    def opt_admin(self, endpoint: str) -> None:
-        """A Twisted endpoint string for the admin listener (may be repeated)."""
-        self["admin"].append(endpoint)
-
-    def opt_version(self) -> None:
-        """Print kateway's version and exit."""
-        print(f"kateway {__version__}")
-        raise SystemExit(0)
-
-    def postOptions(self) -> None:
-        try:
-            self.settings = self.read()
-        except ConfigError as error:
-            for problem in error.problems:
-                print(f"kateway: {problem}", file=sys.stderr)
-            raise SystemExit(1) from error
-        if self["check"]:
-            print("kateway: the configuration is fine")
-            raise SystemExit(0)
-
-    def read(self) -> Config:
-        """The configuration file with the command line over it. ``ConfigError`` names every problem."""
-        settings = load(Path(self["config"])) if self["config"] else Config()
-        http = settings.http
-        if self["public"]:
-            http = attrs.evolve(http, public=tuple(self["public"]))
-        if self["admin"]:
-            http = attrs.evolve(http, admin=tuple(self["admin"]))
-        storage = dict(settings.storage)
-        if self["kafka"]:
-            brokers = tuple(broker.strip() for broker in self["kafka"].split(",") if broker.strip())
-            default = storage.get("default")
-            storage["default"] = (
-                attrs.evolve(default, brokers=brokers)
-                if isinstance(default, KafkaStorageConfig)
-                else KafkaStorageConfig(driver="kafka", brokers=brokers)
-            )
-        if self["data"]:
-            default = storage.get("default")
-            if not isinstance(default, EmbeddedStorageConfig):
-                raise ConfigError(["--data is the embedded store's directory, but the default cluster is Kafka"])
-            storage["default"] = attrs.evolve(default, path=self["data"])
-        settings = attrs.evolve(settings, http=http, storage=storage)
-        problems = [
-            *(problem for name, cluster in storage.items() for problem in _broker_problems(name, cluster)),
-        ]
-        if problems:
-            raise ConfigError(problems)
-        return settings
-
-
-def _broker_problems(name: str, cluster: StorageConfig) -> list[str]:
-    if not isinstance(cluster, KafkaStorageConfig):
-        return []
-    return [
-        f"storage.{name}.brokers: {broker!r} is not HOST:PORT"
-        for broker in cluster.brokers
-        if not broker.rpartition(":")[0] or not broker.rpartition(":")[2].isdigit()
-    ]
 
 
 def makeService(options: Options) -> GatewayService:
     """What twistd calls."""
     from twisted.internet import reactor
 
-    return GatewayService(options.settings, reactor)
+    try:
+        return GatewayService(options.settings, reactor, options.read)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"kateway: {problem}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 class GatewayService(Service):
-    """The running gateway. Everything is made in ``_build`` and started and stopped in the order written here."""
+    """The running gateway. ``reread`` gives the configuration as it is now in its file; ``ConfigError``."""
 
     name = "kateway"
 
-    def __init__(self, config: Config, reactor: Any) -> None:
-        self.settings = config
-        self._reactor = reactor
-        self._draining = False
+    def __init__(self, settings: Config, reactor: Any, reread: Callable[[], Config] | None = None) -> None:
+        self.settings = settings
         self.ports: list[IListeningPort] = []
         self.started: Deferred[None] | None = None
-        self._access = AccessLog(config.log, reactor, write=self._access_writer()) if config.log.access else None
-        self.stores = {name: self._store(name, cluster) for name, cluster in config.storage.items()}
-        self.groups = Groups(self.stores.__getitem__, reactor, config.delivery)
-        names = OpenNames(self.stores)
-        gateway = Gateway(
-            names,
-            self.stores,
-            {name: _creation(cluster) for name, cluster in config.storage.items()},
-            self.groups,
-            reactor,
+        self._reactor = reactor
+        self._reread = reread or (lambda: self.settings)
+        self._draining = False
+        self._began = time.time()
+        self._name = f"gateway-{secrets.token_hex(6)}"
+        self._certificates: list[Certificate] = []
+        self._loops: list[LoopingCall] = []
+        self._reloads = Reloads(time.time)
+
+        self._data = _data_directory(settings)
+        self._access_log = (
+            AccessLog(settings.log, reactor, write=self._access_writer()) if settings.log.access else None
         )
-        self._subscriptions = SubscribeEdge(gateway, reactor, config.http.max_body_bytes)
-        self._publish_sockets = SocketPublishEdge(gateway, reactor, config.http.max_body_bytes)
+        self.stores = {name: self._store(name, cluster) for name, cluster in settings.storage.items()}
+        self.registry = self._registry(settings.registry)
+        self.groups = Groups(self.stores.__getitem__, reactor, settings.delivery)
+        self._failures = build_failures(settings.auth, reactor.seconds)
+        self._admin_failures = build_failures(settings.auth, reactor.seconds)
+        self._quotas = Quotas(seconds=reactor.seconds, max_tracked=settings.quotas.max_tracked)
+        self._audit = build_audit(self._sinks(), time.time)
+        self.entrance: Entrance = (
+            OpenEntrance(self.stores)
+            if settings.registry.driver == "open"
+            else GuardedEntrance(self._access(settings), self.stores, self._snapshot, reactor.seconds)
+        )
+        self.permits = Permits(self.entrance, reactor, time.time)
+        self._front = Front(self.entrance, self.permits, self._audit, reactor.seconds)
+        self._front.quota_headers = settings.quotas.headers
+
+        open_mode = settings.registry.driver == "open"
+        creation = {name: _creation(cluster, open_mode) for name, cluster in settings.storage.items()}
+        gateway = Gateway(creation, self.groups, reactor)
+        self._subscriptions = SubscribeEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
+        self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         plane = self._plane(gateway)
+        administration = Administration(self.registry, self.stores, self._audit, time.time)
+        self._admin_edge = AdminEdge(self, administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining)
-        admin = admin_tree(reactor, self.health, self._is_draining)
+        self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, self._is_draining)
         self._public = self._factory(
             self.public_tree, lambda request: plane.handle if in_plane(request.target) else None
         )
-        self._admin = self._factory(admin, lambda _request: None)
+        self._admin = self._factory(self.admin_tree, lambda _request: None)
+
+    # --- the parts -------------------------------------------------------------------------------------------
 
     def _is_draining(self) -> bool:
         return self._draining
 
-    def _access_writer(self) -> Any:
+    def _snapshot(self) -> Snapshot:
+        return self.registry.snapshot
+
+    def _access_writer(self) -> Callable[[bytes], None] | None:
         """JSON log lines go where the JSON log goes, not inside another event."""
         if self.settings.log.format == "json" and not self.settings.log.access_file:
             return logs.write_to_stdout
@@ -188,15 +155,60 @@ class GatewayService(Service):
         from kateway.storage.kafka.driver import KafkaStore
 
         return KafkaStore(
-            cluster, self._reactor, name=name, session_timeout_seconds=self.settings.delivery.session_timeout_seconds
+            cluster,
+            self._reactor,
+            name=name,
+            session_timeout_seconds=self.settings.delivery.session_timeout_seconds,
         )
 
+    def _registry(self, config: RegistryConfig) -> Registry:
+        if config.driver == "embedded":
+            from kateway.registry.embedded import EmbeddedRegistry
+
+            return EmbeddedRegistry(self._reactor, Path(config.path) if config.path else self._data)
+        if config.driver == "file":
+            from kateway.registry.file import FileRegistry
+
+            return FileRegistry(self._reactor, Path(config.path))
+        if config.driver == "zookeeper":
+            from kateway.registry.zookeeper import ZookeeperRegistry
+
+            return ZookeeperRegistry(
+                self._reactor,
+                config.hosts,
+                session_timeout_seconds=config.session_timeout_seconds,
+                write_timeout_seconds=config.write_timeout_seconds,
+                credentials=_secret("registry.credentials", config.credentials_file, config.credentials_env),
+                access=config.access,
+            )
+        return OpenRegistry()
+
+    def _sinks(self) -> SinkContext:
+        pool = self._reactor.getThreadPool()
+        return SinkContext(
+            config=self.settings.audit,
+            data_directory=self._data,
+            stores=self.stores,
+            seconds=self._reactor.seconds,
+            in_thread=lambda work: deferToThreadPool(self._reactor, pool, work),
+        )
+
+    def _access(self, settings: Config) -> Access:
+        return build_access(settings, self._quotas, self._failures, snapshot=self._snapshot, now=time.time)
+
+    def _guard(self, settings: Config) -> Guard:
+        endpoints = self.settings.http.admin
+        token = read_token(settings.admin.token_file, endpoints)
+        return Guard(token, endpoints=endpoints, hosts=settings.admin.hosts, failures=self._admin_failures)
+
     def _plane(self, gateway: Gateway) -> MessagePlane:
-        topic = TopicEdge(gateway).handle
-        group = GroupEdge(gateway)
+        front = self._front
+        topic = TopicEdge(gateway, front).handle
+        group = GroupEdge(gateway, front)
         return MessagePlane(
-            gateway.names.grammar,
-            topic={b"POST": PublishEdge(gateway).handle, b"GET": topic, b"HEAD": topic},
+            self.entrance.topic_grammar,
+            self.entrance.group_grammar,
+            topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topic, b"HEAD": topic},
             group={b"GET": self._subscriptions.handle},
             actions={
                 "lag": {b"GET": group.lag, b"HEAD": group.lag},
@@ -204,14 +216,45 @@ class GatewayService(Service):
                 "acks": {b"POST": group.acknowledge},
             },
             publish_socket=self._publish_sockets.handle,
+            cors_origins=lambda: self.settings.http.cors_origins,
         )
 
     def _factory(self, tree: Resource, router: Any) -> HttpFactory:
-        return HttpFactory(router, Site(tree), self.settings.http, self._reactor, access=self._access)
+        return HttpFactory(router, Site(tree), self.settings.http, self._reactor, access=self._access_log)
+
+    # --- what is known of it ---------------------------------------------------------------------------------
 
     def health(self) -> Mapping[str, Health]:
-        """Of each part in use, by its name in the configuration."""
-        return {f"storage.{name}": store.health() for name, store in self.stores.items()}
+        """Of each part in use, by its name in the configuration. A registry that is away leaves its last snapshot in
+        force, so it degrades the gateway and does not make it unready (``web/health.py``).
+        """
+        parts = {f"storage.{name}": store.health() for name, store in self.stores.items()}
+        if self.settings.registry.driver != "open":
+            parts["registry"] = self.registry.health()
+        return parts
+
+    def status(self) -> Mapping[str, Any]:
+        """What ``GET /admin/v1/status`` answers."""
+        return {
+            "version": __version__,
+            "uptime_seconds": round(time.time() - self._began, 1),
+            "configuration": self._reloads.status(),
+            "stores": {
+                name: {"driver": self.settings.storage[name].driver, **_health(store.health())}
+                for name, store in self.stores.items()
+            },
+            "registry": {"driver": self.settings.registry.driver, **_health(self.registry.health())},
+            **self._load(),
+            "audit_events_dropped": self._audit.dropped,
+        }
+
+    def _load(self) -> dict[str, int]:
+        return {
+            "readers": self.groups.readers,
+            "groups": self.groups.groups,
+            "connections": self._public.connections,
+            "bytes_in_flight": self._public.bytes_in_flight,
+        }
 
     # --- starting --------------------------------------------------------------------------------------------
 
@@ -230,18 +273,64 @@ class GatewayService(Service):
     async def _start(self) -> None:
         for store in self.stores.values():
             await store.start()
-        for endpoint in self.settings.http.public:
-            self.ports.append(await listen(self._reactor, endpoint, self._public))
-        for endpoint in self.settings.http.admin:
-            self.ports.append(await listen(self._reactor, endpoint, self._admin))
+        await self.registry.start()
+        self.registry.watch(lambda _snapshot: self.permits.recheck())
+        for endpoints, factory in (
+            (self.settings.http.public, self._public),
+            (self.settings.http.admin, self._admin),
+        ):
+            for endpoint in endpoints:
+                self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
+        self._every(PRESENCE_SECONDS, self._tell_registry)
+        if isinstance(self.entrance, GuardedEntrance):
+            self._every(self.settings.auth.note_used_interval_seconds, self._note_used)
+        self._listen_for_hangup()
+        # what is loaded now stays: the collector need not look through it again and again, nor after few objects
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20000, 10, 50)
         _log.info(
-            "kateway {version} is up: public {public}, admin {admin}, stores {stores}",
+            "kateway {version} is up: public {public}, admin {admin}, stores {stores}, registry {registry}",
             version=__version__,
             public=", ".join(self.settings.http.public),
             admin=", ".join(self.settings.http.admin),
             stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in self.settings.storage.items()),
+            registry=self.settings.registry.driver,
         )
-        _log.info("open access: no registry is configured, so every caller is the application 'default'")
+        if self.settings.registry.driver == "open":
+            _log.info("open access: no registry is configured, so every caller is the application 'default'")
+
+    def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def once() -> None:
+            try:
+                await work()
+            except CancelledError:
+                raise
+            except KatewayError as error:
+                _log.debug("{error}", error=error)
+
+        loop = LoopingCall(lambda: Deferred.fromCoroutine(once()))
+        loop.clock = self._reactor
+        loop.start(seconds, now=True).addErrback(lambda failure: _log.failure("a regular task ended", failure))
+        self._loops.append(loop)
+
+    async def _tell_registry(self) -> None:
+        await self.registry.register_gateway(
+            GatewayEntry(
+                name=self._name,
+                public=tuple(_address(port) for port in self.ports[: len(self.settings.http.public)]),
+                admin=tuple(_address(port) for port in self.ports[len(self.settings.http.public) :]),
+                version=__version__,
+                started=round(self._began * 1000),
+                load=self._load(),
+            )
+        )
+
+    async def _note_used(self) -> None:
+        if isinstance(self.entrance, GuardedEntrance):
+            used = self.entrance.access.authentication.take_used()
+            if used:
+                await self.registry.note_used(used)
 
     def _failed_to_start(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -253,6 +342,52 @@ class GatewayService(Service):
         # twistd has no exit status of its own; atexit runs after it has tidied up (its pid file)
         atexit.register(_exit_with_failure)
         self._reactor.callWhenRunning(self._reactor.stop)
+
+    # --- reloading -------------------------------------------------------------------------------------------
+
+    def _listen_for_hangup(self) -> None:
+        def hangup(*_args: object) -> None:
+            self._reactor.callFromThread(self._reload_and_log)
+
+        try:
+            signal.signal(signal.SIGHUP, hangup)
+        except ValueError:
+            _log.debug("not the main thread: SIGHUP stays as it is")
+
+    def _reload_and_log(self) -> None:
+        reloading = Deferred.fromCoroutine(self.reload())
+        reloading.addErrback(lambda failure: _log.warn("nothing was reloaded: {why}", why=failure.getErrorMessage()))
+
+    async def reload(self) -> None:
+        """Re-reads configuration, certificates and registry, all or nothing. ``ConfigError`` names every problem;
+        ``RegistryUnavailable`` where the registry's server is away. No connection is dropped.
+        """
+        try:
+            settings = self._reread()
+            problems = cannot_change(self.settings, settings)
+            if problems:
+                raise ConfigError(problems)
+            access = self._access(settings) if isinstance(self.entrance, GuardedEntrance) else None
+            guard = self._guard(settings)
+            certificates = [(certificate, certificate.candidate()) for certificate in self._certificates]
+            await self.registry.reload()
+        except KatewayError as error:
+            self._reloads.failed(error)
+            raise
+        # from here on nothing can fail
+        self.settings = settings
+        self._public.config = self._admin.config = settings.http
+        self.groups.config = settings.delivery
+        self._front.quota_headers = settings.quotas.headers
+        self._audit.configure(settings.audit)
+        self._admin_edge.guard = guard
+        for certificate, context in certificates:
+            certificate.take(context)
+        if access is not None and isinstance(self.entrance, GuardedEntrance):
+            self.entrance.access = access
+        self.permits.recheck()
+        self._reloads.succeeded()
+        _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)
 
     # --- stopping --------------------------------------------------------------------------------------------
 
@@ -267,6 +402,9 @@ class GatewayService(Service):
         if self.started is not None:
             self.started.cancel()
         self._draining = True
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
         config = self.settings.http
         deadline = self._reactor.seconds() + config.drain_seconds + config.drain_delay_seconds
         if config.drain_delay_seconds and self.ports:
@@ -283,8 +421,10 @@ class GatewayService(Service):
         await _quietly("leaving the groups", Deferred.fromCoroutine(self.groups.stop(self._left(deadline))))
         for name, store in self.stores.items():
             await _quietly(f"stopping the store {name}", Deferred.fromCoroutine(store.stop(self._left(deadline))))
-        if self._access is not None:
-            self._access.stop()
+        await _quietly("stopping the audit", Deferred.fromCoroutine(self._audit.stop()))
+        await _quietly("stopping the registry", Deferred.fromCoroutine(self.registry.stop()))
+        if self._access_log is not None:
+            self._access_log.stop()
         _log.info("kateway has stopped")
 
     def _left(self, deadline: float) -> float:
@@ -305,9 +445,38 @@ class GatewayService(Service):
                     timeout.cancel()
 
 
-def _creation(cluster: StorageConfig) -> TopicCreation:
+def _creation(cluster: StorageConfig, open_mode: bool) -> TopicCreation:
     replicas = cluster.replicas if isinstance(cluster, KafkaStorageConfig) else 1
-    return TopicCreation(cluster.create_topics, cluster.partitions, replicas)
+    return TopicCreation(open_mode and cluster.create_topics, cluster.partitions, replicas)
+
+
+def _data_directory(settings: Config) -> Path:
+    """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
+    default = settings.storage.get("default")
+    return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
+
+
+def _secret(option: str, file: str, env: str) -> str:
+    """A secret from a file or the environment; empty where neither is named. ``ConfigError``."""
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError([f"{option}_file: {file}: {error.strerror or error}"]) from error
+    if env:
+        if env not in os.environ:
+            raise ConfigError([f"{option}_env: there is no {env} in the environment"])
+        return os.environ[env]
+    return ""
+
+
+def _health(health: Health) -> dict[str, Any]:
+    return {"healthy": health.healthy, "reason": health.reason, **health.details}
+
+
+def _address(port: IListeningPort) -> str:
+    host: Any = port.getHost()
+    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
 
 
 async def _quietly(doing: str, stopping: Any) -> None:

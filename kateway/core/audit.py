@@ -142,11 +142,15 @@ class Audit:
         self, sinks: Mapping[str, Sink], *, now: Callable[[], float], config: AuditConfig | None = None
     ) -> None:
         config = AuditConfig() if config is None else config
+        self.configure(config)
+        self._now = now
+        self._lanes = [_Lane(name, sink, config.max_queued_events) for name, sink in sinks.items()]
+
+    def configure(self, config: AuditConfig) -> None:
+        """Which kinds of traffic are recorded from now on."""
         self.publishes = config.publishes
         self.subscribes = config.subscribes
         self.acknowledgements = config.acknowledgements
-        self._now = now
-        self._lanes = [_Lane(name, sink, config.max_queued_events) for name, sink in sinks.items()]
 
     @property
     def dropped(self) -> int:

@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from kateway.core.deadletter import dead_letter_topic
 from kateway.core.delivery import Ack
+from kateway.core.entrance import Place, Visit
 from kateway.core.groups import Groups
-from kateway.core.names import OpenNames, Place
 from kateway.core.reader import Connection, Mode, Reader
 from kateway.errors import (
     Conflict,
@@ -28,7 +28,7 @@ from kateway.errors import (
     TopicNotFound,
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
-from kateway.storage.interface import At, Fetched, Outcome, Reset, Store
+from kateway.storage.interface import At, Fetched, Outcome, Reset
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
@@ -68,18 +68,14 @@ class TopicCreation(NamedTuple):
 
 
 class Gateway:
-    """The gateway's rules over its stores; ``stores`` and ``creation`` by the clusters' names."""
+    """The gateway's rules over its stores; ``creation`` by the clusters' names."""
 
     def __init__(
         self,
-        names: OpenNames,
-        stores: Mapping[str, Store],
         creation: Mapping[str, TopicCreation],
         groups: Groups,
         clock: IReactorTime,
     ) -> None:
-        self.names = names
-        self._stores = stores
         self._creation = creation
         self._groups = groups
         self._clock = clock
@@ -162,8 +158,7 @@ class Gateway:
 
     async def reader(
         self,
-        place: Place,
-        group: str,
+        visit: Visit,
         *,
         mode: Mode,
         reset: Reset,
@@ -176,18 +171,20 @@ class Gateway:
 
         ``TopicNotFound``, ``TooManyConsumers``, ``Conflict`` between ack modes, ``Draining``.
         """
+        place = visit.place
         if dead:
-            place = place._replace(topic=dead_letter_topic(place.topic, group))
+            place = place._replace(topic=dead_letter_topic(place.topic, visit.group))
         await self.topic(place, create=not dead)
         return self._groups.reader(
             place.cluster,
-            group,
+            visit.group,
             place.topic,
             connection=connection,
             mode=mode,
             reset=reset,
             short=short,
             ack_timeout=ack_timeout,
+            max_deliveries=visit.max_deliveries,
         )
 
     async def acknowledge(

@@ -30,7 +30,8 @@ class Groups:
     def __init__(self, lookup: Callable[[str], Store], clock: IReactorTime, config: DeliveryConfig) -> None:
         self._lookup = lookup
         self._clock = clock
-        self._config = config
+        self.config = config
+        """Of groups that are joined from now on."""
         self._groups: dict[Key, Group] = {}
         self._closing: dict[Key, Deferred[None]] = {}
         self._draining = False
@@ -142,8 +143,8 @@ class Groups:
             lambda listener: store.subscribe(group, topic, listener, reset),
             DeadLetters(store, topic, group, self._clock),
             self._clock,
-            self._config,
-            max_deliveries=self._config.max_deliveries if max_deliveries is None else max_deliveries,
+            self.config,
+            max_deliveries=self.config.max_deliveries if max_deliveries is None else max_deliveries,
             over=lambda member: self._close(key, member),
         )
         closing = self._closing.get(key)

@@ -73,9 +73,7 @@ class Store(Protocol):
     async def delete_topic(self, topic: str) -> None:
         """Deletes a topic and its records; ``TopicNotFound`` where there is none."""
 
-    def publish(
-        self, topic: str, messages: Sequence[Message], acks: int, deadline: float
-    ) -> Deferred[list[Outcome]]:
+    def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
         """Writes messages; answers one outcome for each, in their order, and never fails as a whole.
 
         ``acks``: 0 none (receipts without offset), 1 leader, -1 all in-sync replicas. ``deadline`` is on the
@@ -98,9 +96,7 @@ class Store(Protocol):
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Moves a group by hand. ``GroupBusy`` while anybody is a member of it."""
 
-    async def read(
-        self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float
-    ) -> Fetched:
+    async def read(self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
         """Reads records from ``offset`` on, at least one where there is one, else at most ``max_bytes`` of them.
 
         At the end of the partition it waits for up to ``wait_seconds`` and may answer none.

@@ -47,6 +47,10 @@ class StockConnection:
     def confirmed(self) -> int | None:
         return None
 
+    @property
+    def subject(self) -> str:
+        return ""
+
     def stalled(self) -> bool:
         return False
 
@@ -74,6 +78,7 @@ class StockExchange:
         self._flow = _Flow()
         self.caller = ""
         self.upgrade = False
+        self.extra_headers: Sequence[Header] = ()
         self._stock = self.connection = StockConnection()
         self.request = Request(
             request.method,
@@ -103,7 +108,7 @@ class StockExchange:
         request = self._twisted
         request.setResponseCode(status)
         request.defaultContentType = None
-        for name, value in headers:
+        for name, value in (*headers, *self.extra_headers):
             request.responseHeaders.addRawHeader(name, value)
         request.responseHeaders.setRawHeaders(b"X-Request-Id", [self.request.id.encode("ascii")])
 

@@ -22,6 +22,7 @@ from kateway.web.bridge import drive
 from kateway.web.exchange import Request, Watcher
 from kateway.web.parsing import Parsed, RequestParser, new_request_id
 from kateway.web.problems import problem
+from kateway.web.tls import subject_of
 from kateway.web.transport import CountingTls, PromptConnection
 from kateway.web.wire_exchange import WireExchange
 
@@ -51,6 +52,7 @@ class HttpChannel(Protocol):
         self._wire: PromptConnection | None = None
         self._tls: CountingTls | None = None
         self._other: Any = None
+        self._subject: str | None = None
         self._watchers: list[Watcher] | None = None
         self._advancing = self._closing = self._fin = self._paused = self._secure = False
         self._moved = -1
@@ -169,6 +171,13 @@ class HttpChannel(Protocol):
             self._watchers.remove(watcher)
 
     # --- the exchange's side ----------------------------------------------------------------------------------------
+
+    @property
+    def subject(self) -> str:
+        """Of the client's certificate; asked of TLS once a connection, when the handshake is done."""
+        if self._subject is None:
+            self._subject = subject_of(self.transport) if self._secure else ""
+        return self._subject
 
     @property
     def secure(self) -> bool:

@@ -95,6 +95,10 @@ class Connection(Protocol):
         ``None`` where it cannot be known (no ``SIOCOUTQ``): then only settling counts.
         """
 
+    @property
+    def subject(self) -> str:
+        """Of the client's certificate, where TLS has verified one; else empty."""
+
     def stalled(self) -> bool:
         """The client's window is shut, or has let nothing through since the last look, with bytes waiting."""
 
@@ -110,6 +114,8 @@ class Exchange(Protocol):
     request: Request
     caller: str
     """Who asks, for the access log: a handler sets it once it knows; empty until then."""
+    extra_headers: Sequence[Header]
+    """What every response of this exchange carries besides its own headers; a handler may set it at any time."""
     upgrade: bool
     """Whether the client asks for another protocol, and the connection can change: ``take_over`` is possible."""
 

@@ -69,7 +69,17 @@ class Feed:
     Callbacks, not a coroutine: it runs once for each batch of every stream.
     """
 
-    def __init__(self, reader: Reader, outlet: Outlet, bounds: Bounds, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        outlet: Outlet,
+        bounds: Bounds,
+        clock: IReactorTime,
+        pause: Callable[[int], float] | None = None,
+    ) -> None:
+        """``pause`` counts bytes against a quota and answers the seconds to wait before the next."""
+        self._pause = pause
+        self._paused_until = 0.0
         self._reader = reader
         self._outlet = outlet
         self._clock = clock
@@ -97,7 +107,7 @@ class Feed:
 
     def _turn(self) -> None:
         """Sends one batch, if there is one and the client has room for it."""
-        if self._over or not self._outlet.writable():
+        if self._over or not self._outlet.writable() or self._clock.seconds() < self._paused_until:
             return
         try:
             taken = self._reader.take(
@@ -117,14 +127,22 @@ class Feed:
         if self._records_left <= 0 or self._bytes_left <= 0:
             self.end()
             return
-        if self._outlet.writable():
+        pause = 0.0 if self._pause is None else self._pause(size)
+        if pause:
+            # reading is slowed, not refused; other wake-ups in the meantime find it paused
+            self._paused_until = self._clock.seconds() + pause
+            self._turn_after(pause)
+        elif self._outlet.writable():
             # a client that takes what it is given at once is given more at a time; a slow one costs little memory
             self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)
-            if self._next is None:
-                self._next = self._clock.callLater(0, self._again)
+            self._turn_after(0)
         else:
             self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
-        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds)
+        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds + pause)
+
+    def _turn_after(self, seconds: float) -> None:
+        if self._next is None:
+            self._next = self._clock.callLater(seconds, self._again)
 
     @property
     def _follows(self) -> bool:
@@ -132,6 +150,7 @@ class Feed:
 
     def _again(self) -> None:
         self._next = None
+        self._paused_until = 0.0
         self._turn()
 
     def _wait(self, seconds: float) -> None:

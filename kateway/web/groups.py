@@ -7,13 +7,15 @@ from typing import Any
 
 import orjson
 
+from kateway.core.auth import Purpose
+from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway
-from kateway.core.names import Place
 from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
 from kateway.web import params
 from kateway.web.acks import parse_acks, parsed, results
 from kateway.web.exchange import Exchange, Response
+from kateway.web.front import Front
 from kateway.web.serve import serve
 
 JSON = (b"Content-Type", b"application/json")
@@ -24,42 +26,39 @@ _NONE: frozenset[bytes] = frozenset()
 class GroupEdge:
     """Answers about one group of one topic."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, front: Front) -> None:
         self._gateway = gateway
+        self._front = front
 
     def lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        serve(exchange, self._lag(path, raw_query))
+        serve(exchange, self._lag(exchange, path, raw_query))
 
     def offsets(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        serve(exchange, self._offsets(path, raw_query))
+        serve(exchange, self._offsets(exchange, path, raw_query))
 
     def reset(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        serve(exchange, self._reset(path, raw_query, exchange.request.body))
+        serve(exchange, self._reset(exchange, path, raw_query))
 
     def acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        serve(exchange, self._acknowledge(path, raw_query, exchange.request.body, exchange.request.id))
+        serve(exchange, self._acknowledge(exchange, path, raw_query))
 
-    def _place(self, path: params.TopicPath) -> tuple[Place, str]:
-        assert path.group is not None
-        return self._gateway.names.place(path.version, path.topic), path.group
+    def _enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
+        visit = self._front.enter(exchange, purpose, path)
+        self._front.count_request(exchange, visit)
+        return visit
 
-    async def _lag(self, path: params.TopicPath, raw_query: bytes) -> Response:
+    async def _lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         params.query(raw_query, _NONE)
-        place, group = self._place(path)
-        lags = await self._gateway.lag(place, group)
-        return _json(
-            {
-                "lag": sum(lag.lag for lag in lags),
-                "partitions": [lag._asdict() for lag in lags],
-            }
-        )
+        visit = self._enter(exchange, "describe", path)
+        lags = await self._gateway.lag(visit.place, visit.group)
+        return _json({"lag": sum(lag.lag for lag in lags), "partitions": [lag._asdict() for lag in lags]})
 
-    async def _offsets(self, path: params.TopicPath, raw_query: bytes) -> Response:
+    async def _offsets(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         params.query(raw_query, _NONE)
-        return await self._committed(*self._place(path))
+        return await self._committed(self._enter(exchange, "describe", path))
 
-    async def _committed(self, place: Place, group: str) -> Response:
-        committed = await self._gateway.committed(place, group)
+    async def _committed(self, visit: Visit) -> Response:
+        committed = await self._gateway.committed(visit.place, visit.group)
         return _json(
             {
                 "partitions": [
@@ -69,19 +68,20 @@ class GroupEdge:
             }
         )
 
-    async def _reset(self, path: params.TopicPath, raw_query: bytes, body: bytes) -> Response:
+    async def _reset(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         params.query(raw_query, _NONE)
-        to = _destination(parsed(body))
-        place, group = self._place(path)
-        await self._gateway.reset(place, group, to)
-        return await self._committed(place, group)
+        visit = self._enter(exchange, "subscribe", path)
+        await self._gateway.reset(visit.place, visit.group, _destination(parsed(exchange.request.body)))
+        return await self._committed(visit)
 
-    async def _acknowledge(self, path: params.TopicPath, raw_query: bytes, body: bytes, request_id: str) -> Response:
+    async def _acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         sync = params.flag(params.query(raw_query, _SYNC), b"sync")
-        acks = parse_acks(body)
-        place, group = self._place(path)
-        outcomes = await self._gateway.acknowledge(place, group, acks, sync=sync)
-        return _json({"results": results(acks, outcomes, request_id)})
+        visit = self._enter(exchange, "subscribe", path)
+        acks = parse_acks(exchange.request.body)
+        outcomes = await self._gateway.acknowledge(visit.place, visit.group, acks, sync=sync)
+        if self._front.audit.acknowledgements:
+            self._front.record(exchange, visit, "acknowledge")
+        return _json({"results": results(acks, outcomes, exchange.request.id)})
 
 
 def _json(found: Any) -> Response:

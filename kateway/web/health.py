@@ -10,6 +10,8 @@ import orjson
 from kateway.model import Health
 from kateway.web.exchange import Response
 
+REGISTRY = "registry"
+"""The part of that name."""
 JSON = (b"Content-Type", b"application/json")
 NO_STORE = (b"Cache-Control", b"no-store")
 
@@ -20,13 +22,19 @@ def live() -> Response:
 
 
 def ready(parts: Mapping[str, Health], *, draining: bool) -> Response:
-    """200 when every part is healthy and the gateway is not draining, else 503; each part says what ails it."""
-    healthy = not draining and all(health.healthy for health in parts.values())
-    body: dict[str, Any] = {"ready": healthy, "draining": draining}
-    body["parts"] = {
-        name: {"healthy": health.healthy, **({"reason": health.reason} if health.reason else {})}
-        for name, health in parts.items()
-    }
+    """200 when every part is healthy and the gateway is not draining, else 503; each part says what ails it.
+
+    A registry that is away only degrades the gateway: its last snapshot stays in force.
+    """
+    healthy = not draining and all(health.healthy for name, health in parts.items() if name != REGISTRY)
+    body: dict[str, Any] = {"ready": healthy, "draining": draining, "parts": {}}
+    for name, health in parts.items():
+        part: dict[str, Any] = {"healthy": health.healthy}
+        if name == REGISTRY and not health.healthy:
+            part["degraded"] = True
+        if health.reason:
+            part["reason"] = health.reason
+        body["parts"][name] = part
     headers = (JSON, NO_STORE) if healthy else (JSON, NO_STORE, (b"Retry-After", b"1"))
     return Response(200 if healthy else 503, headers, orjson.dumps(body))
 

@@ -106,7 +106,7 @@ class Cache(Generic[T]):
         return found
 
 
-def topic_path(path: bytes, name: re.Pattern[str]) -> TopicPath | None:
+def topic_path(path: bytes, topic_name: re.Pattern[str], group_name: re.Pattern[str]) -> TopicPath | None:
     """Takes a path apart; ``None`` where it is not one of a topic's. ``InvalidName`` names the part that is wrong."""
     parts = path.split(b"/")
     if not 4 <= len(parts) <= 6 or parts[0] or parts[2] != b"topics":
@@ -114,9 +114,9 @@ def topic_path(path: bytes, name: re.Pattern[str]) -> TopicPath | None:
     version, topic, *rest = (_decoded(part) for part in (parts[1], *parts[3:]))
     if not _VERSION.fullmatch(version):
         raise InvalidName(f"the version {version[:64]!r} is not v and a number, such as v1")
-    for kind, text in zip(("topic", "group"), (topic, *rest[:1]), strict=False):
-        if not name.fullmatch(text) or text in {".", ".."}:
-            raise InvalidName(f"the {kind} {text[:64]!r} does not match {name.pattern}")
+    for kind, grammar, text in (("topic", topic_name, topic), *(("group", group_name, group) for group in rest[:1])):
+        if not grammar.fullmatch(text) or text in {".", ".."}:
+            raise InvalidName(f"the {kind} {text[:64]!r} does not match {grammar.pattern}")
     return TopicPath(version, topic, rest[0] if rest else None, rest[1] if len(rest) > 1 else None)
 
 

@@ -7,10 +7,11 @@ from the raw request target, so that an encoded slash never makes a segment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from kateway.errors import MethodNotAllowed, NotFound
 from kateway.web import params
+from kateway.web.cors import check_origin, preflight
 from kateway.web.exchange import Exchange, Response
 from kateway.web.problems import problem
 from kateway.web.websocket import wants_websocket
@@ -24,22 +25,25 @@ class MessagePlane:
 
     def __init__(
         self,
-        grammar: re.Pattern[str],
+        topic_grammar: re.Pattern[str],
+        group_grammar: re.Pattern[str],
         *,
         topic: Methods,
         group: Methods,
         actions: Mapping[str, Methods],
         publish_socket: Handler,
+        cors_origins: Callable[[], Sequence[str]],
     ) -> None:
+        self._cors_origins = cors_origins
         self._publish_socket = publish_socket
         self._topic = topic
         self._group = group
         self._actions = actions
-        self._paths = params.Cache(lambda raw: self._path(raw, grammar))
+        self._paths = params.Cache(lambda raw: self._path(raw, topic_grammar, group_grammar))
 
     @staticmethod
-    def _path(raw: bytes, grammar: re.Pattern[str]) -> params.TopicPath:
-        found = params.topic_path(raw, grammar)
+    def _path(raw: bytes, topic_grammar: re.Pattern[str], group_grammar: re.Pattern[str]) -> params.TopicPath:
+        found = params.topic_path(raw, topic_grammar, group_grammar)
         if found is None:
             raise NotFound("there is nothing here; topics are at /v1/topics/NAME, groups at /v1/topics/NAME/GROUP")
         return found
@@ -49,6 +53,7 @@ class MessagePlane:
         request = exchange.request
         raw_path, _, raw_query = request.target.partition(b"?")
         try:
+            check_origin(exchange, self._cors_origins())
             path = self._paths(raw_path)
             methods = self._methods(path)
             handler = methods.get(request.method)
@@ -57,7 +62,7 @@ class MessagePlane:
             if handler is None:
                 allow = ", ".join(sorted({method.decode() for method in methods} | {"OPTIONS"}))
                 if request.method == b"OPTIONS":
-                    exchange.respond(Response(204, ((b"Allow", allow.encode()),), b""))
+                    exchange.respond(preflight(exchange, allow) or Response(204, ((b"Allow", allow.encode()),), b""))
                     return
                 raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
         except Exception as error:

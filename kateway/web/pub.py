@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from twisted.python.failure import Failure
 
+from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway, Publish
 from kateway.errors import KatewayError, LengthRequired, UnsupportedMediaType
 from kateway.model import Headers, Message, Receipt
@@ -18,6 +19,7 @@ from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
+from kateway.web.front import Front
 from kateway.web.problems import problem, problem_object, problem_of
 
 JSON = (b"Content-Type", b"application/json")
@@ -29,25 +31,33 @@ _TAKEN = b'{"partition":%d,"offset":null}'
 class PublishEdge:
     """Turns publish requests into messages and outcomes into responses."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, front: Front) -> None:
         self._gateway = gateway
+        self._front = front
         self._queries = params.Cache(params.publish_query)
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
         """Publishes and answers. The client going away changes nothing: the outcome is only not told."""
         request = exchange.request
+        front = self._front
         try:
+            visit = front.enter(exchange, "publish", path)
             query = self._queries(raw_query)
             given = params.publish_headers(request.headers)
             if not request.body and not _has_length(request):
                 raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
             acks = params.agreed("ack", query.acks, given.acks)
             key = params.agreed("key", query.key, given.key)
-            publish = Publish(
-                self._gateway.names.place(path.version, path.topic),
+            messages = (
                 _batch(request, key, query.partition, given.headers)
                 if query.batch
-                else (Message(request.body, key, given.headers, query.partition),),
+                else (Message(request.body, key, given.headers, query.partition),)
+            )
+            if visit.admission is not None:
+                front.count_publish(exchange, visit, messages)
+            publish = Publish(
+                visit.place,
+                messages,
                 -1 if acks is None else acks,
                 request.received + query.timeout,
                 query.retries,
@@ -58,6 +68,11 @@ class PublishEdge:
             return
         publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
         publishing.addErrback(_fail, exchange)
+        if front.audit.publishes:
+            publishing.addBoth(self._record, exchange, visit)
+
+    def _record(self, error: KatewayError | None, exchange: Exchange, visit: Visit) -> None:
+        self._front.record(exchange, visit, "publish", error)
 
 
 def _path(request: Request) -> bytes:
@@ -79,15 +94,16 @@ def _batch(request: Request, key: bytes | None, partition: int | None, headers: 
     return parse(request.body, key, partition, tuple(header for header in headers if header[0] != "content-type"))
 
 
-def _answer(outcomes: list[Outcome], exchange: Exchange) -> None:
+def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
+    """Answers one message's publish; gives the error, for the audit."""
     outcome = outcomes[0]
     if isinstance(outcome, KatewayError):
         exchange.respond(problem(outcome, exchange.request.id))
-        return
+        return outcome
     partition, offset = outcome
     if offset is None:
         exchange.respond(Response(202, (JSON, (b"X-Partition", b"%d" % partition)), _TAKEN % partition))
-        return
+        return None
     exchange.respond(
         Response(
             201,
@@ -100,9 +116,10 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> None:
             _CREATED % (partition, offset),
         )
     )
+    return None
 
 
-def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> None:
+def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
     """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks."""
     worst: KatewayError | None = None
     taken = False
@@ -118,10 +135,11 @@ def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> None:
     body = orjson.dumps({"results": results})
     if worst is None:
         exchange.respond(Response(202 if taken else 201, (JSON,), body))
-        return
+        return None
     headers = problem(worst, exchange.request.id).headers
     retry = tuple(header for header in headers if header[0].lower() != b"content-type")
     exchange.respond(Response(worst.status, (JSON, *retry), body))
+    return worst
 
 
 def _badness(error: KatewayError) -> tuple[bool, int]:
@@ -129,5 +147,6 @@ def _badness(error: KatewayError) -> tuple[bool, int]:
     return error.maybe_written, error.status
 
 
-def _fail(failure: Failure, exchange: Exchange) -> None:
+def _fail(failure: Failure, exchange: Exchange) -> KatewayError:
     exchange.respond(problem_of(failure, exchange.request.id))
+    return failure.value if isinstance(failure.value, KatewayError) else KatewayError()

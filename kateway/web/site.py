@@ -21,6 +21,7 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from kateway.errors import KatewayError, MethodNotAllowed, NotFound
 from kateway.model import Health
 from kateway.web.adapter import StockExchange
+from kateway.web.admin.edge import AdminEdge
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.health import live, ready
 from kateway.web.problems import problem
@@ -88,9 +89,14 @@ def public_tree(clock: IReactorTime, plane: Serve, health: HealthParts, draining
     return app.resource()
 
 
-def admin_tree(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool]) -> Resource:
-    """``/live`` and ``/ready``."""
-    app, _tree = _app(clock, health, draining)
+def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, draining: Callable[[], bool]) -> Resource:
+    """``/live``, ``/ready`` and the admin API."""
+    app, tree = _app(clock, health, draining)
+
+    @app.route("/admin/v1", branch=True)
+    def admin_api(_request: TwistedRequest) -> Any:
+        return tree.hand_over(admin.handle)
+
     return app.resource()
 
 

@@ -11,16 +11,17 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway, Publish
-from kateway.core.names import Place
 from kateway.errors import InvalidParameter, KatewayError, MalformedBatch
 from kateway.model import Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange
 from kateway.web.formats.jsonrecord import message as record_of
+from kateway.web.front import Front
 from kateway.web.problems import problem, problem_object
-from kateway.web.websocket import GOING_AWAY, TEXT, Socket, accept
+from kateway.web.websocket import GOING_AWAY, POLICY, TEXT, Socket, accept
 
 MAX_UNANSWERED = 1000
 """Messages of one socket on their way; beyond that no more is read from it."""
@@ -38,8 +39,9 @@ class _Slot:
 class SocketPublishEdge:
     """Turns upgrades of a topic's path into sockets that publish."""
 
-    def __init__(self, gateway: Gateway, clock: IReactorTime, max_message_bytes: int) -> None:
+    def __init__(self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int) -> None:
         self._gateway = gateway
+        self._front = front
         self._clock = clock
         self._max_message_bytes = max_message_bytes
         self._queries = params.Cache(params.publish_query)
@@ -49,13 +51,14 @@ class SocketPublishEdge:
         """Answers 101, or why not. The request's query and headers are the messages' defaults."""
         request = exchange.request
         try:
+            visit = self._front.enter(exchange, "publish", path)
             query = self._queries(raw_query)
             given = params.publish_headers(request.headers)
             if query.batch:
                 raise InvalidParameter("batch is for requests: over a WebSocket each message is one record")
             acks = params.agreed("ack", query.acks, given.acks)
             defaults = Defaults(
-                self._gateway.names.place(path.version, path.topic),
+                visit,
                 params.agreed("key", query.key, given.key),
                 query.partition,
                 given.headers,
@@ -67,9 +70,15 @@ class SocketPublishEdge:
         except Exception as error:
             exchange.respond(problem(error, request.id))
             return
-        publisher = PublishSocket(socket, self._gateway, defaults, self._clock, request.id)
+        publisher = PublishSocket(socket, self._gateway, self._front, defaults, exchange, self._clock)
+        release = self._front.permits.hold(visit, publisher.revoke)
+
+        def gone() -> None:
+            self._sockets.discard(publisher)
+            release()
+
         self._sockets.add(publisher)
-        publisher.start(lambda: self._sockets.discard(publisher))
+        publisher.start(gone)
 
     def drain(self) -> None:
         """Closes every socket as soon as what came on it is answered."""
@@ -80,7 +89,7 @@ class SocketPublishEdge:
 class Defaults(NamedTuple):
     """What holds for every message of a socket that does not say otherwise."""
 
-    place: Place
+    visit: Visit
     key: bytes | None
     partition: int | None
     headers: Headers
@@ -93,13 +102,21 @@ class PublishSocket:
     """One client that publishes: text messages are record objects, binary ones values."""
 
     def __init__(
-        self, socket: Socket, gateway: Gateway, defaults: Defaults, clock: IReactorTime, request_id: str
+        self,
+        socket: Socket,
+        gateway: Gateway,
+        front: Front,
+        defaults: Defaults,
+        exchange: Exchange,
+        clock: IReactorTime,
     ) -> None:
         self._socket = socket
         self._gateway = gateway
+        self._front = front
         self._defaults = defaults
+        self._exchange = exchange
+        self._request_id = exchange.request.id
         self._clock = clock
-        self._request_id = request_id
         self._slots: deque[_Slot] = deque()
         self._paused = False
         self._leaving = False
@@ -115,6 +132,11 @@ class PublishSocket:
         self._socket.pause()
         self._answer()
 
+    def revoke(self, error: KatewayError) -> None:
+        """Ends it because its permission is gone."""
+        self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])
+        self._socket.close(POLICY, error.code)
+
     def _message(self, message: str | bytes) -> None:
         slot = _Slot()
         self._slots.append(slot)
@@ -127,7 +149,7 @@ class PublishSocket:
             self._socket.pause()
 
     def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
-        place, key, partition, headers, acks, timeout, retries = self._defaults
+        visit, key, partition, headers, acks, timeout, retries = self._defaults
         try:
             if isinstance(message, bytes):
                 record = Message(message, key, headers, partition)
@@ -137,9 +159,12 @@ class PublishSocket:
                 except orjson.JSONDecodeError as error:
                     raise MalformedBatch(f"the message is not JSON: {error}") from error
                 record = record_of(element, "the message", key, partition, headers)
+            if visit.admission is not None:
+                # as for a request: a quota is that of now, and what it has no room for is refused
+                self._front.count_publish(self._exchange, self._front.again(self._exchange, visit), (record,))
         except KatewayError:
             return fail()
-        return self._gateway.publish(Publish(place, (record,), acks, self._clock.seconds() + timeout, retries))
+        return self._gateway.publish(Publish(visit.place, (record,), acks, self._clock.seconds() + timeout, retries))
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]

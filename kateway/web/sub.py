@@ -8,8 +8,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.delivery import Taken
+from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway
-from kateway.core.names import Place
 from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
@@ -19,6 +19,7 @@ from kateway.web.feed import Bounds, Feed, Outlet
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
 from kateway.web.formats.sse import SseForm, last_event_id
+from kateway.web.front import Front
 from kateway.web.negotiate import form
 from kateway.web.problems import problem
 from kateway.web.serve import serve
@@ -31,8 +32,9 @@ NO_STORE = (b"Cache-Control", b"no-store")
 class SubscribeEdge:
     """Turns subscribe requests into readers and feeds them to their clients."""
 
-    def __init__(self, gateway: Gateway, clock: IReactorTime, max_message_bytes: int) -> None:
+    def __init__(self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int) -> None:
         self._gateway = gateway
+        self._front = front
         self._clock = clock
         self._max_message_bytes = max_message_bytes
         """Of a WebSocket message that a client sends."""
@@ -50,11 +52,34 @@ class SubscribeEdge:
         query = (self._socket_queries if as_socket else self._queries)(raw_query)
         wanted = form(request.header(b"accept"))
         read = _read_up_to(request) if isinstance(wanted, SseForm) else None
-        place = self._gateway.names.place(path.version, path.topic)
-        assert path.group is not None
-        reader = await self._gateway.reader(
-            place,
-            path.group,
+        visit = self._front.enter(exchange, "subscribe", path)
+        self._front.count_request(exchange, visit)
+        leave = self._front.enter_reader(visit)
+        try:
+            reader = await self._reader(exchange, visit, query)
+        except BaseException:
+            leave()
+            raise
+        if read is not None:
+            reader.settled(read)
+        try:
+            outlet = (
+                self._socket(exchange, reader, visit)
+                if as_socket
+                else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
+            )
+        except KatewayError:
+            leave()
+            reader.finish()
+            raise
+        self._feed(visit, query, reader, outlet, leave)
+        if self._front.audit.subscribes:
+            self._front.record(exchange, visit, "subscribe")
+        return None
+
+    async def _reader(self, exchange: Exchange, visit: Visit, query: params.SubscribeQuery) -> Reader:
+        return await self._gateway.reader(
+            visit,
             mode="explicit" if query.explicit else "auto",
             reset=query.reset,
             short=not query.follow and query.limit <= params.SMALL_LIMIT,
@@ -62,29 +87,32 @@ class SubscribeEdge:
             dead=query.dead,
             connection=exchange.connection,
         )
-        if read is not None:
-            reader.settled(read)
-        try:
-            outlet = (
-                self._socket(exchange, reader, place, path.group)
-                if as_socket
-                else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
-            )
-        except KatewayError:
-            reader.finish()
-            raise
-        max_bytes = math.inf if query.max_bytes is None else query.max_bytes
-        feed = Feed(reader, outlet, Bounds(query.limit, max_bytes, query.timeout, query.idle), self._clock)
-        self._feeds.add(feed)
-        feed.start(lambda: self._feeds.discard(feed))
-        return None
 
-    def _socket(self, exchange: Exchange, reader: Reader, place: Place, group: str) -> Outlet:
+    def _feed(
+        self, visit: Visit, query: params.SubscribeQuery, reader: Reader, outlet: Outlet, leave: Callable[[], None]
+    ) -> None:
+        max_bytes = math.inf if query.max_bytes is None else query.max_bytes
+        pause = None
+        if visit.admission is not None:
+            entrance = self._front.entrance
+            pause = lambda size: entrance.read_pause(visit, size)  # noqa: E731
+        feed = Feed(reader, outlet, Bounds(query.limit, max_bytes, query.timeout, query.idle), self._clock, pause)
+        release = self._front.permits.hold(visit, feed.fail)
+
+        def ended() -> None:
+            self._feeds.discard(feed)
+            release()
+            leave()
+
+        self._feeds.add(feed)
+        feed.start(ended)
+
+    def _socket(self, exchange: Exchange, reader: Reader, visit: Visit) -> Outlet:
         socket = accept(exchange, (FRAMES,), self._max_message_bytes)
         return SocketOutlet(
             socket,
             reader,
-            lambda acks: self._gateway.acknowledge(place, group, acks, sync=False),
+            lambda acks: self._gateway.acknowledge(visit.place, visit.group, acks, sync=False),
             exchange.request.id,
         )
 

@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
 
+from kateway.core.entrance import Place, Visit
 from kateway.core.gateway import Gateway
-from kateway.core.names import Place
 from kateway.model import Record
 from kateway.web import params
 from kateway.web.exchange import Exchange, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
+from kateway.web.front import Front
 from kateway.web.negotiate import form
 from kateway.web.serve import serve
 
@@ -24,8 +25,9 @@ ONE_READ_BYTES = 1 << 20
 class TopicEdge:
     """Answers what a topic holds, or the records themselves."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, front: Front) -> None:
         self._gateway = gateway
+        self._front = front
         self._queries = params.Cache(params.read_query)
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
@@ -33,10 +35,11 @@ class TopicEdge:
 
     async def _answer(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
         query = self._queries(raw_query)
-        place = self._gateway.names.place(path.version, path.topic)
+        visit = self._front.enter(exchange, "describe" if query.offset is None else "subscribe", path)
+        self._front.count_request(exchange, visit)
         if query.partition is None or query.offset is None:
-            return await self._info(place, path)
-        return await self._read(exchange, place, query.partition, query.offset, query)
+            return await self._info(visit.place, path)
+        return await self._read(exchange, visit, query.partition, query.offset, query)
 
     async def _info(self, place: Place, path: params.TopicPath) -> Response:
         partitions = [
@@ -50,10 +53,11 @@ class TopicEdge:
         )
 
     async def _read(
-        self, exchange: Exchange, place: Place, partition: int, offset: int, query: params.ReadQuery
+        self, exchange: Exchange, visit: Visit, partition: int, offset: int, query: params.ReadQuery
     ) -> Response | None:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
         wanted = form(exchange.request.header(b"accept"))
+        place = visit.place
         fetched = await self._gateway.read(
             place, partition, offset, max_bytes=min(query.max_bytes, ONE_READ_BYTES), wait_seconds=query.timeout
         )

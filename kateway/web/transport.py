@@ -26,6 +26,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from kateway.errors import ConfigError
+from kateway.web.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
 _SIOCOUTQ = 0x5411
@@ -252,8 +253,14 @@ def count(port: IListeningPort) -> None:
         factory.protocol = CountingTls
 
 
-def listen(reactor: Any, endpoint_string: str, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-    """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``).
+def listen(
+    reactor: Any,
+    endpoint_string: str,
+    factory: IProtocolFactory,
+    certified: Callable[[Certificate], None] | None = None,
+) -> Deferred[IListeningPort]:
+    """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``). ``certified`` is told the certificate of
+    an ``ssl:`` one, which can be read anew while it is in use.
 
     Fails with ``ConfigError``, in one line that names the endpoint, if it cannot be understood or is taken.
     """
@@ -269,7 +276,15 @@ def listen(reactor: Any, endpoint_string: str, factory: IProtocolFactory) -> Def
         return Failure(ConfigError([f"cannot listen on {_public(endpoint_string)}: {error}"]))
 
     try:
-        listened: Deferred[IListeningPort] = serverFromString(reactor, endpoint_string).listen(factory)
+        if endpoint_string.startswith("ssl:"):
+            endpoint, certificate = tls_endpoint(reactor, endpoint_string)
+            if certified is not None:
+                certified(certificate)
+        else:
+            endpoint = serverFromString(reactor, endpoint_string)
+        listened: Deferred[IListeningPort] = endpoint.listen(factory)
+    except ConfigError:
+        raise
     except Exception as error:  # a Deferred is not under way yet: nothing to cancel
         raise ConfigError([f"{_public(endpoint_string)} is not an endpoint: {error}"]) from error
     return listened.addCallbacks(listening, failed)

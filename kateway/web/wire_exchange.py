@@ -28,7 +28,7 @@ class WireExchange:
 
     __slots__ = (
         "_chunked", "_on_gone", "_on_writable", "_silent", "_started_at", "_state", "body_bytes", "caller",
-        "connection", "keep_alive", "request", "status", "upgrade",
+        "connection", "extra_headers", "keep_alive", "request", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,7 @@ class WireExchange:
         """The client asks to change the protocol: ``take_over`` is possible."""
         self.body_bytes = body_bytes
         self.caller = ""
+        self.extra_headers: Sequence[Header] = ()
         self.status = 0
         self._state = _NEW
         self._chunked = False
@@ -216,6 +217,8 @@ class WireExchange:
             parts.append(b"Connection: close\r\n")
         elif not self.request.http_1_1:
             parts.append(b"Connection: keep-alive\r\n")
+        if self.extra_headers:
+            headers = (*headers, *self.extra_headers)
         if headers:
             block = b"\r\n".join(map(b": ".join, headers))
             ends = len(headers) - 1

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kateway.core.names import OPEN_NAME
+from kateway.core.authorize import GROUP_NAME, TOPIC_NAME
+from kateway.core.entrance import OPEN_NAME
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
 from kateway.web import params
 from kateway.web.params import TopicPath
 
-STRICT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @pytest.mark.parametrize(
@@ -27,14 +26,14 @@ STRICT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
     ],
 )
 def test_a_topics_path_is_taken_apart(raw: bytes, expected: TopicPath) -> None:
-    assert params.topic_path(raw, OPEN_NAME) == expected
+    assert params.topic_path(raw, OPEN_NAME, OPEN_NAME) == expected
 
 
 @pytest.mark.parametrize(
     "raw", [b"/", b"/live", b"/v1/topics", b"/v1/other/x", b"/v1/topics/a/b/c/d", b"x/v1/topics/a"]
 )
 def test_other_paths_are_not_a_topics(raw: bytes) -> None:
-    assert params.topic_path(raw, OPEN_NAME) is None
+    assert params.topic_path(raw, OPEN_NAME, OPEN_NAME) is None
 
 
 @pytest.mark.parametrize(
@@ -59,18 +58,20 @@ def test_other_paths_are_not_a_topics(raw: bytes) -> None:
 )
 def test_names_outside_the_grammar_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidName):
-        params.topic_path(raw, OPEN_NAME)
+        params.topic_path(raw, OPEN_NAME, OPEN_NAME)
 
 
-def test_with_a_registry_names_have_no_dots() -> None:
-    with pytest.raises(InvalidName):
-        params.topic_path(b"/v1/topics/a/b.c", STRICT_NAME)
+def test_with_a_registry_a_dot_is_between_an_application_and_its_topic() -> None:
+    assert params.topic_path(b"/v1/topics/app.a/b", TOPIC_NAME, GROUP_NAME) == TopicPath("v1", "app.a", "b", None)
+    for raw in (b"/v1/topics/a/b.c", b"/v1/topics/a.b.c", b"/v1/topics/.a", b"/v1/topics/a."):
+        with pytest.raises(InvalidName):
+            params.topic_path(raw, TOPIC_NAME, GROUP_NAME)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_path_or_a_named_fault(raw: bytes) -> None:
     try:
-        found = params.topic_path(b"/v1/topics/" + raw, OPEN_NAME)
+        found = params.topic_path(b"/v1/topics/" + raw, OPEN_NAME, OPEN_NAME)
     except InvalidName:
         return
     assert found is None or OPEN_NAME.fullmatch(found.topic)

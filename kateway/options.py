@@ -1,0 +1,105 @@
+"""The command line of ``twistd kateway``: options that override the configuration file, ``--check``, ``--version``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import attrs
+from twisted.python import usage
+
+from kateway import __version__
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, StorageConfig, load
+from kateway.errors import ConfigError
+
+ENDPOINTS = ("tcp", "ssl", "unix", "tcp6", "systemd")
+
+
+class Options(usage.Options):
+    """The command line; each option overrides the configuration file."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "An HTTP gateway to Kafka. With no options: the embedded store in ./kateway-data, open access, the public "
+        "listener on 127.0.0.1:9090, the admin listener on 127.0.0.1:9093."
+    )
+    optParameters = [  # noqa: RUF012  # usage.Options reads it from the class
+        ["config", None, None, "The configuration file (TOML)."],
+        ["data", None, None, "The embedded store's data directory."],
+        ["kafka", None, None, "Kafka brokers, HOST:PORT[,HOST:PORT...]: the default cluster is that Kafka."],
+    ]
+    optFlags = [["check", None, "Validate the configuration, name every problem, and exit 0 or 1."]]  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["public"] = []
+        self["admin"] = []
+        self.settings = Config()
+
+    def opt_public(self, endpoint: str) -> None:
+        """A Twisted endpoint string for the public listener (may be repeated)."""
+        self["public"].append(endpoint)
+
+    def opt_admin(self, endpoint: str) -> None:
+        """A Twisted endpoint string for the admin listener (may be repeated)."""
+        self["admin"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """Print kateway's version and exit."""
+        print(f"kateway {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        try:
+            self.settings = self.read()
+        except ConfigError as error:
+            for problem in error.problems:
+                print(f"kateway: {problem}", file=sys.stderr)
+            raise SystemExit(1) from error
+        if self["check"]:
+            print("kateway: the configuration is fine")
+            raise SystemExit(0)
+
+    def read(self) -> Config:
+        """The configuration file, as it is now, with the command line over it. ``ConfigError`` names every problem."""
+        settings = load(Path(self["config"])) if self["config"] else Config()
+        http = settings.http
+        if self["public"]:
+            http = attrs.evolve(http, public=tuple(self["public"]))
+        if self["admin"]:
+            http = attrs.evolve(http, admin=tuple(self["admin"]))
+        storage = dict(settings.storage)
+        if self["kafka"]:
+            brokers = tuple(broker.strip() for broker in self["kafka"].split(",") if broker.strip())
+            default = storage.get("default")
+            storage["default"] = (
+                attrs.evolve(default, brokers=brokers)
+                if isinstance(default, KafkaStorageConfig)
+                else KafkaStorageConfig(driver="kafka", brokers=brokers)
+            )
+        if self["data"]:
+            default = storage.get("default")
+            if not isinstance(default, EmbeddedStorageConfig):
+                raise ConfigError(["--data is the embedded store's directory, but the default cluster is Kafka"])
+            storage["default"] = attrs.evolve(default, path=self["data"])
+        settings = attrs.evolve(settings, http=http, storage=storage)
+        problems = [problem for name, cluster in storage.items() for problem in _broker_problems(name, cluster)]
+        for option, endpoints in (("http.public", http.public), ("http.admin", http.admin)):
+            problems += [
+                f"{option}: {endpoint!r} is no endpoint; one begins with {', '.join(ENDPOINTS)} and a colon"
+                for endpoint in endpoints
+                if endpoint.partition(":")[0] not in ENDPOINTS or not endpoint.partition(":")[2]
+            ]
+        if problems:
+            raise ConfigError(problems)
+        return settings
+
+
+def _broker_problems(name: str, cluster: StorageConfig) -> list[str]:
+    if not isinstance(cluster, KafkaStorageConfig):
+        return []
+    return [
+        f"storage.{name}.brokers: {broker!r} is not HOST:PORT"
+        for broker in cluster.brokers
+        if not broker.rpartition(":")[0] or not broker.rpartition(":")[2].isdigit()
+    ]
