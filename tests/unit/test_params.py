@@ -15,7 +15,6 @@ from kateway.web import params
 from kateway.web.params import TopicPath
 
 
-
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
