@@ -260,7 +260,7 @@ def chosen(options: argparse.Namespace) -> list[str]:
 
 def facts(options: argparse.Namespace, begun_load: float) -> dict[str, str]:
     """Where, when and how it was measured."""
-    return {
+    said = {
         "Machine": daemons.machine(),
         "Date": time.strftime("%Y-%m-%d"),
         "Revision": daemons.revision(options.tree),
@@ -268,6 +268,7 @@ def facts(options: argparse.Namespace, begun_load: float) -> dict[str, str]:
         "Command": f"python bench/run.py {shlex.join(_plain(sys.argv[1:]))}".strip(),
         "Load before": f"{begun_load:.2f}",
     }
+    return {name: value for name, value in said.items() if value}
 
 
 def _plain(given: list[str]) -> list[str]:
