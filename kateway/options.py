@@ -9,7 +9,8 @@ import attrs
 from twisted.python import usage
 
 from kateway import __version__
-from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, StorageConfig, load
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, StorageConfig
+from kateway.configfile import load
 from kateway.errors import ConfigError
 
 ENDPOINTS = ("tcp", "ssl", "unix", "tcp6", "systemd")

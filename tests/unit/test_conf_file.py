@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 import pytest
 
-from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, from_table, load
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.configfile import from_table, load
 
 FILE = Path(__file__).resolve().parents[2] / "conf" / "kateway.toml"
 LINES = FILE.read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kateway.config import from_table
+from kateway.configfile import from_table
 from kateway.errors import ConfigError
 
 
