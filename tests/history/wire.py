@@ -44,6 +44,8 @@ class Incoming:
 
     def feed(self, data: bytes) -> list[Read]:
         self._raw += data
+        if self.complete:
+            return []
         if not self.status and not self._head():
             return []
         self._take()
