@@ -1,6 +1,6 @@
-"""``twistd kateway``: the one place where the parts are put together, started, reloaded and stopped.
+"""``twistd kateway``: the one place where the parts are joined, started, reloaded and stopped, in written-out order.
 
-The order of starting and stopping is written out here, in ``GatewayService``, and nowhere else.
+``assembly`` says how a part is made.
 """
 
 from __future__ import annotations
@@ -13,50 +13,51 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from kateway import __version__, logs
-from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, RegistryConfig, StorageConfig
+from kateway.assembly import (
+    build_access_log,
+    build_plane,
+    build_registry,
+    build_stores,
+    data_directory,
+    open_mode,
+    sink_context,
+    topic_creation,
+)
+from kateway.config import Config
 from kateway.core.access import Access, build_access
 from kateway.core.administration import Administration
-from kateway.core.audit import SinkContext, build_audit
+from kateway.core.audit import build_audit
 from kateway.core.auth import build_failures
 from kateway.core.entrance import Entrance, GuardedEntrance, OpenEntrance
-from kateway.core.gateway import Gateway, TopicCreation
+from kateway.core.gateway import Gateway
 from kateway.core.groups import Groups
 from kateway.core.permits import Permits
 from kateway.core.quotas import Quotas
 from kateway.errors import ConfigError, KatewayError
 from kateway.model import Health
 from kateway.options import Options
-from kateway.registry.interface import GatewayEntry, Registry, Snapshot
-from kateway.registry.readonly import OpenRegistry
+from kateway.registry.interface import GatewayEntry, Snapshot
 from kateway.reload import Reloads, cannot_change
-from kateway.storage.interface import Store
-from kateway.web.accesslog import AccessLog
 from kateway.web.admin.edge import AdminEdge
 from kateway.web.admin.guard import Guard, read_token
 from kateway.web.factory import HttpFactory
 from kateway.web.front import Front
-from kateway.web.groups import GroupEdge
-from kateway.web.plane import MessagePlane
-from kateway.web.pub import PublishEdge
 from kateway.web.site import admin_tree, in_plane, public_tree
 from kateway.web.socketpub import SocketPublishEdge
 from kateway.web.sub import SubscribeEdge
 from kateway.web.tls import Certificate
-from kateway.web.topics import TopicEdge
 from kateway.web.transport import listen
 
 __all__ = ["GatewayService", "Options", "makeService"]
@@ -97,32 +98,30 @@ class GatewayService(Service):
         self._loops: list[LoopingCall] = []
         self._reloads = Reloads(time.time)
 
-        self._data = _data_directory(settings)
-        self._access_log = (
-            AccessLog(settings.log, reactor, write=self._access_writer()) if settings.log.access else None
-        )
-        self.stores = {name: self._store(name, cluster) for name, cluster in settings.storage.items()}
-        self.registry = self._registry(settings.registry)
+        data = data_directory(settings)
+        self._access_log = build_access_log(settings.log, reactor)
+        self.stores = build_stores(settings, reactor)
+        self.registry = build_registry(settings.registry, reactor, data)
         self.groups = Groups(self.stores.__getitem__, reactor, settings.delivery)
         self._failures = build_failures(settings.auth, reactor.seconds)
         self._admin_failures = build_failures(settings.auth, reactor.seconds)
         self._quotas = Quotas(seconds=reactor.seconds, max_tracked=settings.quotas.max_tracked)
-        self._audit = build_audit(self._sinks(), time.time)
+        self._audit = build_audit(sink_context(settings, reactor, data, self.stores), time.time)
         self.entrance: Entrance = (
             OpenEntrance(self.stores)
-            if settings.registry.driver == "open"
+            if open_mode(settings)
             else GuardedEntrance(self._access(settings), self.stores, self._snapshot, reactor.seconds)
         )
         self.permits = Permits(self.entrance, reactor, time.time)
         self._front = Front(self.entrance, self.permits, self._audit, reactor.seconds)
         self._front.quota_headers = settings.quotas.headers
 
-        open_mode = settings.registry.driver == "open"
-        creation = {name: _creation(cluster, open_mode) for name, cluster in settings.storage.items()}
-        gateway = Gateway(creation, self.groups, reactor)
+        gateway = Gateway(topic_creation(settings), self.groups, reactor)
         self._subscriptions = SubscribeEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
-        plane = self._plane(gateway)
+        plane = build_plane(
+            gateway, self._front, self._subscriptions, self._publish_sockets, lambda: self.settings.http.cors_origins
+        )
         administration = Administration(self.registry, self.stores, self._audit, time.time)
         self._admin_edge = AdminEdge(self, administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining)
@@ -132,66 +131,11 @@ class GatewayService(Service):
         )
         self._admin = self._factory(self.admin_tree, lambda _request: None)
 
-    # --- the parts -------------------------------------------------------------------------------------------
-
     def _is_draining(self) -> bool:
         return self._draining
 
     def _snapshot(self) -> Snapshot:
         return self.registry.snapshot
-
-    def _access_writer(self) -> Callable[[bytes], None] | None:
-        """JSON log lines go where the JSON log goes, not inside another event."""
-        if self.settings.log.format == "json" and not self.settings.log.access_file:
-            return logs.write_to_stdout
-        return None
-
-    def _store(self, name: str, cluster: StorageConfig) -> Store:
-        # drivers are imported where they are needed: one that is not used would cost megabytes for nothing
-        if isinstance(cluster, EmbeddedStorageConfig):
-            from kateway.storage.embedded import EmbeddedStore
-
-            return EmbeddedStore(cluster, self._reactor, name)
-        from kateway.storage.kafka.driver import KafkaStore
-
-        return KafkaStore(
-            cluster,
-            self._reactor,
-            name=name,
-            session_timeout_seconds=self.settings.delivery.session_timeout_seconds,
-        )
-
-    def _registry(self, config: RegistryConfig) -> Registry:
-        if config.driver == "embedded":
-            from kateway.registry.embedded import EmbeddedRegistry
-
-            return EmbeddedRegistry(self._reactor, Path(config.path) if config.path else self._data)
-        if config.driver == "file":
-            from kateway.registry.file import FileRegistry
-
-            return FileRegistry(self._reactor, Path(config.path))
-        if config.driver == "zookeeper":
-            from kateway.registry.zookeeper import ZookeeperRegistry
-
-            return ZookeeperRegistry(
-                self._reactor,
-                config.hosts,
-                session_timeout_seconds=config.session_timeout_seconds,
-                write_timeout_seconds=config.write_timeout_seconds,
-                credentials=_secret("registry.credentials", config.credentials_file, config.credentials_env),
-                access=config.access,
-            )
-        return OpenRegistry()
-
-    def _sinks(self) -> SinkContext:
-        pool = self._reactor.getThreadPool()
-        return SinkContext(
-            config=self.settings.audit,
-            data_directory=self._data,
-            stores=self.stores,
-            seconds=self._reactor.seconds,
-            in_thread=lambda work: deferToThreadPool(self._reactor, pool, work),
-        )
 
     def _access(self, settings: Config) -> Access:
         return build_access(settings, self._quotas, self._failures, snapshot=self._snapshot, now=time.time)
@@ -200,24 +144,6 @@ class GatewayService(Service):
         endpoints = self.settings.http.admin
         token = read_token(settings.admin.token_file, endpoints)
         return Guard(token, endpoints=endpoints, hosts=settings.admin.hosts, failures=self._admin_failures)
-
-    def _plane(self, gateway: Gateway) -> MessagePlane:
-        front = self._front
-        topic = TopicEdge(gateway, front).handle
-        group = GroupEdge(gateway, front)
-        return MessagePlane(
-            self.entrance.topic_grammar,
-            self.entrance.group_grammar,
-            topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topic, b"HEAD": topic},
-            group={b"GET": self._subscriptions.handle},
-            actions={
-                "lag": {b"GET": group.lag, b"HEAD": group.lag},
-                "offsets": {b"GET": group.offsets, b"HEAD": group.offsets, b"PUT": group.reset},
-                "acks": {b"POST": group.acknowledge},
-            },
-            publish_socket=self._publish_sockets.handle,
-            cors_origins=lambda: self.settings.http.cors_origins,
-        )
 
     def _factory(self, tree: Resource, router: Any) -> HttpFactory:
         return HttpFactory(router, Site(tree), self.settings.http, self._reactor, access=self._access_log)
@@ -229,7 +155,7 @@ class GatewayService(Service):
         force, so it degrades the gateway and does not make it unready (``web/health.py``).
         """
         parts = {f"storage.{name}": store.health() for name, store in self.stores.items()}
-        if self.settings.registry.driver != "open":
+        if not open_mode(self.settings):
             parts["registry"] = self.registry.health()
         return parts
 
@@ -297,7 +223,7 @@ class GatewayService(Service):
             stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in self.settings.storage.items()),
             registry=self.settings.registry.driver,
         )
-        if self.settings.registry.driver == "open":
+        if open_mode(self.settings):
             _log.info("open access: no registry is configured, so every caller is the application 'default'")
 
     def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -443,31 +369,6 @@ class GatewayService(Service):
             finally:
                 if timeout.active():
                     timeout.cancel()
-
-
-def _creation(cluster: StorageConfig, open_mode: bool) -> TopicCreation:
-    replicas = cluster.replicas if isinstance(cluster, KafkaStorageConfig) else 1
-    return TopicCreation(open_mode and cluster.create_topics, cluster.partitions, replicas)
-
-
-def _data_directory(settings: Config) -> Path:
-    """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
-    default = settings.storage.get("default")
-    return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
-
-
-def _secret(option: str, file: str, env: str) -> str:
-    """A secret from a file or the environment; empty where neither is named. ``ConfigError``."""
-    if file:
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError([f"{option}_file: {file}: {error.strerror or error}"]) from error
-    if env:
-        if env not in os.environ:
-            raise ConfigError([f"{option}_env: there is no {env} in the environment"])
-        return os.environ[env]
-    return ""
 
 
 def _health(health: Health) -> dict[str, Any]:

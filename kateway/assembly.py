@@ -1,0 +1,153 @@
+"""Makes the parts of a gateway from its configuration: which driver an option names, what each part is given.
+
+Nothing is started here. Drivers are imported where one is chosen: one that is not used would cost megabytes in vain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+
+from kateway import logs
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, LogConfig, RegistryConfig
+from kateway.core.audit import SinkContext
+from kateway.core.gateway import Gateway, TopicCreation
+from kateway.errors import ConfigError
+from kateway.registry.interface import Registry
+from kateway.registry.readonly import OpenRegistry
+from kateway.storage.interface import Store
+from kateway.web.accesslog import AccessLog
+from kateway.web.front import Front
+from kateway.web.groups import GroupEdge
+from kateway.web.plane import MessagePlane
+from kateway.web.pub import PublishEdge
+from kateway.web.socketpub import SocketPublishEdge
+from kateway.web.sub import SubscribeEdge
+from kateway.web.topics import TopicEdge
+
+
+def open_mode(settings: Config) -> bool:
+    """Whether there is no registry, so that everybody may do everything."""
+    return settings.registry.driver == "open"
+
+
+def data_directory(settings: Config) -> Path:
+    """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
+    default = settings.storage.get("default")
+    return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
+
+
+def build_stores(settings: Config, reactor: Any) -> dict[str, Store]:
+    """Each cluster's store, by the cluster's name."""
+    found: dict[str, Store] = {}
+    for name, cluster in settings.storage.items():
+        if isinstance(cluster, EmbeddedStorageConfig):
+            from kateway.storage.embedded import EmbeddedStore
+
+            found[name] = EmbeddedStore(cluster, reactor, name)
+        else:
+            from kateway.storage.kafka.driver import KafkaStore
+
+            session = settings.delivery.session_timeout_seconds
+            found[name] = KafkaStore(cluster, reactor, name=name, session_timeout_seconds=session)
+    return found
+
+
+def build_registry(config: RegistryConfig, reactor: Any, data: Path) -> Registry:
+    """``data`` is where the embedded one keeps itself unless told otherwise. ``ConfigError``: a secret is not there."""
+    if config.driver == "embedded":
+        from kateway.registry.embedded import EmbeddedRegistry
+
+        return EmbeddedRegistry(reactor, Path(config.path) if config.path else data)
+    if config.driver == "file":
+        from kateway.registry.file import FileRegistry
+
+        return FileRegistry(reactor, Path(config.path))
+    if config.driver == "zookeeper":
+        from kateway.registry.zookeeper import ZookeeperRegistry
+
+        return ZookeeperRegistry(
+            reactor,
+            config.hosts,
+            session_timeout_seconds=config.session_timeout_seconds,
+            write_timeout_seconds=config.write_timeout_seconds,
+            credentials=_secret("registry.credentials", config.credentials_file, config.credentials_env),
+            access=config.access,
+        )
+    return OpenRegistry()
+
+
+def _secret(option: str, file: str, env: str) -> str:
+    """A secret from a file or the environment; empty where neither is named."""
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError([f"{option}_file: {file}: {error.strerror or error}"]) from error
+    if env:
+        if env not in os.environ:
+            raise ConfigError([f"{option}_env: there is no {env} in the environment"])
+        return os.environ[env]
+    return ""
+
+
+def topic_creation(settings: Config) -> dict[str, TopicCreation]:
+    """By the clusters' names. With a registry topics are made by administrators only."""
+    return {
+        name: TopicCreation(
+            open_mode(settings) and cluster.create_topics,
+            cluster.partitions,
+            cluster.replicas if isinstance(cluster, KafkaStorageConfig) else 1,
+        )
+        for name, cluster in settings.storage.items()
+    }
+
+
+def sink_context(settings: Config, reactor: Any, data: Path, stores: Mapping[str, Store]) -> SinkContext:
+    """What the audit's sinks may need."""
+    pool = reactor.getThreadPool()
+    return SinkContext(
+        config=settings.audit,
+        data_directory=data,
+        stores=stores,
+        seconds=reactor.seconds,
+        in_thread=lambda work: deferToThreadPool(reactor, pool, work),
+    )
+
+
+def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
+    """``None`` where requests are not logged."""
+    if not config.access:
+        return None
+    # JSON lines go where the JSON log goes, not inside another event
+    to_stdout = config.format == "json" and not config.access_file
+    return AccessLog(config, reactor, write=logs.write_to_stdout if to_stdout else None)
+
+
+def build_plane(
+    gateway: Gateway,
+    front: Front,
+    subscriptions: SubscribeEdge,
+    publish_sockets: SocketPublishEdge,
+    cors_origins: Callable[[], Sequence[str]],
+) -> MessagePlane:
+    """Which edge serves which path and method; ``cors_origins`` gives those of now."""
+    topic = TopicEdge(gateway, front).handle
+    group = GroupEdge(gateway, front)
+    return MessagePlane(
+        front.entrance.topic_grammar,
+        front.entrance.group_grammar,
+        topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topic, b"HEAD": topic},
+        group={b"GET": subscriptions.handle},
+        actions={
+            "lag": {b"GET": group.lag, b"HEAD": group.lag},
+            "offsets": {b"GET": group.offsets, b"HEAD": group.offsets, b"PUT": group.reset},
+            "acks": {b"POST": group.acknowledge},
+        },
+        publish_socket=publish_sockets.handle,
+        cors_origins=cors_origins,
+    )
