@@ -40,6 +40,8 @@ class KatewayError(Exception):
             self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
         )
         self.headers = headers
+        self.actor = ""
+        """Who was refused, where that was known by then: for the audit."""
 
 
 # --- the caller's: nothing was written -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kateway.config import Config
+from kateway.core.audit import actor
 from kateway.core.auth import (
     Authentication,
     AuthenticatorContext,
@@ -54,7 +55,11 @@ class Access:
         """
         principal = self.authentication.authenticate(credentials, asked.purpose)
         snapshot = self._snapshot()
-        grant = self.authorizer.authorize(principal, asked, snapshot)
+        try:
+            grant = self.authorizer.authorize(principal, asked, snapshot)
+        except KatewayError as error:
+            error.actor = actor(principal)
+            raise
         return Admission(principal, grant, self.quotas.of(principal, snapshot))
 
     def revoked(self, admission: Admission, asked: Asked) -> KatewayError | None:

@@ -169,8 +169,12 @@ class Authentication:
         if not isinstance(failure, CredentialsExpired):
             # what was good until lately is no guess, and must not lock out who shares the address
             self._failures.note(credentials.address)
+        raise self.challenged(failure)
+
+    def challenged(self, failure: KatewayError) -> KatewayError:
+        """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""
         failure.headers = (*failure.headers, *self._challenges)
-        raise failure
+        return failure
 
     def stands(self, principal: Principal) -> bool:
         """Whether a principal told earlier is still one: its key not revoked, nothing expired."""

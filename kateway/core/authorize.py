@@ -49,6 +49,8 @@ class Grant(NamedTuple):
     """Then a record goes to the dead-letter queue; 0: never."""
     headers: tuple[tuple[bytes, bytes], ...]
     """To be added to the response: ``Deprecation`` and ``Sunset`` of a deprecated topic."""
+    owner: str = ""
+    """Whose topic it is: for the audit."""
 
 
 class Authorizer(Protocol):
@@ -114,6 +116,7 @@ class BindingAuthorizer:
             dead_letter,
             deliveries,
             _notices(entry),
+            owner,
         )
 
     def _owner(self, caller: str, version: str, name: str, snapshot: Snapshot) -> str:

@@ -15,7 +15,7 @@ from kateway.core.access import Access, Admission
 from kateway.core.auth import Credentials, Purpose, SnapshotNow
 from kateway.core.authorize import GROUP_NAME, TOPIC_NAME, Asked
 from kateway.core.quotas import Allowance
-from kateway.errors import KatewayError, RegistryUnavailable
+from kateway.errors import KatewayError, RegistryUnavailable, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import open_topic
 from kateway.storage.interface import Store
@@ -74,6 +74,9 @@ class Entrance(Protocol):
     def revoked(self, visit: Visit) -> KatewayError | None:
         """Why a stream may not go on; ``None``: it may."""
 
+    def allowance(self, visit: Visit) -> Allowance | None:
+        """What is left of the quotas now, for a stream that outlives changes of them."""
+
     def read_pause(self, visit: Visit, size: int) -> float:
         """Counts bytes read and answers the seconds to wait before reading more."""
 
@@ -100,6 +103,9 @@ class OpenEntrance:
     def revoked(self, visit: Visit) -> KatewayError | None:
         return None
 
+    def allowance(self, visit: Visit) -> Allowance | None:
+        return None
+
     def read_pause(self, visit: Visit, size: int) -> float:
         return 0.0
 
@@ -121,7 +127,11 @@ class GuardedEntrance:
     def enter(self, asked: Asked, show: Show) -> Visit:
         if not self._snapshot().known:
             raise RegistryUnavailable("the registry was not reached since the start, so nobody is known yet")
-        admission = self.access.admit(show(asked.purpose), asked)
+        try:
+            shown = show(asked.purpose)
+        except Unauthorized as error:
+            raise self.access.authentication.challenged(error) from error
+        admission = self.access.admit(shown, asked)
         grant = admission.grant
         store = self._stores.get(grant.cluster)
         if store is None:
@@ -138,6 +148,9 @@ class GuardedEntrance:
 
     def revoked(self, visit: Visit) -> KatewayError | None:
         return None if visit.admission is None else self.access.revoked(visit.admission, visit.asked)
+
+    def allowance(self, visit: Visit) -> Allowance | None:
+        return self.access.quotas.of(visit.principal, self._snapshot())
 
     def read_pause(self, visit: Visit, size: int) -> float:
         # asked for afresh: an allowance is good for one request, a stream outlives many changes

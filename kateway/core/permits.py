@@ -22,7 +22,7 @@ class Permits:
 
     def __init__(self, entrance: Entrance, clock: Any, now: Callable[[], float]) -> None:
         self._entrance = entrance
-        self._clock = clock
+        self.clock = clock
         self._now = now
         self._held: dict[object, tuple[Visit, End]] = {}
 
@@ -46,7 +46,7 @@ class Permits:
             nonlocal timer
             expires = visit.principal.expires
             if expires is not None and token in self._held:
-                timer = self._clock.callLater(min(max(expires - self._now(), 0.0) + 0.01, MAX_TIMER_SECONDS), expired)
+                timer = self.clock.callLater(min(max(expires - self._now(), 0.0) + 0.01, MAX_TIMER_SECONDS), expired)
 
         def release() -> None:
             self._held.pop(token, None)

@@ -103,7 +103,17 @@ class Feed:
         self._reader.on_readable(self._turn)
         self._reader.on_failed(self.fail)
         self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.first_seconds)
-        self._turn()
+        pause = 0.0 if self._pause is None else self._pause(0)
+        if pause:
+            # what was read before has used up the quota
+            self._hold_back(pause)
+        else:
+            self._turn()
+
+    def _hold_back(self, seconds: float) -> None:
+        """Reading is slowed, not refused; other wake-ups in the meantime find it paused."""
+        self._paused_until = self._clock.seconds() + seconds
+        self._turn_after(seconds)
 
     def _turn(self) -> None:
         """Sends one batch, if there is one and the client has room for it."""
@@ -124,14 +134,12 @@ class Feed:
         self._sent = True
         self._records_left -= count
         self._bytes_left -= size
+        pause = 0.0 if self._pause is None else self._pause(size)
         if self._records_left <= 0 or self._bytes_left <= 0:
             self.end()
             return
-        pause = 0.0 if self._pause is None else self._pause(size)
         if pause:
-            # reading is slowed, not refused; other wake-ups in the meantime find it paused
-            self._paused_until = self._clock.seconds() + pause
-            self._turn_after(pause)
+            self._hold_back(pause)
         elif self._outlet.writable():
             # a client that takes what it is given at once is given more at a time; a slow one costs little memory
             self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import CancelledError
+
 from kateway.core.audit import Audit, actor
 from kateway.core.auth import Purpose
 from kateway.core.authorize import Asked
 from kateway.core.entrance import Entrance, Visit
 from kateway.core.permits import Permits
+from kateway.core.quotas import Allowance
 from kateway.errors import KatewayError
 from kateway.model import Message
 from kateway.web import params
 from kateway.web.credentials import credentials
 from kateway.web.exchange import Exchange
+
+CLIENT_GONE = "client-gone"
+"""The outcome of a request whose client did not wait for it."""
 
 
 class Front:
@@ -29,22 +35,18 @@ class Front:
 
     def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
         """The visit that a request makes. 401, 403, 404, 409, 410, 429 and 503 as errors."""
-        visit = self._enter(exchange, Asked(purpose, path.version, path.topic, path.group))
+        request = exchange.request
+        visit = self.entrance.enter(
+            Asked(purpose, path.version, path.topic, path.group),
+            lambda purpose: credentials(request.headers, request.peer, purpose, exchange.connection.subject),
+        )
         if visit.admission is not None:
             exchange.caller = actor(visit.principal)
             if visit.headers:
                 exchange.extra_headers = (*exchange.extra_headers, *visit.headers)
         return visit
 
-    def again(self, exchange: Exchange, visit: Visit) -> Visit:
-        """The same visit as it is now: for a message on a socket that was opened some time ago."""
-        return self._enter(exchange, visit.asked)
-
-    def _enter(self, exchange: Exchange, asked: Asked) -> Visit:
-        request = exchange.request
-        return self.entrance.enter(
-            asked, lambda purpose: credentials(request.headers, request.peer, purpose, exchange.connection.subject)
-        )
+    # --- quotas ----------------------------------------------------------------------------------------------------
 
     def count_request(self, exchange: Exchange, visit: Visit) -> None:
         """Counts a request that publishes nothing; ``QuotaExceeded``."""
@@ -54,38 +56,104 @@ class Front:
             try:
                 allowance.request(now)
             finally:
-                self._tell(exchange, visit, now)
+                self._tell(exchange, allowance, now)
 
     def count_publish(self, exchange: Exchange, visit: Visit, messages: Sequence[Message]) -> None:
         """Counts what a request publishes; ``QuotaExceeded``, and then nothing is counted."""
         allowance = visit.allowance
         if allowance is not None:
             now = self._seconds()
-            size = sum(len(message.value or b"") + len(message.key or b"") for message in messages)
             try:
-                allowance.publish(len(messages), size, now)
+                allowance.publish(len(messages), _size(messages), now)
             finally:
-                self._tell(exchange, visit, now)
+                self._tell(exchange, allowance, now)
 
-    def _tell(self, exchange: Exchange, visit: Visit, now: float) -> None:
-        if self.quota_headers and visit.allowance is not None:
-            exchange.extra_headers = (*exchange.extra_headers, *visit.allowance.headers(now))
+    def count_message(self, visit: Visit, message: Message) -> None:
+        """Counts a message on a socket that was opened some time ago; ``QuotaExceeded``. The quota is that of now."""
+        allowance = self.entrance.allowance(visit)
+        if allowance is not None:
+            allowance.publish(1, _size((message,)), self._seconds())
+
+    def _tell(self, exchange: Exchange, allowance: Allowance, now: float) -> None:
+        if self.quota_headers:
+            exchange.extra_headers = (*exchange.extra_headers, *allowance.headers(now))
 
     def enter_reader(self, visit: Visit) -> Callable[[], None]:
         """Counts a reader until the callable returned is called; ``QuotaExceeded``."""
         return visit.allowance.enter() if visit.allowance is not None else _nothing
 
-    def record(self, exchange: Exchange, visit: Visit, action: str, error: KatewayError | None = None) -> None:
-        """An audit event of the message plane. Whether that kind is wanted is asked beforehand."""
-        topic = f"{visit.asked.topic}/{visit.asked.version}"
-        self.audit.record(
-            actor(visit.principal),
-            action,
-            topic if visit.asked.group is None else f"{topic}/{visit.asked.group}",
-            "ok" if error is None else error.code,
-            request_id=exchange.request.id,
-            address=exchange.request.peer,
-        )
+    def pause(self, visit: Visit) -> Callable[[int], float] | None:
+        """What counts bytes read and answers the seconds to wait before more; ``None`` where nothing is counted."""
+        if visit.admission is None:
+            return None
+        entrance = self.entrance
+        return lambda size: entrance.read_pause(visit, size)
+
+    # --- audit -----------------------------------------------------------------------------------------------------
+    # whether a kind of event is wanted is asked beforehand, by the edges: what is not costs a look at a flag
+
+    def record(self, exchange: Exchange, visit: Visit, action: str, error: BaseException | None = None) -> None:
+        """An event of a request that was let in, with what became of it."""
+        admission = visit.admission
+        if admission is None:
+            # without a registry a dot means nothing
+            owner, topic = visit.principal.application, visit.asked.topic
+        else:
+            owner, topic = admission.grant.owner, visit.asked.topic.rpartition(".")[2]
+        what = _object(owner, topic, visit.asked.version, visit.asked.group)
+        self._event(exchange, actor(visit.principal), action, what, error)
+
+    def record_refused(self, exchange: Exchange, action: str, path: params.TopicPath, error: BaseException) -> None:
+        """An event of a request that was not let in. Nobody is its actor where nobody was recognised."""
+        who = error.actor if isinstance(error, KatewayError) else ""
+        owner, _, topic = path.topic.rpartition(".")
+        what = _object(owner or who.partition("/")[0], topic, path.version, path.group)
+        self._event(exchange, who, action, what, error)
+
+    def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
+        """Records the outcome of what is done within it, where ``wanted``. Not for the hot path."""
+        return Recorded(self, exchange, action, path, wanted)
+
+    def _event(self, exchange: Exchange, who: str, action: str, what: str, error: BaseException | None) -> None:
+        if error is None:
+            outcome = "ok"
+        elif isinstance(error, KatewayError):
+            outcome = error.code
+        else:
+            outcome = CLIENT_GONE if isinstance(error, CancelledError) else KatewayError.code
+        request = exchange.request
+        self.audit.record(who, action, what, outcome, request_id=request.id, address=request.peer)
+
+
+class Recorded:
+    """A context whose outcome becomes an event: ``visit`` is set as soon as the request is let in."""
+
+    def __init__(self, front: Front, exchange: Exchange, action: str, path: params.TopicPath, wanted: bool) -> None:
+        self.visit: Visit | None = None
+        self._front = front
+        self._exchange = exchange
+        self._action = action
+        self._path = path
+        self._wanted = wanted
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not self._wanted:
+            return
+        if self.visit is not None:
+            self._front.record(self._exchange, self.visit, self._action, error)
+        elif error is not None:
+            self._front.record_refused(self._exchange, self._action, self._path, error)
+
+
+def _object(owner: str, topic: str, version: str, group: str | None) -> str:
+    return "/".join(part for part in (owner, topic, version, group) if part)
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(len(message.value or b"") + len(message.key or b"") for message in messages)
 
 
 def _nothing() -> None:

@@ -76,11 +76,12 @@ class GroupEdge:
 
     async def _acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         sync = params.flag(params.query(raw_query, _SYNC), b"sync")
-        visit = self._enter(exchange, "subscribe", path)
-        acks = parse_acks(exchange.request.body)
-        outcomes = await self._gateway.acknowledge(visit.place, visit.group, acks, sync=sync)
-        if self._front.audit.acknowledgements:
-            self._front.record(exchange, visit, "acknowledge")
+        front = self._front
+        with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
+            visit = event.visit = front.enter(exchange, "subscribe", path)
+            front.count_request(exchange, visit)
+            acks = parse_acks(exchange.request.body)
+            outcomes = await self._gateway.acknowledge(visit.place, visit.group, acks, sync=sync)
         return _json({"results": results(acks, outcomes, exchange.request.id)})
 
 

@@ -43,7 +43,8 @@ class SocketPublishEdge:
         self._gateway = gateway
         self._front = front
         self._clock = clock
-        self._max_message_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
+        """Of a message; a reload may change it."""
         self._queries = params.Cache(params.publish_query)
         self._sockets: set[PublishSocket] = set()
 
@@ -51,7 +52,7 @@ class SocketPublishEdge:
         """Answers 101, or why not. The request's query and headers are the messages' defaults."""
         request = exchange.request
         try:
-            visit = self._front.enter(exchange, "publish", path)
+            visit = self._enter(exchange, path)
             query = self._queries(raw_query)
             given = params.publish_headers(request.headers)
             if query.batch:
@@ -66,7 +67,7 @@ class SocketPublishEdge:
                 query.timeout,
                 query.retries,
             )
-            socket = accept(exchange, (), self._max_message_bytes)
+            socket = accept(exchange, (), self.max_message_bytes)
         except Exception as error:
             exchange.respond(problem(error, request.id))
             return
@@ -79,6 +80,14 @@ class SocketPublishEdge:
 
         self._sockets.add(publisher)
         publisher.start(gone)
+
+    def _enter(self, exchange: Exchange, path: params.TopicPath) -> Visit:
+        try:
+            return self._front.enter(exchange, "publish", path)
+        except KatewayError as error:
+            if self._front.audit.publishes:
+                self._front.record_refused(exchange, "publish", path, error)
+            raise
 
     def drain(self) -> None:
         """Closes every socket as soon as what came on it is answered."""
@@ -160,14 +169,17 @@ class PublishSocket:
                     raise MalformedBatch(f"the message is not JSON: {error}") from error
                 record = record_of(element, "the message", key, partition, headers)
             if visit.admission is not None:
-                # as for a request: a quota is that of now, and what it has no room for is refused
-                self._front.count_publish(self._exchange, self._front.again(self._exchange, visit), (record,))
+                # as for a request: what the quota has no room for is refused
+                self._front.count_message(visit, record)
         except KatewayError:
             return fail()
         return self._gateway.publish(Publish(visit.place, (record,), acks, self._clock.seconds() + timeout, retries))
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]
+        if self._front.audit.publishes:
+            error = outcome if isinstance(outcome, KatewayError) else None
+            self._front.record(self._exchange, self._defaults.visit, "publish", error)
         if isinstance(outcome, Receipt):
             slot.answer = orjson.dumps({"partition": outcome.partition, "offset": outcome.offset})
         else:
@@ -175,6 +187,8 @@ class PublishSocket:
         self._answer()
 
     def _failed(self, failure: Failure, slot: _Slot) -> None:
+        if self._front.audit.publishes:
+            self._front.record(self._exchange, self._defaults.visit, "publish", failure.value)
         slot.answer = orjson.dumps(problem_object(failure.value or KatewayError(), self._request_id))
         self._answer()
 

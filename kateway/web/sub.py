@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
-from kateway.core.delivery import Taken
+from kateway.core.delivery import Ack, Taken
 from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway
 from kateway.core.reader import Reader
@@ -36,8 +36,8 @@ class SubscribeEdge:
         self._gateway = gateway
         self._front = front
         self._clock = clock
-        self._max_message_bytes = max_message_bytes
-        """Of a WebSocket message that a client sends."""
+        self.max_message_bytes = max_message_bytes
+        """Of a WebSocket message that a client sends; a reload may change it."""
         self._feeds: set[Feed] = set()
         """Those under way."""
         self._queries = params.Cache(params.subscribe_query)
@@ -52,33 +52,33 @@ class SubscribeEdge:
         query = (self._socket_queries if as_socket else self._queries)(raw_query)
         wanted = form(request.header(b"accept"))
         read = _read_up_to(request) if isinstance(wanted, SseForm) else None
-        visit = self._front.enter(exchange, "subscribe", path)
-        self._front.count_request(exchange, visit)
-        leave = self._front.enter_reader(visit)
-        try:
-            reader = await self._reader(exchange, visit, query)
-        except BaseException:
-            leave()
-            raise
-        if read is not None:
-            reader.settled(read)
-        try:
-            outlet = (
-                self._socket(exchange, reader, visit)
-                if as_socket
-                else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
-            )
-        except KatewayError:
-            leave()
-            reader.finish()
-            raise
-        self._feed(visit, query, reader, outlet, leave)
-        if self._front.audit.subscribes:
-            self._front.record(exchange, visit, "subscribe")
+        front = self._front
+        with front.recorded(exchange, "subscribe", path, wanted=front.audit.subscribes) as event:
+            visit = event.visit = front.enter(exchange, "subscribe", path)
+            front.count_request(exchange, visit)
+            leave = front.enter_reader(visit)
+            try:
+                reader = await self._reader(exchange, visit, query)
+            except BaseException:
+                leave()
+                raise
+            if read is not None:
+                reader.settled(read)
+            try:
+                outlet = (
+                    self._socket(exchange, path, reader, visit)
+                    if as_socket
+                    else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
+                )
+            except KatewayError:
+                leave()
+                reader.finish()
+                raise
+            self._feed(visit, query, reader, outlet, leave)
         return None
 
     async def _reader(self, exchange: Exchange, visit: Visit, query: params.SubscribeQuery) -> Reader:
-        return await self._gateway.reader(
+        reader = await self._gateway.reader(
             visit,
             mode="explicit" if query.explicit else "auto",
             reset=query.reset,
@@ -87,16 +87,19 @@ class SubscribeEdge:
             dead=query.dead,
             connection=exchange.connection,
         )
+        gone = self._front.entrance.revoked(visit)
+        if gone is not None:
+            # while it waited for its turn, and nobody watched over its permission
+            reader.finish()
+            raise gone
+        return reader
 
     def _feed(
         self, visit: Visit, query: params.SubscribeQuery, reader: Reader, outlet: Outlet, leave: Callable[[], None]
     ) -> None:
         max_bytes = math.inf if query.max_bytes is None else query.max_bytes
-        pause = None
-        if visit.admission is not None:
-            entrance = self._front.entrance
-            pause = lambda size: entrance.read_pause(visit, size)  # noqa: E731
-        feed = Feed(reader, outlet, Bounds(query.limit, max_bytes, query.timeout, query.idle), self._clock, pause)
+        bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle)
+        feed = Feed(reader, outlet, bounds, self._clock, self._front.pause(visit))
         release = self._front.permits.hold(visit, feed.fail)
 
         def ended() -> None:
@@ -107,14 +110,16 @@ class SubscribeEdge:
         self._feeds.add(feed)
         feed.start(ended)
 
-    def _socket(self, exchange: Exchange, reader: Reader, visit: Visit) -> Outlet:
-        socket = accept(exchange, (FRAMES,), self._max_message_bytes)
-        return SocketOutlet(
-            socket,
-            reader,
-            lambda acks: self._gateway.acknowledge(visit.place, visit.group, acks, sync=False),
-            exchange.request.id,
-        )
+    def _socket(self, exchange: Exchange, path: params.TopicPath, reader: Reader, visit: Visit) -> Outlet:
+        front = self._front
+
+        async def acknowledge(acks: Sequence[Ack]) -> list[KatewayError | None]:
+            with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
+                event.visit = visit
+                return await self._gateway.acknowledge(visit.place, visit.group, acks, sync=False)
+
+        socket = accept(exchange, (FRAMES,), self.max_message_bytes)
+        return SocketOutlet(socket, reader, acknowledge, exchange.request.id)
 
     def drain(self) -> None:
         """Ends everything with what it has."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 
 from kateway.core.entrance import Place, Visit
 from kateway.core.gateway import Gateway
+from kateway.errors import KatewayError
 from kateway.model import Record
 from kateway.web import params
 from kateway.web.exchange import Exchange, Response
@@ -35,11 +37,36 @@ class TopicEdge:
 
     async def _answer(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
         query = self._queries(raw_query)
-        visit = self._front.enter(exchange, "describe" if query.offset is None else "subscribe", path)
-        self._front.count_request(exchange, visit)
+        front = self._front
         if query.partition is None or query.offset is None:
+            visit = front.enter(exchange, "describe", path)
+            front.count_request(exchange, visit)
             return await self._info(visit.place, path)
-        return await self._read(exchange, visit, query.partition, query.offset, query)
+        with front.recorded(exchange, "read", path, wanted=front.audit.subscribes) as event:
+            visit = event.visit = front.enter(exchange, "subscribe", path)
+            front.count_request(exchange, visit)
+            return await self._permitted(exchange, visit, query.partition, query.offset, query)
+
+    async def _permitted(
+        self, exchange: Exchange, visit: Visit, partition: int, offset: int, query: params.ReadQuery
+    ) -> Response | None:
+        """Reads for as long as it is allowed: a permission that goes ends the wait, and cuts a response that began."""
+        reading = Deferred.fromCoroutine(self._read(exchange, visit, partition, offset, query))
+        refusals: list[KatewayError] = []
+
+        def end(error: KatewayError) -> None:
+            refusals.append(error)
+            reading.cancel()
+
+        release = self._front.permits.hold(visit, end)
+        try:
+            return await reading
+        except CancelledError:
+            if not refusals:
+                raise
+            raise refusals[0] from None
+        finally:
+            release()
 
     async def _info(self, place: Place, path: params.TopicPath) -> Response:
         partitions = [
@@ -58,17 +85,26 @@ class TopicEdge:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
         wanted = form(exchange.request.header(b"accept"))
         place = visit.place
+        pause = self._front.pause(visit)
+        if pause is not None:
+            # reading is slowed, not refused
+            await self._paused(pause(0))
         fetched = await self._gateway.read(
             place, partition, offset, max_bytes=min(query.max_bytes, ONE_READ_BYTES), wait_seconds=query.timeout
         )
         if not fetched.records:
             return Response(204, (), b"")
         if query.limit == 1 and isinstance(wanted, RawForm):
-            return Response(200, *single(partition, fetched.records[0], None, None, wanted.content_type))
+            headers, body = single(partition, fetched.records[0], None, None, wanted.content_type)
+            if pause is not None:
+                pause(len(body))
+            return Response(200, headers, body)
         stream = _Stream(exchange, wanted, query)
         stream.begin()
         try:
             while await stream.give(partition, fetched.records) and fetched.next_offset < fetched.end:
+                if pause is not None:
+                    await self._paused(pause(stream.take_given()))
                 fetched = await self._gateway.read(
                     place,
                     partition,
@@ -77,13 +113,21 @@ class TopicEdge:
                     wait_seconds=0,
                 )
         except CancelledError:
-            raise
+            # the permission went, or the client
+            exchange.abort()
+            return None
         except Exception:
             # what has begun and cannot go on is cut, so that it is not taken for whole
             exchange.abort()
             return None
+        if pause is not None:
+            pause(stream.take_given())
         stream.end()
         return None
+
+    async def _paused(self, seconds: float) -> None:
+        if seconds:
+            await deferLater(self._front.permits.clock, seconds)
 
 
 class _Stream:
@@ -94,6 +138,12 @@ class _Stream:
         self._form = wanted
         self._records_left = query.limit
         self.bytes_left = query.max_bytes
+        self._given = 0
+
+    def take_given(self) -> int:
+        """Bytes written since the last call."""
+        given, self._given = self._given, 0
+        return given
 
     def begin(self) -> None:
         self._exchange.begin(200, ((b"Content-Type", self._form.content_type),))
@@ -106,7 +156,9 @@ class _Stream:
         if records:
             self._records_left -= len(records)
             pieces = self._form.encode(partition, records, None, None)
-            self.bytes_left -= sum(map(len, pieces))
+            size = sum(map(len, pieces))
+            self.bytes_left -= size
+            self._given += size
             self._exchange.write(pieces, one_chunk=self._form.one_chunk)
         if not self._exchange.writable():
             drained: Deferred[Any] = Deferred()

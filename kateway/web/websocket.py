@@ -62,6 +62,8 @@ def accept(exchange: Exchange, subprotocols: Sequence[bytes], max_message_bytes:
         b"Sec-WebSocket-Accept: " + answer,
         b"X-Request-Id: " + request.id.encode("ascii"),
     ]
+    # that a topic is deprecated, that a page of another origin may read the answer
+    head.extend(b": ".join(header) for header in exchange.extra_headers)
     if chosen is not None:
         head.append(b"Sec-WebSocket-Protocol: " + chosen)
     socket = Socket(exchange.connection, chosen, max_message_bytes)

@@ -58,8 +58,8 @@ def ask(principal: Principal, *asked: str, snapshot: Snapshot = SNAPSHOT) -> Gra
 
 
 def test_an_application_publishes_to_and_reads_its_own_topics() -> None:
-    assert ask(APP1, "publish", "v1", "foo") == Grant("default", "app1.foo.v1", "", True, 7, ())
-    assert ask(APP1, "subscribe", "v1", "app1.foo", "g") == Grant("default", "app1.foo.v1", "app1.g", True, 7, ())
+    assert ask(APP1, "publish", "v1", "foo") == Grant("default", "app1.foo.v1", "", True, 7, (), "app1")
+    assert ask(APP1, "subscribe", "v1", "app1.foo", "g") == Grant("default", "app1.foo.v1", "app1.g", True, 7, (), "app1")
 
 
 def test_two_applications_with_the_same_names_never_meet() -> None:
@@ -71,7 +71,7 @@ def test_two_applications_with_the_same_names_never_meet() -> None:
 @pytest.mark.parametrize("name", ["orders", "app1.orders"])
 def test_a_bound_topic_is_read_with_the_groups_of_the_binding_alone(name: str) -> None:
     grant = ask(APP2, "subscribe", "v1", name, "billing")
-    assert grant == Grant("main", "legacy.orders", "app2.billing", True, 3, ())
+    assert grant == Grant("main", "legacy.orders", "app2.billing", True, 3, (), "app1")
     assert ask(APP2, "describe", "v1", name).topic == "legacy.orders"
     with pytest.raises(Denied):
         ask(APP2, "subscribe", "v1", name, "other")
