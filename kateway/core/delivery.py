@@ -54,6 +54,7 @@ class Delivery(Items):
         if self.floor is not None:
             self.floor = self.done.absorb(self.floor)
         self.flights: deque[Taken] = deque()
+        """In the order of their offsets."""
         self.repeats = Repeats()
         """Of what is read from the store again after batches came back."""
         self.committed = committed
@@ -121,7 +122,9 @@ class Delivery(Items):
             return None
         attempts = [item.attempts + 1 for item in items]
         taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
-        self.flights.append(taken)
+        # leases that readers of another mode left behind end below what has been taken since
+        later = sum(1 for flight in self.flights if flight.start > taken.start)
+        self.flights.insert(len(self.flights) - later, taken)
         return taken
 
     def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
