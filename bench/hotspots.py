@@ -25,6 +25,8 @@ from servers.daemon import Daemon
 CASES = ("publish-64", "publish-256", "publish-1", "batch-16", "embedded-64", "read-raw", "read-ndjson")
 SAMPLES_A_SECOND = 500
 STATS = "stats.cprofile"
+WAITING = ("Condition.wait ", "wait (threading")
+"""How the idle threads of a pool look to py-spy."""
 
 
 def arguments() -> argparse.Namespace:
@@ -112,6 +114,8 @@ class Sampler:
         for line in text.splitlines():
             frames, _, count = line.rpartition(" ")
             called = frames.split(";")
+            if called[-1].startswith(WAITING):
+                continue
             own[called[-1]] += int(count)
             for frame in set(called):
                 whole[frame] += int(count)

@@ -57,6 +57,15 @@ def test_json_objects_tell_every_byte_of_a_record(given_records: list[Record], p
         assert [(h["name"], unpacked(h, "value")) for h in found["headers"]] == list(record.headers)
 
 
+@given(st.lists(records, min_size=1, max_size=5), st.integers(0, 100))
+def test_first_deliveries_look_alike_with_and_without_their_attempts(
+    given_records: list[Record], partition: int
+) -> None:
+    again = [record for record in given_records for _ in range(2)]
+    wanted = ndjson.NdjsonForm()
+    assert wanted.encode(partition, again, None, None) == wanted.encode(partition, again, [1] * len(again), None)
+
+
 def test_attempts_are_told_from_the_second_on_and_leases_always() -> None:
     first, second = (json.loads(line) for line in ndjson.NdjsonForm().encode(0, [RECORD, RECORD], [1, 2], ["a", "b"]))
     assert "attempt" not in first

@@ -21,38 +21,49 @@ def objects(
     records: Sequence[Record],
     attempts: Sequence[int] | None,
     leases: Sequence[str] | None,
+    end: bytes = b"",
 ) -> list[bytes]:
-    """One JSON object a record, without a newline. ``attempt`` is told from the second delivery on."""
-    dumps = orjson.dumps
-    pieces: list[bytes] = []
-    append = pieces.append
+    """One JSON object a record, each with ``end`` behind it. ``attempt`` is told from the second delivery on."""
     if attempts is None and leases is None:
-        # the common case by itself: one dict display and one dumps for each record
-        for record in records:
-            offset, timestamp, key, value, headers = record
-            try:
-                append(
-                    dumps(
-                        {
-                            "partition": partition,
-                            "offset": offset,
-                            "timestamp": timestamp,
-                            "key": None if key is None else key.decode(),
-                            "value": None if value is None else value.decode(),
-                            "headers": [_header(name, text) for name, text in headers] if headers else [],
-                        }
-                    )
-                )
-            except UnicodeDecodeError:
-                append(dumps(_object(partition, record)))
-        return pieces
+        return _first_deliveries(partition, records, end)
+    pieces: list[bytes] = []
     for index, record in enumerate(records):
         found = _object(partition, record)
         if attempts is not None and attempts[index] > 1:
             found["attempt"] = attempts[index]
         if leases is not None:
             found["lease"] = leases[index]
-        append(dumps(found))
+        pieces.append(orjson.dumps(found) + end)
+    return pieces
+
+
+def _first_deliveries(partition: int, records: Sequence[Record], end: bytes) -> list[bytes]:
+    """Hot, once for each record read: formatting around dumped texts takes half the time of dumping an object, and
+    headers mostly are those of the record before.
+    """
+    form = b'{"partition":%d,"offset":%%d,"timestamp":%%d,"key":%%b,"value":%%b,"headers":%%b}%b' % (partition, end)
+    dumps = orjson.dumps
+    pieces: list[bytes] = []
+    append = pieces.append
+    before: Headers = ()
+    shown = b"[]"
+    for record in records:
+        offset, timestamp, key, value, headers = record
+        if headers != before:
+            before, shown = headers, dumps([_header(name, text) for name, text in headers])
+        try:
+            append(
+                form
+                % (
+                    offset,
+                    timestamp,
+                    b"null" if key is None else dumps(key.decode()),
+                    b"null" if value is None else dumps(value.decode()),
+                    shown,
+                )
+            )
+        except UnicodeDecodeError:
+            append(dumps(_object(partition, record)) + end)
     return pieces
 
 

@@ -27,7 +27,7 @@ class NdjsonForm:
         attempts: Sequence[int] | None,
         leases: Sequence[str] | None,
     ) -> list[bytes]:
-        return [line + b"\n" for line in objects(partition, records, attempts, leases)]
+        return objects(partition, records, attempts, leases, b"\n")
 
 
 def parse(body: bytes, key: bytes | None, partition: int | None, headers: Headers) -> list[Message]:
