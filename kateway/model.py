@@ -57,28 +57,12 @@ class Committed(NamedTuple):
     metadata: str = ""
 
 
-class Position(NamedTuple):
-    """A place in a topic: ``offset`` is the next to read."""
-
-    partition: int
-    offset: int
-
-
 @attrs.frozen
 class TopicInfo:
     """A topic as the store has it: partitions are numbered from 0."""
 
     name: str
     partitions: int
-
-
-@attrs.frozen
-class TopicRef:
-    """A topic as a client names it: application, name and version, before it is looked up."""
-
-    application: str
-    topic: str
-    version: str
 
 
 @attrs.frozen

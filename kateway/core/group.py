@@ -69,8 +69,8 @@ class Group:
         self._hand_overs = HandOvers(self._commit_last)
         self._closing: Deferred[None] | None = None
         self._left = False
-        self._feeding = Feeding(clock, config, self._advanced)
         self._commits = Commits(clock, config.commit_interval_seconds, self._collect, self._send)
+        self._feeding = Feeding(clock, config, self._commits.due)
         self._burial = Burial(dead_letters, clock, self._buried)
 
     def now(self) -> float:
@@ -373,9 +373,6 @@ class Group:
         """For each partition of ours, how many records readers have, and for how many seconds the oldest."""
         now = self.now()
         return {share.partition: share.delivery.unacknowledged(now) for share in self._feeding.all}
-
-    def _advanced(self) -> None:
-        self._commits.due()
 
     def _buried(self, _delivery: Delivery) -> None:
         self._commits.due()

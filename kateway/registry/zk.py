@@ -230,9 +230,6 @@ class ZookeeperClient:
     def delete(self, path: str, version: int = -1) -> Deferred[bool]:
         return self._ask(self._client.delete_async, path, version)
 
-    def get_acls(self, path: str) -> Deferred[tuple[list[Any], Any]]:
-        return self._ask(self._client.get_acls_async, path)
-
     def commit(self, operations: Sequence[Operation]) -> Deferred[list[Any]]:
         """All or nothing. Answers each operation's result in order; where nothing was done, its exception."""
         transaction = self._client.transaction()

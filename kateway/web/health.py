@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -37,6 +37,3 @@ def ready(parts: Mapping[str, Health], *, draining: bool) -> Response:
         body["parts"][name] = part
     headers = (JSON, NO_STORE) if healthy else (JSON, NO_STORE, (b"Retry-After", b"1"))
     return Response(200 if healthy else 503, headers, orjson.dumps(body))
-
-
-Parts = Callable[[], Mapping[str, Health]]

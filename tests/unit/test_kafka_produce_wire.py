@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kateway import errors
-from kateway.storage.kafka.errors import REJOIN, REROUTE, error_for
+from kateway.storage.kafka.errors import REROUTE, error_for
 from kateway.storage.kafka.primitives import MalformedResponse, Reader, array, i32, string
 from kateway.storage.kafka.produce_wire import (
     Identity,
@@ -83,4 +83,4 @@ def test_a_code_has_our_name_and_says_what_kafka_calls_it(
 
 def test_what_may_have_been_written_says_so() -> None:
     assert {code for code in range(-1, 110) if error_for(code).maybe_written} >= {-1, 7, 20}
-    assert not any(error_for(code).maybe_written for code in REJOIN | REROUTE)
+    assert not any(error_for(code).maybe_written for code in REROUTE)

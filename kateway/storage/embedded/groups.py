@@ -239,10 +239,6 @@ class Group:
         self._committed = dict(committed)
         self.balance()
 
-    def not_loaded(self, error: KatewayError) -> None:
-        for member in self._members:
-            member.failed(error)
-
     def lose(self, error: KatewayError) -> None:
         """Ends every member at once, as when the topic is gone."""
         members, self._members, self._leaving = self._members + self._leaving, [], []

@@ -16,7 +16,6 @@ from kateway.storage.kafka.metadata import TopicView
 from kateway.storage.kafka.offsets import as_outcome
 from kateway.storage.kafka.primitives import MalformedResponse
 
-NOT_CONTROLLER = 41
 RETRY_SECONDS = 0.2
 
 
