@@ -492,9 +492,17 @@ async def test_a_taken_port_is_one_clear_line() -> None:
             await listen(reactor, endpoint, gateway.factory)
 
 
-@pytest.mark.parametrize("endpoint", ["nonsense", "tcp:x", "nonsense:1", "ssl:0:privateKey=/nowhere.pem"])
-def test_what_is_no_endpoint_is_one_clear_line(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="is not an endpoint"):
+@pytest.mark.parametrize(
+    ("endpoint", "complaint"),
+    [
+        ("nonsense", "nonsense is not an endpoint"),
+        ("tcp:x", "tcp:x is not an endpoint"),
+        ("nonsense:1", "nonsense:1 is not an endpoint"),
+        ("ssl:0:privateKey=/nowhere.pem", "ssl:0: /nowhere.pem: No such file"),
+    ],
+)
+def test_what_is_no_endpoint_is_one_clear_line(endpoint: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
         listen(reactor, endpoint, HttpFactory(lambda _: None, Site(Resource()), HttpConfig(), Clock()))
 
 
