@@ -6,9 +6,9 @@ Nothing is started here. Drivers are imported where one is chosen: one that is n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.threads import deferToThreadPool
 
@@ -53,8 +53,22 @@ def build_stores(settings: Config, reactor: Any) -> dict[str, Store]:
             from kateway.storage.kafka.driver import KafkaStore
 
             session = settings.delivery.session_timeout_seconds
-            found[name] = KafkaStore(cluster, reactor, name=name, session_timeout_seconds=session)
+            found[name] = KafkaStore(
+                cluster, reactor, name=name, session_timeout_seconds=session, discover=_discovery(cluster, reactor)
+            )
     return found
+
+
+def _discovery(cluster: KafkaStorageConfig, reactor: Any) -> Callable[[], Coroutine[Any, Any, Sequence[str]]] | None:
+    """How a cluster's brokers are found where they are not configured."""
+    hosts = cluster.brokers_from_zookeeper
+    if not hosts:
+        return None
+    from kateway.registry.brokers import Protocol, kafka_brokers
+
+    inside = "SSL" if cluster.tls.enabled else "PLAINTEXT"
+    protocol = cast(Protocol, inside if cluster.sasl.mechanism == "none" else f"SASL_{inside}")
+    return lambda: kafka_brokers(reactor, hosts, protocol=protocol)
 
 
 def build_registry(config: RegistryConfig, reactor: Any, data: Path) -> Registry:

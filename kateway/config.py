@@ -110,6 +110,8 @@ class KafkaStorageConfig:
 
     driver: Literal["kafka"]
     brokers: tuple[str, ...] = attrs.field(default=("127.0.0.1:9092",), validator=attrs.validators.min_len(1))
+    brokers_from_zookeeper: str = ""
+    """``host:port[,host:port…][/root]``: brokers are found there, not in ``brokers``. For Kafka up to 3.9."""
     create_topics: bool = False
     partitions: int = attrs.field(default=4, validator=_between(1, 10000))
     replicas: int = attrs.field(default=1, validator=_between(1, 100))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ FIXED = frozenset(
         "auth.max_tracked_addresses",
         "auth.max_failures",
         "auth.failure_window_seconds",
+        "auth.note_used_interval_seconds",
         "quotas.max_tracked",
         "audit.sinks",
         "audit.file",
@@ -37,19 +38,33 @@ FIXED = frozenset(
 
 def cannot_change(old: Config, new: Config) -> list[str]:
     """Each difference that needs a restart, by its path."""
-    problems = []
-    for table in attrs.fields(Config):
-        before, after = getattr(old, table.name), getattr(new, table.name)
-        if before == after:
-            continue
-        if table.name not in IN_PLACE:
-            problems.append(f"{table.name}: cannot change while the gateway runs; restart it")
-            continue
-        for field in attrs.fields(type(before)):
-            path = f"{table.name}.{field.name}"
-            if path in FIXED and getattr(before, field.name) != getattr(after, field.name):
-                problems.append(f"{path}: cannot change while the gateway runs; restart it")
-    return problems
+    return [
+        f"{path}: cannot change while the gateway runs; restart it"
+        for path in _differences(old, new, "")
+        if path in FIXED or path.partition(".")[0] not in IN_PLACE
+    ]
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    """The paths of the options that are not the same; of a table that one of them lacks, its own."""
+    if old == new:
+        return
+    before, after = _table(old), _table(new)
+    if path in FIXED or type(old) is not type(new) or before is None or after is None:
+        yield path
+        return
+    for name in {**before, **after}:
+        inside = f"{path}.{name}".removeprefix(".")
+        if name in before and name in after:
+            yield from _differences(before[name], after[name], inside)
+        else:
+            yield inside
+
+
+def _table(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, dict):
+        return value
+    return attrs.asdict(value, recurse=False) if attrs.has(type(value)) else None
 
 
 class Reloads:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger
@@ -58,7 +58,7 @@ from kateway.web.site import admin_tree, in_plane, public_tree
 from kateway.web.socketpub import SocketPublishEdge
 from kateway.web.sub import SubscribeEdge
 from kateway.web.tls import Certificate
-from kateway.web.transport import listen
+from kateway.web.transport import address_of, listen
 
 __all__ = ["GatewayService", "Options", "makeService"]
 
@@ -97,6 +97,7 @@ class GatewayService(Service):
         self._certificates: list[Certificate] = []
         self._loops: list[LoopingCall] = []
         self._reloads = Reloads(time.time)
+        self._reloading = DeferredLock()
 
         data = data_directory(settings)
         self._access_log = build_access_log(settings.log, reactor)
@@ -119,12 +120,10 @@ class GatewayService(Service):
         gateway = Gateway(topic_creation(settings), self.groups, reactor)
         self._subscriptions = SubscribeEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
-        plane = build_plane(
-            gateway, self._front, self._subscriptions, self._publish_sockets, lambda: self.settings.http.cors_origins
-        )
+        plane = build_plane(gateway, self._front, self._subscriptions, self._publish_sockets, self._cors_origins)
         administration = Administration(self.registry, self.stores, self._audit, time.time)
         self._admin_edge = AdminEdge(self, administration, self._guard(settings))
-        self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining)
+        self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining, self._cors_origins)
         self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, self._is_draining)
         self._public = self._factory(
             self.public_tree, lambda request: plane.handle if in_plane(request.target) else None
@@ -133,6 +132,9 @@ class GatewayService(Service):
 
     def _is_draining(self) -> bool:
         return self._draining
+
+    def _cors_origins(self) -> tuple[str, ...]:
+        return self.settings.http.cors_origins
 
     def _snapshot(self) -> Snapshot:
         return self.registry.snapshot
@@ -244,8 +246,8 @@ class GatewayService(Service):
         await self.registry.register_gateway(
             GatewayEntry(
                 name=self._name,
-                public=tuple(_address(port) for port in self.ports[: len(self.settings.http.public)]),
-                admin=tuple(_address(port) for port in self.ports[len(self.settings.http.public) :]),
+                public=tuple(address_of(port) for port in self.ports[: len(self.settings.http.public)]),
+                admin=tuple(address_of(port) for port in self.ports[len(self.settings.http.public) :]),
                 version=__version__,
                 started=round(self._began * 1000),
                 load=self._load(),
@@ -286,8 +288,12 @@ class GatewayService(Service):
 
     async def reload(self) -> None:
         """Re-reads configuration, certificates and registry, all or nothing. ``ConfigError`` names every problem;
-        ``RegistryUnavailable`` where the registry's server is away. No connection is dropped.
+        ``RegistryUnavailable`` where the registry's server is away. No connection is dropped. One after the other:
+        what was read last is what is in force in the end.
         """
+        await self._reloading.run(lambda: Deferred.fromCoroutine(self._reload()))
+
+    async def _reload(self) -> None:
         try:
             settings = self._reread()
             problems = cannot_change(self.settings, settings)
@@ -302,7 +308,10 @@ class GatewayService(Service):
             raise
         # from here on nothing can fail
         self.settings = settings
-        self._public.config = self._admin.config = settings.http
+        self._public.configure(settings.http)
+        self._admin.configure(settings.http)
+        self._subscriptions.max_message_bytes = settings.http.max_body_bytes
+        self._publish_sockets.max_message_bytes = settings.http.max_body_bytes
         self.groups.config = settings.delivery
         self._front.quota_headers = settings.quotas.headers
         self._audit.configure(settings.audit)
@@ -373,11 +382,6 @@ class GatewayService(Service):
 
 def _health(health: Health) -> dict[str, Any]:
     return {"healthy": health.healthy, "reason": health.reason, **health.details}
-
-
-def _address(port: IListeningPort) -> str:
-    host: Any = port.getHost()
-    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
 
 
 async def _quietly(doing: str, stopping: Any) -> None:

@@ -55,9 +55,7 @@ class HttpFactory(Factory):
         self.tick = self.seconds()
         """The clock as of the last sweep: exact enough for a deadline, and free."""
         self.budget = Budget(config.max_inflight_body_bytes)
-        timeouts = (config.header_timeout_seconds, config.body_idle_timeout_seconds, config.keepalive_idle_seconds)
-        self.interval = min(0.5, min(timeouts) / 2)
-        self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.interval)
+        self.configure(config)
         self._stall_look = 0.0
         self._clock = clock
         self._wall = wall
@@ -66,6 +64,14 @@ class HttpFactory(Factory):
         self._by_address: dict[str, int] = {}
         self._sweeping: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
+
+    def configure(self, config: HttpConfig) -> None:
+        """Takes other limits into force. Those of requests hold for the connections to come."""
+        self.config = config
+        self.budget.most = config.max_inflight_body_bytes
+        timeouts = (config.header_timeout_seconds, config.body_idle_timeout_seconds, config.keepalive_idle_seconds)
+        self.interval = min(0.5, min(timeouts) / 2)
+        self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.interval)
 
     @property
     def connections(self) -> int:

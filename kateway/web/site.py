@@ -6,7 +6,7 @@ subscription comes through here; under a stock ``Site`` (and in tests) everythin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from klein import Klein
@@ -22,6 +22,7 @@ from kateway.errors import KatewayError, MethodNotAllowed, NotFound
 from kateway.model import Health
 from kateway.web.adapter import StockExchange
 from kateway.web.admin.edge import AdminEdge
+from kateway.web.cors import check_origin
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.health import live, ready
 from kateway.web.problems import problem
@@ -47,8 +48,10 @@ class HandOver(Resource):
 class Tree:
     """What every Klein tree of ours has: exchanges for requests, problems for what fails and what is not there."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, check: Serve) -> None:
+        """``check`` raises for a request that a browser was led to send."""
         self._clock = clock
+        self._check = check
 
     def exchange_of(self, request: TwistedRequest) -> Exchange:
         """The wire's own exchange where the request came through our channel, else one over twisted.web."""
@@ -62,7 +65,16 @@ class Tree:
 
     def answer(self, make: Callable[[Request], Response]) -> HandOver:
         """A resource that answers at once."""
-        return HandOver(self, lambda exchange: exchange.respond(make(exchange.request)))
+
+        def respond(exchange: Exchange) -> None:
+            try:
+                self._check(exchange)
+                response = make(exchange.request)
+            except KatewayError as error:
+                response = problem(error, exchange.request.id)
+            exchange.respond(response)
+
+        return HandOver(self, respond)
 
     def failed(self, failure: Failure) -> HandOver:
         """The problem for a failure in a tree: Klein's own pages are HTML."""
@@ -78,9 +90,15 @@ class Tree:
 HealthParts = Callable[[], Mapping[str, Health]]
 
 
-def public_tree(clock: IReactorTime, plane: Serve, health: HealthParts, draining: Callable[[], bool]) -> Resource:
+def public_tree(
+    clock: IReactorTime,
+    plane: Serve,
+    health: HealthParts,
+    draining: Callable[[], bool],
+    cors_origins: Callable[[], Sequence[str]],
+) -> Resource:
     """``/live``, ``/ready`` and the message plane."""
-    app, tree = _app(clock, health, draining)
+    app, tree = _app(clock, health, draining, lambda exchange: check_origin(exchange, cors_origins()))
 
     @app.route("/<version>/topics", branch=True)
     def topics(_request: TwistedRequest, version: str) -> Any:
@@ -91,7 +109,7 @@ def public_tree(clock: IReactorTime, plane: Serve, health: HealthParts, draining
 
 def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, draining: Callable[[], bool]) -> Resource:
     """``/live``, ``/ready`` and the admin API."""
-    app, tree = _app(clock, health, draining)
+    app, tree = _app(clock, health, draining, lambda exchange: admin.guard.check_origin(exchange.request))
 
     @app.route("/admin/v1", branch=True)
     def admin_api(_request: TwistedRequest) -> Any:
@@ -100,10 +118,10 @@ def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, drain
     return app.resource()
 
 
-def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool]) -> tuple[Klein, Tree]:
+def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool], check: Serve) -> tuple[Klein, Tree]:
     """What both listeners have: health, and problems for what is not there."""
     app = Klein()
-    tree = Tree(clock)
+    tree = Tree(clock, check)
 
     @app.route("/live", methods=["GET", "HEAD"])
     def is_live(_request: TwistedRequest) -> Any:

@@ -293,3 +293,9 @@ def listen(
 def _public(endpoint_string: str) -> str:
     """An endpoint string without the paths of its keys."""
     return ":".join(part for part in endpoint_string.split(":") if not part.startswith(("privateKey=", "certKey=")))
+
+
+def address_of(port: IListeningPort) -> str:
+    """Where a listener listens: ``host:port``, or a Unix socket's path."""
+    host: Any = port.getHost()
+    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))

@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from kateway.errors import ConfigError
-from kateway.storage.kafka.client import parse_address
+from kateway.storage.kafka.bootstrap import parse_address
 from kateway.storage.kafka.connection import Address, Connection, FrameReceiver, NeverSent, NoAnswer
 
 

@@ -21,8 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.config import KafkaStorageConfig
-from kateway.errors import ConfigError, KatewayError, Unavailable, Unsupported
+from kateway.errors import KatewayError, Unavailable, Unsupported
 from kateway.model import Health
+from kateway.storage.kafka.bootstrap import Bootstrap, Discover
 from kateway.storage.kafka.connection import Address, Connection, EndpointFactory, NeverSent, NoAnswer, RequestFailed
 from kateway.storage.kafka.metadata import (
     ALL_TOPICS,
@@ -43,7 +44,8 @@ PROBE_TIMEOUT_SECONDS = 2.0
 LISTING_INTERVAL_SECONDS = 0.2
 """At most five full listings a second, however many ask."""
 
-DEFAULT_PORT = 9092
+COMPLAINT_INTERVAL_SECONDS = 60.0
+"""The log hears at once that the cluster has gone, and no oftener than this that it ails of something new."""
 
 
 class Pool:
@@ -125,6 +127,7 @@ class Client:
         *,
         client_id: str = "kateway",
         endpoint_factory: EndpointFactory | None = None,
+        discover: Discover | None = None,
     ) -> None:
         self.reactor = reactor
         self.config = config
@@ -134,11 +137,13 @@ class Client:
         """Whether a full listing has ever been had: before, nothing can be said of any topic."""
         self.pools: set[Pool] = set()
         self._endpoint_factory = endpoint_factory or self._plain
-        self._bootstrap = tuple(parse_address(broker) for broker in config.brokers)
+        self._bootstrap = Bootstrap(reactor, config.brokers, discover)
         self._sources: dict[Address, Connection] = {}
         self._source: Address | None = None
         self._checked: set[Address] = set()
         self._health = Health(False, "no broker has answered yet")
+        self._complaint = ""
+        self._complained_at = -1e9
         self._waiters: list[Deferred[None]] = []
         self._watchers: dict[object, Callable[[], None]] = {}
         self._running: Deferred[None] | None = None
@@ -288,12 +293,14 @@ class Client:
 
     async def _ask_anybody(self, topics: bytes) -> ClusterView:
         """Metadata from the broker that answered last, else from any; ``Unavailable`` where none answers."""
+        if not self._health.healthy:
+            await self._bootstrap.find()
         known = list(self.view.brokers.values())
         random.shuffle(known)
         first = [self._source] if self._source is not None else []
         failures: list[str] = []
         kind: type[KatewayError] = Unavailable
-        for address in dict.fromkeys((*first, *known, *self._bootstrap)):
+        for address in dict.fromkeys((*first, *known, *self._bootstrap.addresses)):
             source = self._sources.get(address)
             if source is None:
                 source = self._sources[address] = self.connection(-1, address)
@@ -337,10 +344,13 @@ class Client:
                 self._log.failure("a change of the metadata was not taken in")
 
     def _known_addresses(self) -> set[Address]:
-        return {*self.view.brokers.values(), *self._bootstrap}
+        return {*self.view.brokers.values(), *self._bootstrap.addresses}
 
     def _unhealthy(self, error: KatewayError) -> None:
-        if self._health.healthy:
+        now = self.reactor.seconds()
+        news = error.detail != self._complaint and now - self._complained_at >= COMPLAINT_INTERVAL_SECONDS
+        if self._health.healthy or news:
+            self._complaint, self._complained_at = error.detail, now
             self._log.warn("{client}: {why}", client=self.client_id, why=error.detail)
         self._health = Health(False, error.detail)
 
@@ -361,14 +371,3 @@ class Client:
 def _was_cancelled(failure: Failure) -> None:
     if not isinstance(failure.value, CancelledError):
         failure.raiseException()
-
-
-def parse_address(text: str) -> Address:
-    """``host``, ``host:port``, ``[v6]:port``; ``ConfigError`` for anything else."""
-    host, colon, port = text.rpartition(":")
-    if not colon or (host.startswith("[") and text.endswith("]")) or (":" in host and not host.startswith("[")):
-        host, port = text, str(DEFAULT_PORT)
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError([f"brokers: {text!r} is not host:port"])
-    return Address(host, int(port))

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from kateway.config import KafkaStorageConfig
 from kateway.model import Committed, Health, Message, TopicInfo
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset
+from kateway.storage.kafka.bootstrap import Discover
 from kateway.storage.kafka.client import Client
 from kateway.storage.kafka.connection import EndpointFactory
 from kateway.storage.kafka.coordinators import Coordinators
@@ -25,7 +26,8 @@ DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
 
 
 class KafkaStore:
-    """One Kafka cluster. ``name`` is what the cluster is called in the configuration.
+    """One Kafka cluster. ``name`` is what the cluster is called in the configuration; ``discover`` finds its brokers
+    where they are not configured.
 
     ``ConfigError`` for an address that is none, and for a certificate or secret that cannot be read.
     """
@@ -38,12 +40,15 @@ class KafkaStore:
         session_timeout_seconds: float = DEFAULT_SESSION_TIMEOUT_SECONDS,
         name: str = "default",
         endpoint_factory: EndpointFactory | None = None,
+        discover: Discover | None = None,
     ) -> None:
         self._config = config
         self._reactor = reactor
         self._session_timeout_seconds = session_timeout_seconds
         endpoint_factory = endpoint_factory or configured_endpoints(config)
-        self._client = Client(reactor, config, client_id=f"kateway-{name}", endpoint_factory=endpoint_factory)
+        self._client = Client(
+            reactor, config, client_id=f"kateway-{name}", endpoint_factory=endpoint_factory, discover=discover
+        )
         admin = self._client.pool("admin")
         self._coordinators = Coordinators(self._client, admin)
         self._offsets = Offsets(self._client, admin, self._coordinators)
