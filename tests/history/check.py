@@ -178,12 +178,14 @@ def _check_delivery_order(history: History, places: Mapping[Ident, list[Place]],
         place = _place(each, places)
         if place is None:
             continue
-        late = place not in seen and place.offset < highest.get(place.partition, -1)
+        behind = place not in seen and place.offset < highest.get(place.partition, -1)
         key = (each.session, place.partition)
-        if late or place.offset <= in_session.get(key, -1):
+        if (behind and not each.late) or place.offset <= in_session.get(key, -1):
             report.disordered_deliveries.append(place)
         seen.add(place)
         in_session[key] = place.offset
+        if each.late:
+            continue
         highest[place.partition] = max(place.offset, highest.get(place.partition, -1))
 
 
@@ -206,7 +208,7 @@ def _check_repeats(
             settled[acknowledged.place] = (acknowledged.at, acknowledged.at)
     for each in history.delivered:
         place = _place(each, places)
-        if place is None or place not in settled or each.at <= settled[place][1]:
+        if place is None or each.late or place not in settled or each.at <= settled[place][1]:
             continue
         since, at = settled[place]
         if not any(since <= crash <= min(at + commit_seconds, each.at) for crash in crashes):

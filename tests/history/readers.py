@@ -112,7 +112,12 @@ def attend(history: History, reader: str, port: int, target: str, plan: Plan) ->
     session = history.begin(f"{reader}: {plan.name}")
     if plan.end == "kill":
         return _victim(history, session, port, target, plan)
-    attendance = Attendance(port, target, plan, lambda name, place: history.deliver(session, name, place))
+    left = False
+
+    def delivered(name: Ident, place: Place | None) -> None:
+        history.deliver(session, name, place, late=left)
+
+    attendance = Attendance(port, target, plan, delivered)
     client = attendance.client
     attendance.read()
     if plan.hold_seconds:
@@ -122,6 +127,7 @@ def attend(history: History, reader: str, port: int, target: str, plan: Plan) ->
     else:
         if plan.end == "half-close":
             client.half_close()
+            left = True
             client.socket.settimeout(5.0)
             attendance.rest()
         client.close()
@@ -303,15 +309,3 @@ class Reader(threading.Thread):
                 if (place.partition, at) in accepted:
                     self._history.acknowledge(place)
         places.clear()
-
-
-def drain(readers: list[Reader], quiet_seconds: float, timeout_seconds: float) -> None:
-    """Waits until nothing has come to any reader for a while."""
-    end = time.monotonic() + timeout_seconds
-    while True:
-        now = time.monotonic()
-        if all(each.empty_since is not None and now - each.empty_since > quiet_seconds for each in readers):
-            return
-        if now > end:
-            raise TimeoutError(f"records still come after {timeout_seconds} s: {[each.statuses for each in readers]}")
-        time.sleep(0.05)

@@ -43,12 +43,15 @@ class Publish:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A reader's program had all of a record."""
+    """A reader's program had all of a record. ``late``: after it had said by a half-close that it was leaving, when
+    another may have been given what it had not confirmed.
+    """
 
     session: int
     ident: Ident
     place: Place | None = None
     at: float = 0.0
+    late: bool = False
 
 
 @dataclass
@@ -96,9 +99,9 @@ class History:
             self.sessions[number] = Session(reader)
             return number
 
-    def deliver(self, session: int, name: Ident, place: Place | None = None) -> None:
+    def deliver(self, session: int, name: Ident, place: Place | None = None, *, late: bool = False) -> None:
         with self._lock:
-            self.delivered.append(Delivery(session, name, place, time.monotonic()))
+            self.delivered.append(Delivery(session, name, place, time.monotonic(), late))
 
     def clean(self, session: int) -> None:
         with self._lock:

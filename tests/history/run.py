@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 from servers.daemon import Daemon
 
-from history.readers import Reader, Visitor, drain
+from history.readers import Reader, Visitor
 from history.record import History
+from history.wire import ask
 from history.writers import Writer
 
 
@@ -22,7 +24,7 @@ def settings(path: Path, store: str, delivery: str = "") -> Path:
 
 
 class Run:
-    """Threads that write to and read from one topic; ``close`` ends them all."""
+    """Threads that write to and read from one topic; ``close``, or the end of a ``with``, ends them all."""
 
     def __init__(self, topic: str, ports: Sequence[Daemon], *, group: str = "group1", seed: object = 0) -> None:
         self.history = History()
@@ -35,6 +37,7 @@ class Run:
         self._gateways = list(ports)
         self._writing = threading.Event()
         self._reading = threading.Event()
+        self._visiting = threading.Event()
 
     @property
     def target(self) -> str:
@@ -82,7 +85,7 @@ class Run:
                 f"v{number}",
                 seed=self.seed,
                 rounds=rounds,
-                stop=self._reading,
+                stop=self._visiting,
             )
             self.visitors.append(visitor)
             visitor.start()
@@ -94,22 +97,55 @@ class Run:
             if visitor.is_alive():
                 raise TimeoutError(f"{visitor.name} does not come to an end")
 
+    def end_visits(self) -> None:
+        """Lets no further client come, and waits for those that are there."""
+        self._visiting.set()
+        self.visited()
+
     def stop_writing(self) -> None:
         self._writing.set()
         self.written()
 
-    def drain(self, quiet_seconds: float = 2.0, timeout_seconds: float = 60.0) -> None:
-        """Waits until readers get nothing any more, then ends them."""
-        drain(self.readers, quiet_seconds, timeout_seconds)
+    def drain(self, quiet_seconds: float = 1.0, patience_seconds: float = 30.0, timeout_seconds: float = 100.0) -> None:
+        """Waits until readers have had everything and the group has no lag, or have been without a record for so long
+        that what is missing will not come; then ends them.
+        """
+        end = time.monotonic() + timeout_seconds
+        while True:
+            now = time.monotonic()
+            quiet = min((now - since if (since := each.empty_since) is not None else 0) for each in self.readers)
+            if quiet > patience_seconds or (quiet > quiet_seconds and not self._missing() and self._lag() == 0):
+                break
+            if now > end:
+                raise TimeoutError(f"records still come: {[each.statuses for each in self.readers]}")
+            time.sleep(0.2)
         self.close()
+
+    def _missing(self) -> bool:
+        had = {each.ident for each in list(self.history.delivered)}
+        return any(each.status == 201 and each.ident not in had for each in list(self.history.published))
+
+    def _lag(self) -> int | None:
+        try:
+            answer = ask(self._gateways[0].public_port, "GET", f"{self.target}/lag")
+        except OSError:
+            return None
+        return int(json.loads(answer.body)["lag"]) if answer.status == 200 else None
 
     def close(self) -> None:
         self._writing.set()
+        self._visiting.set()
         self._reading.set()
         for thread in [*self.writers, *self.readers, *self.visitors]:
             thread.join(60)
             if thread.is_alive():
                 raise TimeoutError(f"{thread.name} does not come to an end")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def acknowledged(self) -> int:
         return sum(each.status == 201 for each in list(self.history.published))

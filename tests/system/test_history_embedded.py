@@ -6,8 +6,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,19 +32,10 @@ def gateway(daemon: Daemons, tmp_path: Path) -> Callable[..., Daemon]:
     return start
 
 
-@contextmanager
-def running(topic: str, *gateways: Daemon, **options: object) -> Iterator[Run]:
-    run = Run(topic, gateways, **options)  # type: ignore[arg-type]
-    try:
-        yield run
-    finally:
-        run.close()
-
-
 def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon]) -> None:
     # a client that lives on without reading is held to have read what its TCP took: nobody here waits for that long
     up = gateway("settle_seconds = 60", "partitions = 3")
-    with running("matrix", up, seed=2) as run:
+    with Run("matrix", [up], seed=2) as run:
         run.write(3, count=1500, batch=50)
         run.visit(3, rounds=20)
         run.visited()
@@ -99,7 +89,7 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
     up = gateway("settle_seconds = 1", "partitions = 4")
     chosen = random.Random(ack)
     crashes = []
-    with running("killed", up, seed=2) as run:
+    with Run("killed", [up], seed=2) as run:
         run.write(4, batch=20)
         run.read(3, ack=ack, query="limit=200&timeout=1&idle=0.1" + ("&ack_timeout=3" if ack else ""))
         for _ in range(4):
@@ -111,7 +101,7 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
             up.kill()
             up.start()
         run.stop_writing()
-        run.drain(quiet_seconds=5 if ack else 2)
+        run.drain()
     final = from_gateway(up.public_port, "killed", "group1", drained=True)
     report = check(run.history, final, in_order=not ack, crashes=crashes, commit_seconds=1.5)
     assert report.faults() == {}, report.row()
@@ -178,7 +168,7 @@ def test_readers_that_stop_reading_cost_little_memory_and_others_go_on(gateway: 
 
 def test_terminating_ends_streams_with_their_last_chunk_and_repeats_nothing(gateway: Callable[..., Daemon]) -> None:
     up = gateway()
-    with running("drained", up) as run:
+    with Run("drained", [up]) as run:
         run.write(4, pause_seconds=0.002, keyed=False)
         readers = run.read(2, query="follow=1")
         wait_until(lambda: all(reader.count > 100 for reader in readers))

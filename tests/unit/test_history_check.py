@@ -115,6 +115,15 @@ def test_a_first_delivery_after_a_later_one_is_out_of_order() -> None:
     assert check(history, Final(log(0, 1, 2))).faults() == {"disordered_deliveries": [Place(0, 1)]}
 
 
+def test_what_is_read_after_a_half_close_may_be_out_of_order_and_repeated() -> None:
+    history = written(3)
+    deliver(history, 2, at=1, clean_at=1.5)
+    history.sessions[1] = Session("half-closed")
+    history.delivered += [Delivery(1, name(number), None, 2, late=True) for number in (0, 1, 2)]
+    report = check(history, Final(log(0, 1, 2), drained=True))
+    assert (faults(report), report.delivered, report.redelivered) == ([], 3, 1)
+
+
 def test_a_response_that_goes_back_is_out_of_order() -> None:
     history = written(3)
     deliver(history, 0, 1, 0, 2)

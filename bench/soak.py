@@ -1,0 +1,242 @@
+"""A long run under faults chosen by a seed. The history checker's table ends it; the exit status is 1 if it found any.
+
+    python bench/soak.py --minutes 10 --seed 7                       # embedded: kill -9, disconnects, slow readers
+    python bench/soak.py --store kafka --brokers 3 --minutes 60      # and brokers killed, stopped and frozen
+    python bench/soak.py --rounds 1000 --faults none                 # the disconnect matrix alone
+    python bench/soak.py --kills 100 --faults gateway                # so many times kill -9 of the gateway
+
+It ends after ``--minutes``, or after so many clients (``--rounds``) or kills (``--kills``) where those are given.
+Memory is for the history: some 400 bytes for each publish and each delivery; ``--pause`` holds writers back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from history.check import Report, check  # noqa: E402
+from history.final import ends, from_gateway, from_oracle  # noqa: E402
+from history.run import Run, settings  # noqa: E402
+from history.wire import Client  # noqa: E402
+from servers.daemon import Daemon, Installation  # noqa: E402
+from servers.kafka import KafkaCluster  # noqa: E402
+from servers.oracle import Oracle  # noqa: E402
+
+TOPIC, GROUP = "soak", "soak-readers"
+COMMIT_SECONDS = 1.5
+"""What was settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
+
+
+class Checkout(Installation):
+    """Runs the source tree with this Python's packages."""
+
+    def __init__(self) -> None:
+        pass
+
+    def command(self, name: str) -> str:
+        return str(Path(sys.executable).with_name(name))
+
+
+class Soak:
+    """One run: a gateway, perhaps a cluster behind it, writers, readers, and the faults."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.chosen = random.Random(options.seed)
+        self.cluster: KafkaCluster | None = None
+        self.oracle: Oracle | None = None
+        store = f'path = "{folder / "data"}"\npartitions = {options.partitions}'
+        if options.store == "kafka":
+            self.cluster = KafkaCluster(options.kafka_version, brokers=options.brokers).start()
+            self.oracle = Oracle(self.cluster.direct)
+            self.oracle.create_topic(TOPIC, options.partitions, len(self.cluster.nodes))
+            addresses = json.dumps(self.cluster.addresses)
+            store = f'driver = "kafka"\nbrokers = {addresses}\nmetadata_refresh_seconds = 5'
+        # a client that does not read is held to have read after settle_seconds: no client here stands still for so long
+        delivery = f"settle_seconds = {60 if options.rounds else 5}\nsession_timeout_seconds = 6"
+        path = settings(folder / "kateway.toml", store, delivery)
+        self.gateway = Daemon(Checkout(), folder, ["--config", str(path)], env={"PYTHONPATH": str(ROOT)}).start()
+        self.run = Run(TOPIC, [self.gateway], group=GROUP, seed=options.seed)
+        self.crashes: list[float] = []
+        self.faults: Counter[str] = Counter()
+        self.slow: list[Client] = []
+
+    # --- faults -------------------------------------------------------------------------------------------------
+
+    def fault(self) -> None:
+        """One, by the seed."""
+        kinds = []
+        if self.options.faults in ("all", "gateway"):
+            kinds += [self.kill_gateway, self.restart_gateway] if self.options.kills is None else [self.kill_gateway]
+        if self.options.faults == "all":
+            kinds.append(self.slow_reader)
+        if self.cluster is not None and self.options.faults in ("all", "brokers"):
+            kinds += [self.kill_broker, self.stop_broker, self.freeze_broker]
+        if kinds:
+            self.chosen.choice(kinds)()
+
+    def note(self, name: str) -> None:
+        self.faults[name] += 1
+        self.run.history.fault(name)
+        print(f"{self.since():8.1f} s  {name:24} acknowledged {self.run.acknowledged():9,}  "
+              f"delivered {len(self.run.history.delivered):9,}", flush=True)  # fmt: skip
+
+    def since(self) -> float:
+        return time.monotonic() - self.started
+
+    def kill_gateway(self) -> None:
+        self.note("gateway killed")
+        self.crashes.append(time.monotonic())
+        self.gateway.kill()
+        self.gateway.start()
+
+    def restart_gateway(self) -> None:
+        self.note("gateway restarted")
+        self.crashes.append(time.monotonic())
+        self.gateway.terminate()
+        self.gateway.start()
+
+    def slow_reader(self) -> None:
+        """Takes part in a group of its own and stops reading: it costs the others nothing."""
+        self.note("slow reader")
+        client = Client(self.gateway.public_port, receive_buffer_bytes=4096)
+        client.send("GET", f"/v1/topics/{TOPIC}/slow{len(self.slow) % 8}?follow=1")
+        self.slow.append(client)
+        if len(self.slow) > 8:
+            self.slow.pop(0).reset()
+
+    def kill_broker(self) -> None:
+        node = self._broker("killed")
+        self.cluster_.kill(node)
+        time.sleep(self.chosen.uniform(0, 5))
+        self.cluster_.restart(node)
+
+    def stop_broker(self) -> None:
+        node = self._broker("stopped")
+        self.cluster_.stop(node)
+        time.sleep(self.chosen.uniform(0, 5))
+        self.cluster_.restart(node)
+
+    def freeze_broker(self) -> None:
+        node = self._broker("frozen")
+        self.cluster_.freeze(node)
+        time.sleep(self.chosen.uniform(1, 8))
+        self.cluster_.thaw(node)
+        self.cluster_.wait()
+
+    def _broker(self, what: str) -> int:
+        self.note(f"broker {what}")
+        # a group whose coordinator goes may lose commits that were under way
+        self.crashes.append(time.monotonic())
+        return self.chosen.choice(self.cluster_.nodes)
+
+    @property
+    def cluster_(self) -> KafkaCluster:
+        assert self.cluster is not None
+        return self.cluster
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def soak(self) -> Report:
+        options = self.options
+        self.started = time.monotonic()
+        self.run.write(options.writers, batch=20, pause_seconds=options.pause, timeout_seconds=30)
+        if options.visitors:
+            self.run.visit(
+                options.visitors, rounds=-(-options.rounds // options.visitors) if options.rounds else 1 << 30
+            )
+        if options.readers:
+            self.run.read(options.readers, query="limit=200&timeout=1&idle=0.1")
+        while not self._over():
+            time.sleep(self.chosen.uniform(0.5, 1.5) * options.every)
+            self.fault()
+        self.run.stop_writing()
+        if options.rounds:
+            self.run.visited(600)
+        for client in self.slow:
+            client.reset()
+        self.run.end_visits()
+        self.run.read(1, query="limit=1000&timeout=1&idle=0.2")
+        self.run.drain()
+        if self.oracle is not None:
+            final = from_oracle(self.oracle, TOPIC, GROUP, drained=True)
+        else:
+            final = from_gateway(self.gateway.public_port, TOPIC, GROUP, drained=True)
+        report = check(
+            self.run.history,
+            final,
+            crashes=self.crashes,
+            commit_seconds=COMMIT_SECONDS + (15 if self.cluster is not None else 0),
+        )
+        if final.committed != ends(final):
+            print(f"committed {final.committed}, and the log ends at {ends(final)}")
+        return report
+
+    def _over(self) -> bool:
+        options = self.options
+        if options.kills is not None:
+            return self.faults["gateway killed"] >= options.kills
+        if options.rounds:
+            return not any(visitor.is_alive() for visitor in self.run.visitors)
+        return self.since() > options.minutes * 60
+
+    def close(self) -> None:
+        self.run.close()
+        self.gateway.close()
+        if self.cluster is not None:
+            self.cluster.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=0, help="end after so many clients that end in every way")
+    parser.add_argument("--kills", type=int, help="end after so many kills of the gateway")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--store", choices=["embedded", "kafka"], default="embedded")
+    parser.add_argument("--brokers", type=int, choices=[1, 3], default=3)
+    parser.add_argument("--kafka-version", default="4.3.1")
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--faults", choices=["all", "gateway", "brokers", "none"], default="all")
+    parser.add_argument("--every", type=float, default=3.0, help="seconds between faults")
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--readers", type=int, default=1)
+    parser.add_argument("--visitors", type=int, default=2, help="clients at a time that end in every way")
+    parser.add_argument("--pause", type=float, default=0.005, help="seconds between a writer's requests")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kateway-soak-") as folder:
+        soak = Soak(options, Path(folder))
+        try:
+            report = soak.soak()
+            seconds = soak.since()
+        finally:
+            soak.close()
+    print(f"\nseed {options.seed}, {options.store}, {seconds:.0f} s, "
+          f"{sum(len(each.statuses) for each in soak.run.visitors)} clients that left in every way")  # fmt: skip
+    for name, count in sorted(soak.faults.items()):
+        print(f"  {name:24} {count:6}")
+    statuses = Counter(each.status for each in soak.run.history.published)
+    print(f"  answers to publishes: {dict(sorted(statuses.items()))} (0: none came)")
+    for name in ("acknowledged", "present", "unacknowledged", "delivered", "redelivered"):
+        print(f"  {name:24} {getattr(report, name):12,}")
+    wrong = report.faults()
+    for name, found in wrong.items():
+        print(f"  {name.upper():24} {len(found):12,}  {found[:5]}")
+    if not wrong:
+        print("  nothing lost, doubled, out of order or repeated")
+    print(f"  (this program took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB)")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
