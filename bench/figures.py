@@ -48,14 +48,16 @@ HEADINGS = ("what", "median", "lowest to highest", "reach", "ratio", "reach", "C
 class Results:
     """What the rounds gave: values by name, one for each round, and the CPU time of the daemon for each unit."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Sequence[Figure] = FIGURES) -> None:
+        self.figures = figures
         self.values: dict[str, list[float]] = {}
         self.cpu_microseconds: dict[str, list[float]] = {}
         self.failures: dict[str, list[str]] = {}
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's lines, for what was measured."""
-        return [self._row(figure) for figure in FIGURES if figure.name in self.values or figure.name in self.failures]
+        measured = {*self.values, *self.failures}
+        return [self._row(figure) for figure in self.figures if figure.name in measured]
 
     def ratio(self, figure: Figure) -> float | None:
         """The median of the ratios within the same rounds."""
