@@ -58,12 +58,16 @@ class Bench:
         self.errors: list[KatewayError] = []
 
     def write(self, count: int, size: int = 80) -> None:
+        self.write_unannounced(count, size)()
+
+    def write_unannounced(self, count: int, size: int = 80) -> Callable[[], None]:
+        """Writes to the disk; the process hears of it when what is answered is called."""
         partition = self.partition
         partition.pending = [encode(1, None, b"x" * size, ()) for _ in range(count)]
         partition.pending_newest = 1
         rows, tail, added = partition.rows()
         database.write(self.connection, rows, [])
-        partition.written(tail, added)
+        return lambda: partition.written(tail, added)
 
     def cursor(self, offset: int = 0, max_window_bytes: int = 1 << 20) -> Cursor:
         cursor = Cursor(
@@ -98,6 +102,25 @@ def test_who_takes_nothing_is_read_ahead_for_once_and_not_far(bench):
     assert bench.thread.run() == 0
     assert cursor.held_bytes <= 2 * FIRST_WINDOW_BYTES + ROW_BYTES
     assert bench.readable == [0]
+
+
+def test_what_is_read_before_the_process_hears_that_it_was_written_is_read_once(bench):
+    # the writing thread commits, the reading thread finds it, and only then comes the news of the write
+    bench.write(3)
+    cursor = bench.cursor()
+    assert len(cursor.take(2, 1 << 20)) == 2
+    bench.write(2000)
+    announce = bench.write_unannounced(2)
+    offsets = []
+    for _ in range(100):
+        bench.thread.run()
+        offsets += [record.offset for record in cursor.take(100, 1 << 20)]
+    announce()
+    bench.write(1)
+    bench.thread.run()
+    offsets += [record.offset for record in cursor.take(100, 1 << 20)]
+    assert offsets == list(range(2, 2006))
+    assert cursor.lag == 0
 
 
 def test_who_takes_fast_is_read_ahead_for_in_larger_slices_up_to_the_bound(bench):

@@ -50,6 +50,8 @@ class Cursor:
         self._slices: deque[Slice] = deque()
         self._held = 0
         self._next = offset
+        self._read_to = 0
+        """What was read ends here: past the partition's end where the news of the write is still on its way."""
         self._fetching: Deferred[Slice | None] | None = None
         self._fetched_at = reactor.seconds()
         self._retry: IDelayedCall | None = None
@@ -118,12 +120,12 @@ class Cursor:
         if self._closed or self._fetching is not None or self._retry is not None:
             return
         partition = self._partition
-        if not partition.earliest <= self._next <= partition.end:
+        if not partition.earliest <= self._next <= max(partition.end, self._read_to):
             # what is held lies before it and is still good
             self._next = partition.earliest if self._reset == "earliest" else partition.end
         if not self._slices:
             self.position = self._next
-        if self._next == partition.end:
+        if self._next >= partition.end:
             return
         now = self._reactor.seconds()
         if now - self._fetched_at < 0.25:
@@ -161,7 +163,7 @@ class Cursor:
             self.position = found.offset
         self._slices.append(found)
         self._held += found.left
-        self._next = found.end
+        self._next = self._read_to = found.end
         if was_empty:
             self._on_readable(self._partition.number)
 
