@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from history.check import Report, check  # noqa: E402
+from history.check import Report, check, trace  # noqa: E402
 from history.final import ends, from_gateway, from_oracle  # noqa: E402
 from history.run import Run, settings  # noqa: E402
 from history.wire import Client  # noqa: E402
@@ -178,6 +178,9 @@ class Soak:
             crashes=self.crashes,
             commit_seconds=COMMIT_SECONDS + (15 if self.cluster is not None else 0),
         )
+        for places in (report.lost_on_delivery, report.disordered_deliveries, report.repeated):
+            for place in places[:2]:
+                print(*trace(self.run.history, final, place), sep="\n    ")
         if final.committed != ends(final):
             print(f"committed {final.committed}, and the log ends at {ends(final)}")
         return report

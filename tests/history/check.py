@@ -107,6 +107,19 @@ def check(
     return report
 
 
+def trace(history: History, final: Final, place: Place) -> list[str]:
+    """Who had the record at a place, and when, for people who look for the reason."""
+    name = next(ident(value) for offset, value in final.log[place.partition] if offset == place.offset)
+    lines = [f"{each.at:.3f} published {name}: {each.status}" for each in history.published if each.ident == name]
+    for each in history.delivered:
+        if each.ident == name:
+            session = history.sessions[each.session]
+            when = "" if session.clean_at is None else f", clean at {session.clean_at:.3f}"
+            late = " late" if each.late else ""
+            lines.append(f"{each.at:.3f} delivered{late} in session {each.session} ({session.reader}){when}")
+    return lines
+
+
 def _check_log(history: History, places: Mapping[Ident, list[Place]], report: Report) -> None:
     answers: dict[Ident, list[int]] = defaultdict(list)
     maybe: set[Ident] = set()
@@ -201,7 +214,13 @@ def _check_repeats(
     for each in history.delivered:
         clean_at = history.sessions[each.session].clean_at
         place = _place(each, places)
-        if clean_at is not None and place is not None and clean_at <= settled.get(place, (0, clean_at))[1]:
+        # what is read after a half-close may have been given back already
+        if (
+            clean_at is not None
+            and place is not None
+            and not each.late
+            and clean_at <= settled.get(place, (0, clean_at))[1]
+        ):
             settled[place] = (each.at, clean_at)
     for acknowledged in history.acknowledged:
         if acknowledged.at <= settled.get(acknowledged.place, (0, acknowledged.at))[1]:
