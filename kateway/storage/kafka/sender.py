@@ -36,8 +36,11 @@ from kateway.storage.kafka.records import encode_batch
 GATHER_BYTES = 65536
 """With a request in flight the next goes without waiting for its answer when it has this much."""
 
-PATIENCE_SECONDS = 0.005
-"""With a request in flight for so long what comes next does not wait for its answer."""
+LEAST_PATIENCE_SECONDS = 0.005
+MOST_PATIENCE_SECONDS = 0.1
+"""With a request in flight for twice the usual time, within these, what comes next does not wait for its answer. A
+broker that is slow because it is busy gets larger requests, not more of them.
+"""
 
 LEAST_ROOM_BYTES = 256
 FIRST_BACKOFF_SECONDS = 0.05
@@ -123,6 +126,9 @@ class Sender:
         self.flights: dict[Flight, None] = {}
         self._seconds: Callable[[], float] = reactor.seconds
         self._flew_at = 0.0
+        self._round_trip_seconds = 0.0
+        """Smoothed as RFC 6298 smooths it."""
+        self._patience_seconds = LEAST_PATIENCE_SECONDS
         self._pool = pool
         self._compression = config.compression
         self._max_request_bytes = config.max_request_bytes
@@ -145,7 +151,7 @@ class Sender:
         return (
             not self.flights
             or self.waiting_bytes >= GATHER_BYTES
-            or self._seconds() - self._flew_at >= PATIENCE_SECONDS
+            or self._seconds() - self._flew_at >= self._patience_seconds
         )
 
     def flush(self, *, force: bool = False) -> None:
@@ -260,6 +266,8 @@ class Sender:
     def _answered(self, body: bytes, flight: Flight) -> None:
         flight.over = True
         self.flights.pop(flight, None)
+        self._round_trip_seconds += (self._seconds() - flight.since - self._round_trip_seconds) / 8
+        self._patience_seconds = min(max(2 * self._round_trip_seconds, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
         try:
             written = decode_produced(body) if self.acks else {}
         except MalformedResponse as error:
