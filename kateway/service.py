@@ -63,7 +63,7 @@ from kateway.web.transport import address_of, listen
 __all__ = ["GatewayService", "Options", "makeService"]
 
 PRESENCE_SECONDS = 5.0
-"""How often the list of gateways hears of this one's load."""
+"""How often the list of gateways hears of this one's load, and what a registry file names is looked for."""
 
 _log = Logger()
 
@@ -121,17 +121,14 @@ class GatewayService(Service):
         self._subscriptions = SubscribeEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         plane = build_plane(gateway, self._front, self._subscriptions, self._publish_sockets, self._cors_origins)
-        administration = Administration(self.registry, self.stores, self._audit, time.time)
-        self._admin_edge = AdminEdge(self, administration, self._guard(settings))
-        self.public_tree = public_tree(reactor, plane.handle, self.health, self._is_draining, self._cors_origins)
-        self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, self._is_draining)
+        self._administration = Administration(self.registry, self.stores, self._audit, time.time)
+        self._admin_edge = AdminEdge(self, self._administration, self._guard(settings))
+        self.public_tree = public_tree(reactor, plane.handle, self.health, lambda: self._draining, self._cors_origins)
+        self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, lambda: self._draining)
         self._public = self._factory(
             self.public_tree, lambda request: plane.handle if in_plane(request.target) else None
         )
         self._admin = self._factory(self.admin_tree, lambda _request: None)
-
-    def _is_draining(self) -> bool:
-        return self._draining
 
     def _cors_origins(self) -> tuple[str, ...]:
         return self.settings.http.cors_origins
@@ -202,6 +199,7 @@ class GatewayService(Service):
         for store in self.stores.values():
             await store.start()
         await self.registry.start()
+        await self._administration.make_topics()
         self.registry.watch(lambda _snapshot: self.permits.recheck())
         for endpoints, factory in (
             (self.settings.http.public, self._public),
@@ -210,6 +208,7 @@ class GatewayService(Service):
             for endpoint in endpoints:
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
         self._every(PRESENCE_SECONDS, self._tell_registry)
+        self._every(PRESENCE_SECONDS, self._administration.make_topics)
         if isinstance(self.entrance, GuardedEntrance):
             self._every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
@@ -321,6 +320,7 @@ class GatewayService(Service):
         if access is not None and isinstance(self.entrance, GuardedEntrance):
             self.entrance.access = access
         self.permits.recheck()
+        await self._administration.make_topics()
         self._reloads.succeeded()
         _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)
 

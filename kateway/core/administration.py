@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from kateway.core.audit import Audit
 from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, TopicNotFound
@@ -40,6 +41,8 @@ MAX_GRACE_SECONDS = 30 * 86400
 
 R = TypeVar("R")
 
+_log = Logger()
+
 
 class By(NamedTuple):
     """Who asks for a change, for the audit."""
@@ -67,6 +70,8 @@ class Administration:
         self._stores = stores
         self._audit = audit
         self._now = now
+        self._made: set[tuple[Topic, str]] = set()
+        """Topics of a registry file that their stores have, with the etag that each was looked at with."""
 
     async def check_writable(self) -> None:
         """Raises the registry's own refusal where it takes no changes, before anything else is looked at."""
@@ -159,6 +164,26 @@ class Administration:
         plans.put(topic, expected)(registry.snapshot)
         info = await self._in_store(store, topic)
         return await registry.put_topic(attrs.evolve(topic, partitions=info.partitions), expected)
+
+    async def make_topics(self) -> None:
+        """Makes what a registry file names and a store has not, or has with fewer partitions. Of other registries
+        nothing: there ``put_topic`` did it. A store that does not answer just now is for the next call.
+        """
+        if self.registry.driver != "file":
+            return
+        wanted = {(topic, topic.etag) for topic in self.registry.snapshot.topics.values() if topic.state != "retired"}
+        self._made &= wanted
+        for topic, etag in wanted - self._made:
+            store = self._stores.get(topic.cluster)
+            if store is None or not store.health().healthy:
+                continue
+            try:
+                await self._in_store(store, topic)
+            except KatewayError as error:
+                if error.retriable:
+                    continue
+                _log.warn("topics.{topic}: {error}", topic="/".join(topic.name), error=error)
+            self._made.add((topic, etag))
 
     @staticmethod
     async def _in_store(store: Store, topic: Topic) -> TopicInfo:
