@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,8 @@ from servers.kafka import KafkaCluster  # noqa: E402
 from servers.oracle import Oracle  # noqa: E402
 
 TOPIC, GROUP = "soak", "soak-readers"
+RECOVERY_SECONDS = 15.0
+"""Until the gateway has found a group's coordinator again, or its new one, and could commit."""
 COMMIT_SECONDS = 1.5
 """What was settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
 
@@ -67,7 +70,6 @@ class Soak:
         path = settings(folder / "kateway.toml", store, delivery)
         self.gateway = Daemon(Checkout(), folder, ["--config", str(path)], env={"PYTHONPATH": str(ROOT)}).start()
         self.run = Run(TOPIC, [self.gateway], group=GROUP, seed=options.seed)
-        self.crashes: list[float] = []
         self.faults: Counter[str] = Counter()
         self.slow: list[Client] = []
 
@@ -87,7 +89,6 @@ class Soak:
 
     def note(self, name: str) -> None:
         self.faults[name] += 1
-        self.run.history.fault(name)
         print(f"{self.since():8.1f} s  {name:24} acknowledged {self.run.acknowledged():9,}  "
               f"delivered {len(self.run.history.delivered):9,}", flush=True)  # fmt: skip
 
@@ -95,16 +96,14 @@ class Soak:
         return time.monotonic() - self.started
 
     def kill_gateway(self) -> None:
-        self.note("gateway killed")
-        self.crashes.append(time.monotonic())
-        self.gateway.kill()
-        self.gateway.start()
+        with self.outage("gateway killed"):
+            self.gateway.kill()
+            self.gateway.start()
 
     def restart_gateway(self) -> None:
-        self.note("gateway restarted")
-        self.crashes.append(time.monotonic())
-        self.gateway.terminate()
-        self.gateway.start()
+        with self.outage("gateway restarted"):
+            self.gateway.terminate()
+            self.gateway.start()
 
     def slow_reader(self) -> None:
         """Takes part in a group of its own and stops reading: it costs the others nothing."""
@@ -116,29 +115,30 @@ class Soak:
             self.slow.pop(0).reset()
 
     def kill_broker(self) -> None:
-        node = self._broker("killed")
-        self.cluster_.kill(node)
-        time.sleep(self.chosen.uniform(0, 5))
-        self.cluster_.restart(node)
+        node = self.chosen.choice(self.cluster_.nodes)
+        with self.outage("broker killed", RECOVERY_SECONDS):
+            self.cluster_.kill(node)
+            time.sleep(self.chosen.uniform(0, 5))
+            self.cluster_.restart(node)
 
     def stop_broker(self) -> None:
-        node = self._broker("stopped")
-        self.cluster_.stop(node)
-        time.sleep(self.chosen.uniform(0, 5))
-        self.cluster_.restart(node)
+        node = self.chosen.choice(self.cluster_.nodes)
+        with self.outage("broker stopped", RECOVERY_SECONDS):
+            self.cluster_.stop(node)
+            time.sleep(self.chosen.uniform(0, 5))
+            self.cluster_.restart(node)
 
     def freeze_broker(self) -> None:
-        node = self._broker("frozen")
-        self.cluster_.freeze(node)
-        time.sleep(self.chosen.uniform(1, 8))
-        self.cluster_.thaw(node)
-        self.cluster_.wait()
+        node = self.chosen.choice(self.cluster_.nodes)
+        with self.outage("broker frozen", RECOVERY_SECONDS):
+            self.cluster_.freeze(node)
+            time.sleep(self.chosen.uniform(1, 8))
+            self.cluster_.thaw(node)
+            self.cluster_.wait()
 
-    def _broker(self, what: str) -> int:
-        self.note(f"broker {what}")
-        # a group whose coordinator goes may lose commits that were under way
-        self.crashes.append(time.monotonic())
-        return self.chosen.choice(self.cluster_.nodes)
+    def outage(self, name: str, recovery_seconds: float = 0.0) -> AbstractContextManager[None]:
+        self.note(name)
+        return self.run.outage(name, recovery_seconds)
 
     @property
     def cluster_(self) -> KafkaCluster:
@@ -175,8 +175,8 @@ class Soak:
         report = check(
             self.run.history,
             final,
-            crashes=self.crashes,
-            commit_seconds=COMMIT_SECONDS + (15 if self.cluster is not None else 0),
+            outages=self.run.outages,
+            commit_seconds=COMMIT_SECONDS,
         )
         for places in (report.lost_on_delivery, report.disordered_deliveries, report.repeated):
             for place in places[:2]:

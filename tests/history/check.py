@@ -59,7 +59,7 @@ class Report:
     disordered_deliveries: list[Place] = field(default_factory=list)
     """Delivered for the first time after a later record of its partition, or out of order in one response."""
     repeated: list[Place] = field(default_factory=list)
-    """Delivered again after it was settled or acknowledged, and no crash just then excuses it."""
+    """Delivered again after it was settled or acknowledged, and no outage just then excuses it."""
 
     def faults(self) -> dict[str, list[Ident] | list[Place]]:
         """What is wrong, by kind; empty when all is well."""
@@ -81,14 +81,14 @@ def check(
     final: Final,
     *,
     in_order: bool = True,
-    crashes: Collection[float] = (),
+    outages: Collection[tuple[float, float]] = (),
     commit_seconds: float = 1.0,
 ) -> Report:
     """Finds every fault.
 
     ``in_order``: deliveries have to be in order (not so with ``ack=explicit``, where what comes back comes late).
-    ``crashes``: when something died that may have known more than it had committed; what was settled at most
-    ``commit_seconds`` before may be delivered again after it.
+    ``outages``: from when until when something was dead that had to commit; what was settled meanwhile, or at most
+    ``commit_seconds`` before, may be delivered again after its beginning.
     """
     report = Report()
     places: dict[Ident, list[Place]] = defaultdict(list)
@@ -103,7 +103,7 @@ def check(
     _check_deliveries(history, final, places, report)
     if in_order:
         _check_delivery_order(history, places, report)
-    _check_repeats(history, places, report, crashes, commit_seconds)
+    _check_repeats(history, places, report, outages, commit_seconds)
     return report
 
 
@@ -206,11 +206,11 @@ def _check_repeats(
     history: History,
     places: Mapping[Ident, list[Place]],
     report: Report,
-    crashes: Collection[float],
+    outages: Collection[tuple[float, float]],
     commit_seconds: float,
 ) -> None:
     settled: dict[Place, tuple[float, float]] = {}
-    # place → from when and until when a crash may still have come before the commit
+    # place → when it came and when it was settled
     for each in history.delivered:
         clean_at = history.sessions[each.session].clean_at
         place = _place(each, places)
@@ -230,5 +230,5 @@ def _check_repeats(
         if place is None or each.late or place not in settled or each.at <= settled[place][1]:
             continue
         since, at = settled[place]
-        if not any(since <= crash <= min(at + commit_seconds, each.at) for crash in crashes):
+        if not any(begin - commit_seconds <= at and since <= end and begin <= each.at for begin, end in outages):
             report.repeated.append(place)

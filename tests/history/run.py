@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Run:
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.visitors: list[Visitor] = []
+        self.outages: list[tuple[float, float]] = []
         self._gateways = list(ports)
         self._writing = threading.Event()
         self._reading = threading.Event()
@@ -96,6 +98,14 @@ class Run:
             visitor.join(max(end - time.monotonic(), 0.1))
             if visitor.is_alive():
                 raise TimeoutError(f"{visitor.name} does not come to an end")
+
+    @contextmanager
+    def outage(self, name: str, recovery_seconds: float = 0.0) -> Iterator[None]:
+        """Something is dead while the block runs; after it, whoever needed it may take so long to find it again."""
+        begin = time.monotonic()
+        self.history.fault(name)
+        yield
+        self.outages.append((begin, time.monotonic() + recovery_seconds))
 
     def end_visits(self) -> None:
         """Lets no further client come, and waits for those that are there."""

@@ -88,7 +88,6 @@ def test_a_follower_that_read_ten_of_ten_and_closes_has_ten_committed(gateway: C
 def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Daemon], ack: str) -> None:
     up = gateway("settle_seconds = 1", "partitions = 4")
     chosen = random.Random(ack)
-    crashes = []
     with Run("killed", [up], seed=2) as run:
         run.write(4, batch=20)
         run.read(3, ack=ack, query="limit=200&timeout=1&idle=0.1" + ("&ack_timeout=3" if ack else ""))
@@ -96,14 +95,13 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
             before = run.acknowledged()
             wait_until(lambda before=before: run.acknowledged() > before + 200, what="load")
             time.sleep(chosen.random() * 0.5)
-            crashes.append(time.monotonic())
-            run.history.fault("kill -9 of the gateway")
-            up.kill()
-            up.start()
+            with run.outage("kill -9 of the gateway"):
+                up.kill()
+                up.start()
         run.stop_writing()
         run.drain()
     final = from_gateway(up.public_port, "killed", "group1", drained=True)
-    report = check(run.history, final, in_order=not ack, crashes=crashes, commit_seconds=1.5)
+    report = check(run.history, final, in_order=not ack, outages=run.outages, commit_seconds=1.5)
     assert report.faults() == {}, report.row()
     assert report.delivered == report.present >= 800
 

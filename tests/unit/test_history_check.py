@@ -164,8 +164,16 @@ def test_a_crash_within_the_commit_interval_excuses_it(crash: float, excused: bo
     history = written(1)
     deliver(history, 0, at=1, clean_at=1.5)
     deliver(history, 0, session=1, at=3)
-    report = check(history, Final(log(0)), crashes=[crash], commit_seconds=1)
+    report = check(history, Final(log(0)), outages=[(crash, crash)], commit_seconds=1)
     assert faults(report) == ([] if excused else ["repeated"])
+
+
+def test_what_was_settled_during_an_outage_may_come_again() -> None:
+    history = written(1)
+    deliver(history, 0, at=3, clean_at=4)
+    deliver(history, 0, session=1, at=9)
+    assert faults(check(history, Final(log(0)), outages=[(2, 5)], commit_seconds=1)) == []
+    assert faults(check(history, Final(log(0)), outages=[(2, 2.5)], commit_seconds=1)) == ["repeated"]
 
 
 def test_an_ident_is_in_the_value_whatever_its_size() -> None:
