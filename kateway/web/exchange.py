@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
 
+JSON: Header = (b"Content-Type", b"application/json")
+NO_STORE: Header = (b"Cache-Control", b"no-store")
+
 
 class Request:
     """A request as it arrived, whole. A plain class with slots: one is made for every request of the hot path."""

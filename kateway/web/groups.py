@@ -14,11 +14,10 @@ from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
 from kateway.web import params
 from kateway.web.acks import parse_acks, parsed, results
-from kateway.web.exchange import Exchange, Response
+from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.front import Front
 from kateway.web.serve import serve
 
-JSON = (b"Content-Type", b"application/json")
 _SYNC = frozenset({b"sync"})
 _NONE: frozenset[bytes] = frozenset()
 

@@ -8,12 +8,10 @@ from typing import Any
 import orjson
 
 from kateway.model import Health
-from kateway.web.exchange import Response
+from kateway.web.exchange import JSON, NO_STORE, Response
 
 REGISTRY = "registry"
 """The part of that name."""
-JSON = (b"Content-Type", b"application/json")
-NO_STORE = (b"Cache-Control", b"no-store")
 
 
 def live() -> Response:

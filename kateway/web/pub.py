@@ -17,12 +17,11 @@ from kateway.errors import KatewayError, LengthRequired, UnsupportedMediaType
 from kateway.model import Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
-from kateway.web.exchange import Exchange, Request, Response
+from kateway.web.exchange import JSON, Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
 from kateway.web.front import Front
 from kateway.web.problems import problem, problem_object, problem_of
 
-JSON = (b"Content-Type", b"application/json")
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
 _CREATED = b'{"partition":%d,"offset":%d}'
 _TAKEN = b'{"partition":%d,"offset":null}'

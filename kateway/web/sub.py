@@ -14,7 +14,7 @@ from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
 from kateway.web.compression import Compressor, compressor
-from kateway.web.exchange import Exchange, Request, Response, Span
+from kateway.web.exchange import NO_STORE, Exchange, Request, Response, Span
 from kateway.web.feed import Bounds, Feed, Outlet
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
@@ -25,8 +25,6 @@ from kateway.web.problems import problem
 from kateway.web.serve import serve
 from kateway.web.socketfeed import FRAMES, SocketOutlet
 from kateway.web.websocket import accept, wants_websocket
-
-NO_STORE = (b"Cache-Control", b"no-store")
 
 
 class SubscribeEdge:

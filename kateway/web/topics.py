@@ -13,14 +13,13 @@ from kateway.core.gateway import Gateway
 from kateway.errors import KatewayError
 from kateway.model import Record
 from kateway.web import params
-from kateway.web.exchange import Exchange, Response
+from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
 from kateway.web.front import Front
 from kateway.web.negotiate import form
 from kateway.web.serve import serve
 
-JSON = (b"Content-Type", b"application/json")
 ONE_READ_BYTES = 1 << 20
 
 

@@ -13,10 +13,8 @@ import orjson
 from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed
 from kateway.registry.interface import ABSENT, ANY
 from kateway.web import params
-from kateway.web.exchange import Header, Request, Response
+from kateway.web.exchange import JSON, NO_STORE, Header, Request, Response
 
-JSON: Header = (b"Content-Type", b"application/json")
-NO_STORE: Header = (b"Cache-Control", b"no-store")
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_BODY_BYTES = 262_144

@@ -18,10 +18,10 @@ from twisted.internet.defer import CancelledError
 from kateway.core.administration import Administration
 from kateway.errors import ConfigError, InvalidName, MethodNotAllowed, NotFound, Unprocessable
 from kateway.registry.documents import gateway_to_table
-from kateway.web.admin.body import JSON, NO_STORE, Call, Pages, answer, query_of, unless_known
+from kateway.web.admin.body import Call, Pages, answer, query_of, unless_known
 from kateway.web.admin.guard import Guard
 from kateway.web.admin.resources import Resources, by
-from kateway.web.exchange import Exchange, Request, Response
+from kateway.web.exchange import JSON, NO_STORE, Exchange, Request, Response
 from kateway.web.problems import problem_object
 from kateway.web.serve import serve
 

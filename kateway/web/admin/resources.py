@@ -10,8 +10,8 @@ from kateway.errors import InvalidName, InvalidParameter
 from kateway.registry import grammar
 from kateway.registry.documents import from_table, time_text, to_table
 from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Topic, Written
-from kateway.web.admin.body import NO_STORE, Call, Pages, answer, only
-from kateway.web.exchange import Response
+from kateway.web.admin.body import Call, Pages, answer, only
+from kateway.web.exchange import NO_STORE, Response
 
 DEFAULT_GRACE_SECONDS = 3600
 
