@@ -59,7 +59,9 @@ def ask(principal: Principal, *asked: str, snapshot: Snapshot = SNAPSHOT) -> Gra
 
 def test_an_application_publishes_to_and_reads_its_own_topics() -> None:
     assert ask(APP1, "publish", "v1", "foo") == Grant("default", "app1.foo.v1", "", True, 7, (), "app1")
-    assert ask(APP1, "subscribe", "v1", "app1.foo", "g") == Grant("default", "app1.foo.v1", "app1.g", True, 7, (), "app1")
+    assert ask(APP1, "subscribe", "v1", "app1.foo", "g") == Grant(
+        "default", "app1.foo.v1", "app1.g", True, 7, (), "app1"
+    )
 
 
 def test_two_applications_with_the_same_names_never_meet() -> None:

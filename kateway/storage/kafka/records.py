@@ -27,10 +27,8 @@ from kateway.storage.kafka.compression import CODECS, MAX_DECOMPRESSED_BYTES, NO
 _HEADER = Struct(">qiibIhiqqqhii")
 _BEFORE_CRC = Struct(">qiibI")
 _BEHIND_CRC = Struct(">hiqqqhii")
-_STAMP = Struct(">qhi")
 HEADER_BYTES = _HEADER.size
 _CRC_FROM = _BEFORE_CRC.size
-_STAMP_FROM = 43
 _PREFIX_BYTES = 12
 """Base offset and length: what it takes to know where a batch ends."""
 
@@ -167,13 +165,6 @@ def encoded_size(message: Message) -> int:
     value, key, headers, _, _ = message
     size = 24 + (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
     return size + len(_encode_headers(headers)) if headers else size
-
-
-def restamp(batch: bytes, producer_id: int, epoch: int, sequence: int) -> bytes:
-    """The same batch under another producer id, epoch and base sequence."""
-    body = batch[_CRC_FROM:_STAMP_FROM] + _STAMP.pack(producer_id, epoch, sequence) + batch[_STAMP_FROM + _STAMP.size :]
-    base_offset, length, leader_epoch, magic, _ = _BEFORE_CRC.unpack_from(batch)
-    return _BEFORE_CRC.pack(base_offset, length, leader_epoch, magic, _crc32c(body)) + body
 
 
 # --- decoding --------------------------------------------------------------------------------------------------
