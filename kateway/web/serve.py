@@ -18,7 +18,9 @@ def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> 
     A client that goes away cancels the handler. A handler that streams ends its own failures (``abort``).
     """
     serving = Deferred.fromCoroutine(handler)
-    exchange.on_gone(serving.cancel)
+    if not serving.called:
+        # one that is done already may stream, and has said itself what is to happen when the client goes
+        exchange.on_gone(serving.cancel)
 
     def succeeded(response: Response | None) -> None:
         if response is not None:

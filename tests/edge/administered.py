@@ -50,12 +50,15 @@ class Administered(RunningGateway):
         assert answer.status in {200, 201, 204}, (path, answer.status, answer.body)
         return answer.json() if answer.body else None
 
-    async def application(self, name: str, **quota: float) -> None:
+    async def application(self, name: str) -> None:
         """An application with a key to publish (``NAME-pub``) and one to subscribe (``NAME-sub``)."""
-        await self.change("PUT", f"/applications/{name}", {"quota": quota} if quota else {})
+        await self.change("PUT", f"/applications/{name}", {})
         for kind in ("pub", "sub"):
             made = await self.change("POST", f"/applications/{name}/keys", {"kind": kind, "key": f"{name}-{kind}"})
             self.secrets[made["key"]] = made["secret"]
+
+    async def quota(self, name: str, **quota: float) -> None:
+        await self.change("PUT", f"/applications/{name}", {"quota": quota})
 
     async def topic(self, path: str, **members: Any) -> None:
         await self.change("PUT", f"/topics/{path}", {"partitions": 1, **members})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateways import Client, RunningGateway, eventually
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Event, Message, Ping, RejectConnection, Request
@@ -17,9 +19,12 @@ class SocketClient:
         self.answer_pings = True
 
     @classmethod
-    async def open(cls, gateway: RunningGateway, path: str, *subprotocols: str) -> SocketClient:
+    async def open(
+        cls, gateway: RunningGateway, path: str, *subprotocols: str, headers: Mapping[str, str] | None = None
+    ) -> SocketClient:
         socket = cls(await Client.connect(gateway.port))
-        socket.send(Request(host="x", target=path, subprotocols=list(subprotocols)))
+        extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        socket.send(Request(host="x", target=path, subprotocols=list(subprotocols), extra_headers=extra))
         await eventually(
             lambda: socket.first(AcceptConnection) is not None or socket.first(RejectConnection) is not None
         )
