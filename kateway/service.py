@@ -12,13 +12,13 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -49,6 +49,7 @@ from kateway.errors import ConfigError, KatewayError
 from kateway.model import Health
 from kateway.options import Options
 from kateway.registry.interface import GatewayEntry, Snapshot
+from kateway.regular import RegularWork
 from kateway.reload import Reloads, cannot_change
 from kateway.web.admin.edge import AdminEdge
 from kateway.web.admin.guard import Guard, read_token
@@ -95,7 +96,7 @@ class GatewayService(Service):
         self._began = time.time()
         self._name = f"gateway-{secrets.token_hex(6)}"
         self._certificates: list[Certificate] = []
-        self._loops: list[LoopingCall] = []
+        self._regular = RegularWork(reactor)
         self._reloads = Reloads(time.time)
         self._reloading = DeferredLock()
 
@@ -207,10 +208,10 @@ class GatewayService(Service):
         ):
             for endpoint in endpoints:
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
-        self._every(PRESENCE_SECONDS, self._tell_registry)
-        self._every(PRESENCE_SECONDS, self._administration.make_topics)
+        self._regular.every(PRESENCE_SECONDS, self._tell_registry)
+        self._regular.every(PRESENCE_SECONDS, self._administration.make_topics)
         if isinstance(self.entrance, GuardedEntrance):
-            self._every(self.settings.auth.note_used_interval_seconds, self._note_used)
+            self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
         # what is loaded now stays: the collector need not look through it again and again, nor after few objects
         gc.collect()
@@ -226,20 +227,6 @@ class GatewayService(Service):
         )
         if open_mode(self.settings):
             _log.info("open access: no registry is configured, so every caller is the application 'default'")
-
-    def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async def once() -> None:
-            try:
-                await work()
-            except CancelledError:
-                raise
-            except KatewayError as error:
-                _log.debug("{error}", error=error)
-
-        loop = LoopingCall(lambda: Deferred.fromCoroutine(once()))
-        loop.clock = self._reactor
-        loop.start(seconds, now=True).addErrback(lambda failure: _log.failure("a regular task ended", failure))
-        self._loops.append(loop)
 
     async def _tell_registry(self) -> None:
         await self.registry.register_gateway(
@@ -337,9 +324,7 @@ class GatewayService(Service):
         if self.started is not None:
             self.started.cancel()
         self._draining = True
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
+        self._regular.stop()
         config = self.settings.http
         deadline = self._reactor.seconds() + config.drain_seconds + config.drain_delay_seconds
         if config.drain_delay_seconds and self.ports:

@@ -1,0 +1,45 @@
+"""Work that is done again and again while the gateway runs, and fails without harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from kateway.errors import KatewayError
+
+_log = Logger()
+
+
+class RegularWork:
+    """Each piece of work now and then every so many seconds, never twice at once."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._loops: list[LoopingCall] = []
+
+    def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A ``KatewayError`` is passed over until the next time; anything else is a fault of ours, and ends it."""
+
+        async def once() -> None:
+            try:
+                await work()
+            except CancelledError:
+                raise
+            except KatewayError as error:
+                _log.debug("{error}", error=error)
+
+        loop = LoopingCall(lambda: Deferred.fromCoroutine(once()))
+        loop.clock = self._clock
+        loop.start(seconds, now=True).addErrback(lambda failure: _log.failure("a regular task ended", failure))
+        self._loops.append(loop)
+
+    def stop(self) -> None:
+        """Begins nothing more; what is under way goes on to its end."""
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
