@@ -57,6 +57,7 @@ def test_brokers_killed_under_load_lose_double_and_disorder_nothing(
         run.drain()
     final = from_oracle(oracle, topic_name, run.group, drained=True)
     report = check(run.history, final, outages=run.outages, commit_seconds=2)
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert report.acknowledged == report.present == report.delivered, report.row()
     assert final.committed == ends(final)

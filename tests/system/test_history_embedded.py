@@ -44,7 +44,8 @@ def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon]) -> No
         run.drain()
     final = from_gateway(up.public_port, "matrix", "group1", drained=True)
     report = check(run.history, final)
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert report.acknowledged == report.delivered == 4500
     assert final.committed == ends(final)
     assert "Traceback" not in up.log
@@ -91,7 +92,7 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
     with Run("killed", [up], seed=2) as run:
         run.write(4, batch=20)
         run.read(3, ack=ack, query="limit=200&timeout=1&idle=0.1" + ("&ack_timeout=3" if ack else ""))
-        for _ in range(4):
+        for _ in range(3):
             before = run.acknowledged()
             wait_until(lambda before=before: run.acknowledged() > before + 200, what="load")
             time.sleep(chosen.random() * 0.5)
@@ -102,8 +103,9 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
         run.drain()
     final = from_gateway(up.public_port, "killed", "group1", drained=True)
     report = check(run.history, final, in_order=not ack, outages=run.outages, commit_seconds=1.5)
-    assert report.faults() == {}, report.row()
-    assert report.delivered == report.present >= 800
+    print(report.row())
+    assert report.faults() == {}
+    assert report.delivered == report.present >= 600
 
 
 def test_a_client_gone_in_mid_body_writes_nothing(gateway: Callable[..., Daemon]) -> None:
@@ -155,6 +157,7 @@ def test_readers_that_stop_reading_cost_little_memory_and_others_go_on(gateway: 
         total += len(data)
         incoming.feed(data)
         incoming.body.clear()
+    client.close()
     assert total > 36_000_000
     wait_until(lambda: time.monotonic() > started + 2)
     grown = resident_bytes(up.pid) - before
@@ -178,6 +181,7 @@ def test_terminating_ends_streams_with_their_last_chunk_and_repeats_nothing(gate
         run.drain()
     final = from_gateway(up.public_port, "drained", "group1", drained=True)
     report = check(run.history, final)
+    print(report.row())
     assert report.faults() == {}
     assert report.redelivered == 0
 

@@ -77,7 +77,8 @@ def test_lost_answers_make_no_duplicates_and_lose_nothing(
         run.drain()
     final = from_oracle(oracle, topic_name, topic_name, drained=True)
     report = check(run.history, final, outages=run.outages, commit_seconds=2)
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert report.acknowledged == report.present == report.delivered
 
 
@@ -103,7 +104,8 @@ def test_a_dead_broker_is_told_in_time_and_honestly_and_all_goes_on_with_its_ret
     report = check(
         run.history, from_oracle(oracle, topic_name, topic_name, drained=True), outages=run.outages, commit_seconds=2
     )
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert {each.status for each in run.history.published} <= {201, 503, 504}
     assert resumed - back < 10
     assert slowest < 2 + 5
@@ -126,7 +128,8 @@ def test_killing_the_gateway_under_load_loses_nothing(oracle: Oracle, gateway: G
         run.drain()
     final = from_oracle(oracle, topic_name, topic_name, drained=True)
     report = check(run.history, final, outages=run.outages, commit_seconds=1.5)
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert report.delivered == report.present
     assert final.committed == ends(final)
 
@@ -154,7 +157,8 @@ def test_members_that_come_and_go_lose_nothing(oracle: Oracle, gateway: Gateways
         run.drain()
     final = from_oracle(oracle, topic_name, topic_name, drained=True)
     report = check(run.history, final, outages=run.outages, commit_seconds=2)
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
     assert report.delivered == report.present >= report.acknowledged
 
 
@@ -176,7 +180,8 @@ def test_an_added_partition_is_written_and_read_within_the_metadata_refresh(
         run.stop_writing()
         run.drain()
     report = check(run.history, from_oracle(oracle, topic_name, topic_name, drained=True))
-    assert report.faults() == {}, report.row()
+    print(report.row())
+    assert report.faults() == {}
 
 
 def publish(up: Daemon, topic: str, *numbers: int) -> None:
