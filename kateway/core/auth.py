@@ -152,8 +152,7 @@ class Authentication:
         """Who is asking. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
         wrong kind, ``TooManyFailures`` (429) for an address that was wrong too often.
         """
-        if self._failures.seen:
-            self._failures.refuse(credentials.address)
+        self.refuse(credentials.address)
         failure: KatewayError | None = None
         for method in self._methods:
             try:
@@ -170,6 +169,11 @@ class Authentication:
             # what was good until lately is no guess, and must not lock out who shares the address
             self._failures.note(credentials.address)
         raise self.challenged(failure)
+
+    def refuse(self, address: str) -> None:
+        """``TooManyFailures`` for an address that was wrong too often."""
+        if self._failures.seen:
+            self._failures.refuse(address)
 
     def challenged(self, failure: KatewayError) -> KatewayError:
         """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""

@@ -17,7 +17,7 @@ from kateway.core.authorize import GROUP_NAME, TOPIC_NAME, Asked
 from kateway.core.quotas import Allowance
 from kateway.errors import KatewayError, RegistryUnavailable, Unauthorized
 from kateway.model import Principal
-from kateway.registry.interface import open_topic
+from kateway.registry.interface import Snapshot, open_topic
 from kateway.storage.interface import Store
 
 OPEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -68,6 +68,18 @@ class Entrance(Protocol):
     @property
     def group_grammar(self) -> re.Pattern[str]: ...
 
+    @property
+    def open(self) -> bool:
+        """Whether nobody's credentials are looked at."""
+
+    def rules(self) -> object:
+        """What is in force: registry and configuration, as ``same_rules`` compares them."""
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        """Whether nothing has changed since ``rules`` were taken. ``TooManyFailures`` for an address that was wrong
+        too often.
+        """
+
     def enter(self, asked: Asked, show: Show) -> Visit:
         """The visit, or 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
 
@@ -85,11 +97,18 @@ class OpenEntrance:
     """Everybody may do everything, on the default cluster."""
 
     topic_grammar = group_grammar = OPEN_NAME
+    open = True
 
     def __init__(self, stores: Mapping[str, Store]) -> None:
         self._cluster = "default" if "default" in stores else next(iter(stores))
         self._store = stores[self._cluster]
         self._visits: dict[Asked, Visit] = {}
+
+    def rules(self) -> object:
+        return None
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        return True
 
     def enter(self, asked: Asked, show: Show) -> Visit:
         visit = self._visits.get(asked)
@@ -115,6 +134,7 @@ class GuardedEntrance:
 
     topic_grammar = TOPIC_NAME
     group_grammar = GROUP_NAME
+    open = False
 
     def __init__(
         self, access: Access, stores: Mapping[str, Store], snapshot: SnapshotNow, seconds: Callable[[], float]
@@ -123,6 +143,17 @@ class GuardedEntrance:
         self._stores = stores
         self._snapshot = snapshot
         self._seconds = seconds
+
+    def rules(self) -> tuple[Snapshot, Access]:
+        return self._snapshot(), self.access
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        # by identity: a snapshot never changes, and Access is replaced by a reload
+        snapshot, access = rules  # type: ignore[misc]
+        if snapshot is not self._snapshot() or access is not self.access:  # type: ignore[has-type]
+            return False
+        self.access.authentication.refuse(address)
+        return True
 
     def enter(self, asked: Asked, show: Show) -> Visit:
         if not self._snapshot().known:

@@ -148,11 +148,11 @@ class Allowance:
         if own is not None and key_quota is not None and key_quota.readers is not None:
             self._reader_meter, self._readers = own, key_quota.readers
         self._named = tuple(
-            (name, bucket)
+            (name, bucket, _policy(name, bucket))
             for name, bucket in (
-                ("requests", self._requests),
-                ("publish-records", self._records),
-                ("publish-bytes", self._bytes),
+                (b"requests", self._requests),
+                (b"publish-records", self._records),
+                (b"publish-bytes", self._bytes),
             )
             if bucket is not None
         )
@@ -221,16 +221,26 @@ class Allowance:
         """
         if not self._named:
             return ()
-        name, bucket = min(self._named, key=lambda pair: pair[1].level(now) / pair[1].capacity)
+        # hot, so written out: no call for each bucket, and the policy is said once for all
+        least = 2.0
+        nearest = self._named[0]
+        for named in self._named:
+            bucket = named[1]
+            if now > bucket.updated:
+                bucket.level(now)
+            share = bucket.tokens / bucket.capacity
+            if share < least:
+                least = share
+                nearest = named
+        name, bucket, policy = nearest
         left = bucket.tokens
         refill = ceil((bucket.capacity - left) / bucket.rate)
-        return (
-            (
-                b"RateLimit-Policy",
-                b'"%s";q=%d;w=%d' % (name.encode(), bucket.capacity, ceil(bucket.capacity / bucket.rate)),
-            ),
-            (b"RateLimit", b'"%s";r=%d;t=%d' % (name.encode(), max(0, int(left)), refill)),
-        )
+        return policy, (b"RateLimit", b'"%b";r=%d;t=%d' % (name, left if left > 0 else 0, refill))
+
+
+def _policy(name: bytes, bucket: Bucket) -> tuple[bytes, bytes]:
+    window = ceil(bucket.capacity / bucket.rate)
+    return b"RateLimit-Policy", b'"%b";q=%d;w=%d' % (name, bucket.capacity, window)
 
 
 def _exceeded(what: str, bucket: Bucket, wait: float) -> QuotaExceeded:

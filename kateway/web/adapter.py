@@ -43,6 +43,7 @@ class StockConnection:
 
     def __init__(self) -> None:
         self._watchers: list[Watcher] = []
+        self.remembered: Any = None
 
     def confirmed(self) -> int | None:
         return None

@@ -53,6 +53,7 @@ class HttpChannel(Protocol):
         self._tls: CountingTls | None = None
         self._other: Any = None
         self._subject: str | None = None
+        self.remembered: Any = None
         self._watchers: list[Watcher] | None = None
         self._advancing = self._closing = self._fin = self._paused = self._secure = False
         self._moved = -1

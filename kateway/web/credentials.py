@@ -13,12 +13,12 @@ from kateway.web.exchange import Header
 _NAMES = frozenset({b"pubkey", b"subkey", b"secret", b"authorization"})
 
 
-def credentials(headers: Sequence[Header], peer: str, purpose: Purpose, subject: str = "") -> Credentials:
-    """The credentials of a request. Of ``Pubkey`` and ``Subkey`` the one for the purpose counts, else the other;
-    both come before ``Authorization``. ``Unauthorized`` where ``Authorization: Basic`` cannot be read.
+Shown = tuple[bytes, bytes, bytes, bytes]
+"""``Pubkey``, ``Subkey``, ``Secret`` and ``Authorization`` as they stand; empty where there is none."""
 
-    One pass over the headers (names in lower case): this runs for every request of the hot path.
-    """
+
+def shown(headers: Sequence[Header]) -> Shown:
+    """What a request's headers (names in lower case) say of who is asking, in one pass: this runs for every request."""
     pubkey = subkey = secret = authorization = b""
     for name, value in headers:
         if name in _NAMES:
@@ -30,6 +30,14 @@ def credentials(headers: Sequence[Header], peer: str, purpose: Purpose, subject:
                 subkey = value
             else:
                 authorization = value
+    return pubkey, subkey, secret, authorization
+
+
+def credentials(shown: Shown, peer: str, purpose: Purpose, subject: str = "") -> Credentials:
+    """The credentials of a request. Of ``Pubkey`` and ``Subkey`` the one for the purpose counts, else the other;
+    both come before ``Authorization``. ``Unauthorized`` where ``Authorization: Basic`` cannot be read.
+    """
+    pubkey, subkey, secret, authorization = shown
     key = (pubkey or subkey) if purpose == "publish" else (subkey or pubkey)
     token = b""
     if authorization:

@@ -102,6 +102,9 @@ class Connection(Protocol):
     def subject(self) -> str:
         """Of the client's certificate, where TLS has verified one; else empty."""
 
+    remembered: Any
+    """What the front remembers of the last request; ``None`` at first."""
+
     def stalled(self) -> bool:
         """The client's window is shut, or has let nothing through since the last look, with bytes waiting."""
 

@@ -27,6 +27,7 @@ from kateway.model import Principal
 from kateway.registry.interface import Application, Key, Snapshot
 from kateway.registry.secrets import hash_secret
 from kateway.web.credentials import credentials
+from kateway.web.credentials import shown as shown_in
 
 SECRET = b"correct-horse-battery-staple-0123"
 
@@ -372,27 +373,29 @@ def basic(text: bytes) -> bytes:
 
 def test_the_key_for_the_purpose_counts_and_the_other_where_it_is_the_only_one() -> None:
     both = [(b"pubkey", b"p"), (b"subkey", b"s"), (b"secret", b"x")]
-    assert credentials(both, "a", "publish").key == b"p"
-    assert credentials(both, "a", "subscribe").key == b"s"
-    assert credentials(both[1:], "a", "publish") == Credentials("a", b"s", b"x")
-    assert credentials(both[:1], "a", "subscribe") == Credentials("a", b"p", b"")
+    assert credentials(shown_in(both), "a", "publish").key == b"p"
+    assert credentials(shown_in(both), "a", "subscribe").key == b"s"
+    assert credentials(shown_in(both[1:]), "a", "publish") == Credentials("a", b"s", b"x")
+    assert credentials(shown_in(both[:1]), "a", "subscribe") == Credentials("a", b"p", b"")
 
 
 def test_basic_is_key_and_secret_and_gives_way_to_the_headers() -> None:
-    assert credentials([(b"authorization", basic(b"k:s:t"))], "a", "publish") == Credentials("a", b"k", b"s:t")
+    assert credentials(shown_in([(b"authorization", basic(b"k:s:t"))]), "a", "publish") == Credentials(
+        "a", b"k", b"s:t"
+    )
     given = [(b"authorization", basic(b"k:s")), (b"pubkey", b"p"), (b"secret", b"x")]
-    assert credentials(given, "a", "publish") == Credentials("a", b"p", b"x")
+    assert credentials(shown_in(given), "a", "publish") == Credentials("a", b"p", b"x")
 
 
 def test_bearer_is_a_token() -> None:
-    assert credentials([(b"authorization", b"bearer  abc")], "a", "publish") == Credentials("a", token=b"abc")
+    assert credentials(shown_in([(b"authorization", b"bearer  abc")]), "a", "publish") == Credentials("a", token=b"abc")
 
 
 @pytest.mark.parametrize("value", [b"Basic", b"Basic ???", basic(b"nocolon"), basic(b":secret")])
 def test_basic_that_cannot_be_read_is_unauthorized(value: bytes) -> None:
     with pytest.raises(Unauthorized):
-        credentials([(b"authorization", value)], "a", "publish")
+        credentials(shown_in([(b"authorization", value)]), "a", "publish")
 
 
 def test_another_scheme_is_no_credentials() -> None:
-    assert credentials([(b"authorization", b"Digest x")], "a", "publish") == Credentials("a")
+    assert credentials(shown_in([(b"authorization", b"Digest x")]), "a", "publish") == Credentials("a")
