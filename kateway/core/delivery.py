@@ -91,14 +91,14 @@ class Delivery(Items):
                 if (offset := record.offset) >= floor and offset not in done and offset not in items
             ]
             if not fresh:
-                self._settled(frontier, self.frontier)
+                self._settled_around(frontier, self.frontier)
             return frontier, fresh
         return frontier, records
 
     def skip(self, offset: int) -> None:
         """A client says that it has read everything up to and with ``offset``, which this owner never took."""
         if self.floor is not None and self.frontier is not None:
-            self._settled(max(self.floor, self.frontier), offset + 1)
+            self._settled_around(max(self.floor, self.frontier), offset + 1)
 
     def fly(self, start: int, records: list[Record], now: float) -> Taken:
         """Hands fresh records to an ``ack=auto`` reader."""
@@ -131,7 +131,10 @@ class Delivery(Items):
         """Hands fresh records to an ``ack=explicit`` reader."""
         items = []
         repeated = self.repeats.attempts(records) if self.repeats else None
+        among = self._items_from(records[0].offset)
         for index, record in enumerate(records):
+            while among and among[0].record.offset < record.offset:
+                start = among.popleft().record.offset + 1
             item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
             start = record.offset + 1
             self._track(item)
@@ -190,14 +193,14 @@ class Delivery(Items):
             self.flights.remove(taken)
         else:
             return
-        self._settled(taken.start, taken.stop)
+        self._settled_around(taken.start, taken.stop)
 
     def settle_some(self, taken: Taken, count: int) -> None:
         """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
         if count >= taken.count:
             self.settle(taken)
         elif count > 0 and taken in self.flights:
-            self._settled(taken.start, taken.behind(count))
+            self._settled_around(taken.start, taken.behind(count))
             taken.cut(count)
 
     def give_back(self, taken: Taken) -> int | None:
@@ -269,7 +272,10 @@ class Delivery(Items):
     def acknowledge_upto(self, offset: int) -> KatewayError | None:
         """Everything delivered up to and with ``offset`` has been read, whoever has it."""
         frontier, floor = self.frontier, self.floor
-        if frontier is None or floor is None or offset >= max(frontier, floor, self.repeats.delivered_end()):
+        if frontier is None or floor is None:
+            return NotFound("no such record was delivered")
+        delivered_end = max(frontier, floor, self.repeats.delivered_end(), self._items_end())
+        if offset >= delivered_end and offset not in self.done:
             return NotFound("no such record was delivered")
         for taken in list(self.flights):
             if taken.start > offset:
@@ -381,6 +387,10 @@ class Delivery(Items):
             return
         self.done.add(max(start, floor), end)
         self.floor = self.done.absorb(floor)
+
+    def _settled_around(self, start: int, end: int) -> None:
+        for piece in self._around_items(start, end):
+            self._settled(*piece)
 
     def _make_ready(self, item: Item) -> None:
         item.state = State.READY

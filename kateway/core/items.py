@@ -40,6 +40,33 @@ class Items:
         del self.items[item.record.offset]
         self.bytes -= item.size
 
+    def _items_end(self) -> int:
+        """The offset behind the last item; 0 where there is none."""
+        return next(reversed(self.items)) + 1 if self.items else 0
+
+    def _items_from(self, offset: int) -> deque[Item]:
+        """Those at or above an offset; none, at no cost, where the last one lies below."""
+        found: deque[Item] = deque()
+        if self._items_end() > offset:
+            for item in reversed(self.items.values()):
+                if item.record.offset < offset:
+                    break
+                found.appendleft(item)
+        return found
+
+    def _around_items(self, start: int, end: int) -> list[tuple[int, int]]:
+        """A range of offsets without the tiles of items in it: leases that stayed out when reading was rewound."""
+        pieces = []
+        for item in self._items_from(start):
+            if item.start >= end:
+                break
+            if item.start > start:
+                pieces.append((start, item.start))
+            start = max(start, item.record.offset + 1)
+        if start < end:
+            pieces.append((start, end))
+        return pieces
+
     def _drop_all(self) -> None:
         self.items.clear()
         self.ready.clear()
