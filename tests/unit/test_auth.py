@@ -380,9 +380,8 @@ def test_the_key_for_the_purpose_counts_and_the_other_where_it_is_the_only_one()
 
 
 def test_basic_is_key_and_secret_and_gives_way_to_the_headers() -> None:
-    assert credentials(shown_in([(b"authorization", basic(b"k:s:t"))]), "a", "publish") == Credentials(
-        "a", b"k", b"s:t"
-    )
+    given = [(b"authorization", basic(b"k:s:t"))]
+    assert credentials(shown_in(given), "a", "publish") == Credentials("a", b"k", b"s:t")
     given = [(b"authorization", basic(b"k:s")), (b"pubkey", b"p"), (b"secret", b"x")]
     assert credentials(shown_in(given), "a", "publish") == Credentials("a", b"p", b"x")
 
