@@ -185,7 +185,7 @@ async def resumes(load: Load, seconds: float) -> None:
 async def test_leaders_killed_frozen_and_stopped_under_load_lose_and_repeat_nothing(
     three_brokers: KafkaCluster, topic_name: str
 ) -> None:
-    load, oracle = await prepared(three_brokers, topic_name)
+    load, oracle = await prepared(three_brokers, topic_name, deadline_seconds=90.0)
 
     async def under_load(what: Callable[[], Awaitable[object]]) -> None:
         done: list[object] = []

@@ -134,6 +134,8 @@ class Proxy:
                 self._pairs.discard(pair)
                 _reset(writer)
                 _reset(up_writer)
+        except asyncio.CancelledError:
+            pass  # the proxy stops; asyncio's streams log a connection's task that ends cancelled as an error
         finally:
             self._tasks.discard(task)  # type: ignore[arg-type]
 
