@@ -48,7 +48,7 @@ class HandOver(Resource):
 class Tree:
     """What every Klein tree of ours has: exchanges for requests, problems for what fails and what is not there."""
 
-    def __init__(self, clock: IReactorTime, check: Serve) -> None:
+    def __init__(self, clock: IReactorTime, check: Serve = lambda _exchange: None) -> None:
         """``check`` raises for a request that a browser was led to send."""
         self._clock = clock
         self._check = check
