@@ -45,6 +45,8 @@ def test_what_a_library_logs_is_heard_under_its_name_and_level() -> None:
     heard: list[Any] = []
     globalLogPublisher.addObserver(heard.append)
     library = logging.getLogger("some.library")
+    # a gateway that ran in this process before has left a handler on the root logger
+    library.propagate = False
     forward = logs.Forward()
     library.addHandler(forward)
     try:
