@@ -232,6 +232,10 @@ class Reader:
             confirmed = self._unsettled[0].begin if self._unsettled else self._sent_end
         return self._group.config.max_unsettled_bytes - (self._sent_end - confirmed)
 
+    def arrived(self) -> int | None:
+        """How much of the connection's stream its client's TCP has acknowledged; ``None`` where nobody knows."""
+        return self._connection.confirmed()
+
     def _may_be_full(self) -> bool:
         # spares asking the socket before every batch
         return self._sent_end - self._unsettled[0].begin >= self._group.config.max_unsettled_bytes

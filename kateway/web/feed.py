@@ -87,6 +87,8 @@ class Feed:
         self._records_left = bounds.records
         self._bytes_left = bounds.bytes
         self._batch_bytes = FIRST_BATCH_BYTES
+        self._arrived = 0
+        # what the client's TCP had acknowledged when the batches last grew
         self._sent = False
         self._over = False
         self._next: IDelayedCall | None = None
@@ -141,12 +143,21 @@ class Feed:
         if pause:
             self._hold_back(pause)
         elif self._outlet.writable():
-            # a client that takes what it is given at once is given more at a time; a slow one costs little memory
-            self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)
+            if self._batch_bytes < LARGEST_BATCH_BYTES:
+                self._grow()
             self._turn_after(0)
         else:
             self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
         self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds + pause)
+
+    def _grow(self) -> None:
+        """A client that takes what it is given is given more at a time; one that merely lets it lie in buffers is not:
+        a slow one costs little memory.
+        """
+        arrived = self._reader.arrived()
+        if arrived is None or arrived - self._arrived >= self._batch_bytes:
+            self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)
+            self._arrived = arrived or 0
 
     def _turn_after(self, seconds: float) -> None:
         if self._next is None:

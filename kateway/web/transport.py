@@ -33,6 +33,8 @@ _SIOCOUTQ = 0x5411
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
+_MOST_UNSENT_BYTES = 65536
+"""That the kernel may hold for a client beyond what is on its way to it: what a slow client is sent stays small."""
 
 
 class PromptConnection(tcp.Connection):
@@ -177,6 +179,8 @@ class PromptServer(PromptConnection, tcp.Server):
         super().__init__(sock, *arguments)
         # answers leave at once: Nagle would hold a small one back behind an unacknowledged other
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _COUNTS:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
 
 
 class PromptUnixServer(PromptConnection, unix.Server):

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from kateway.errors import KatewayError, StorageFull
 from kateway.storage.embedded import database
-from kateway.storage.embedded.cursor import FIRST_WINDOW_BYTES, Cursor
+from kateway.storage.embedded.cursor import FIRST_WINDOW_BYTES, IDLE_SECONDS, Cursor
 from kateway.storage.embedded.partition import ROW_BYTES, Partition
 from kateway.storage.embedded.records import encode
 
@@ -102,6 +102,23 @@ def test_who_takes_nothing_is_read_ahead_for_once_and_not_far(bench):
     assert bench.thread.run() == 0
     assert cursor.held_bytes <= 2 * FIRST_WINDOW_BYTES + ROW_BYTES
     assert bench.readable == [0]
+
+
+def test_what_nobody_takes_is_let_go_of_and_read_again_when_somebody_does(bench):
+    bench.write(5000)
+    cursor = bench.cursor()
+    assert [record.offset for record in cursor.take(3, 1 << 20)] == [0, 1, 2]
+    bench.thread.run()
+    bench.clock.advance(IDLE_SECONDS)
+    assert cursor.held_bytes == 0
+    assert cursor.position == 3
+    bench.readable.clear()
+    assert cursor.take(3, 1 << 20) == []
+    bench.thread.run()
+    assert bench.readable == [0]
+    assert [record.offset for record in cursor.take(3, 1 << 20)] == [3, 4, 5]
+    cursor.close()
+    assert not bench.clock.getDelayedCalls()
 
 
 def test_what_is_read_before_the_process_hears_that_it_was_written_is_read_once(bench):

@@ -154,3 +154,16 @@ def test_a_fresh_start_forgets_what_was_at_hand():
     assert not buffer.readable
     assert buffer.position == buffer.next_fetch == 40
     assert buffer.held_bytes == 0
+
+
+def test_what_was_let_go_of_is_asked_for_again_only_when_somebody_wakes_it():
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0, 6), [])
+    assert taken(buffer, max_records=2) == [0, 1]
+    buffer.let_go()
+    assert (buffer.readable, buffer.held_bytes, buffer.wants, buffer.position) == (False, 0, 0, 2)
+    buffer.asleep = False
+    assert buffer.wants
+    assert buffer.next_fetch == 2
+    buffer.fetched(batch(0, 6), [])
+    assert taken(buffer) == [2, 3, 4, 5]

@@ -17,8 +17,11 @@ from kateway.storage.embedded.records import Slice
 from kateway.storage.embedded.thread import Reactor, SqlThread
 from kateway.storage.interface import Reset
 
-FIRST_WINDOW_BYTES = 16384
+FIRST_WINDOW_BYTES = 32768
+"""Of all partitions that are given together."""
+LEAST_WINDOW_BYTES = 4096
 RETRY_SECONDS = 1.0
+IDLE_SECONDS = 2.0
 
 
 class Cursor:
@@ -26,6 +29,7 @@ class Cursor:
 
     The window of bytes read ahead starts small, doubles while it is emptied within a quarter of a second and halves
     while that takes longer than two: who takes fast is never kept waiting, thousands who take slowly cost little.
+    What nobody takes from for ``IDLE_SECONDS`` is let go of, and read again when somebody does.
     """
 
     def __init__(
@@ -38,13 +42,16 @@ class Cursor:
         max_window_bytes: int,
         on_readable: Callable[[int], None],
         on_failed: Callable[[KatewayError], None],
+        shared_by: int = 1,
     ) -> None:
+        """``shared_by``: how many partitions the same subscriber was given together."""
         self._reactor = reactor
         self._reader = reader
         self._partition = partition
         self._reset = reset
         self._max_window = max_window_bytes
-        self._window = min(FIRST_WINDOW_BYTES, max_window_bytes)
+        self._least_window = min(max(FIRST_WINDOW_BYTES // shared_by, LEAST_WINDOW_BYTES), max_window_bytes)
+        self._window = self._least_window
         self._on_readable = on_readable
         self._on_failed = on_failed
         self._slices: deque[Slice] = deque()
@@ -53,8 +60,13 @@ class Cursor:
         self._read_to = 0
         """What was read ends here: past the partition's end where the news of the write is still on its way."""
         self._fetching: Deferred[Slice | None] | None = None
-        self._fetched_at = reactor.seconds()
+        self._fetched_at = float("-inf")
         self._retry: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
+        # while something is held: whether anybody takes
+        self._taken_at = 0.0
+        self._asleep = False
+        # what was held was let go of: nothing is read until somebody takes
         self._closed = False
         self.position = offset
         """The next offset that ``take`` looks at."""
@@ -77,6 +89,8 @@ class Cursor:
         """What is at hand, within both bounds, but at least one record."""
         records: list[Record] = []
         slices = self._slices
+        self._taken_at = self._reactor.seconds()
+        self._asleep = False
         while slices and len(records) < max_records and (max_bytes > 0 or not records):
             first = slices[0]
             before = first.left
@@ -97,6 +111,7 @@ class Cursor:
     def seek(self, offset: int) -> None:
         """Goes elsewhere; what was read ahead goes."""
         self._drop()
+        self._asleep = False
         self.position = self._next = offset
         self._fetch()
 
@@ -105,9 +120,10 @@ class Cursor:
         self._closed = True
         self._drop()
         self._partition.followers.discard(self._follow)
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        for call in (self._retry, self._look):
+            if call is not None:
+                call.cancel()
+        self._retry = self._look = None
 
     def _drop(self) -> None:
         self._slices.clear()
@@ -117,7 +133,7 @@ class Cursor:
             fetching.cancel()
 
     def _fetch(self) -> None:
-        if self._closed or self._fetching is not None or self._retry is not None:
+        if self._closed or self._asleep or self._fetching is not None or self._retry is not None:
             return
         partition = self._partition
         if not partition.earliest <= self._next <= max(partition.end, self._read_to):
@@ -131,7 +147,7 @@ class Cursor:
         if now - self._fetched_at < 0.25:
             self._window = min(self._window * 2, self._max_window)
         elif now - self._fetched_at > 2:
-            self._window = max(self._window // 2, min(FIRST_WINDOW_BYTES, self._max_window))
+            self._window = max(self._window // 2, self._least_window)
         self._fetched_at = now
         self._fetching = self._reader.call(database.read, partition.id, self._next, self._window - self._held)
         self._fetching.addCallbacks(self._got, self._not_got)
@@ -157,10 +173,27 @@ class Cursor:
         self._retry = None
         self._fetch()
 
+    def _let_go(self) -> None:
+        """Drops what nobody takes; the next ``take`` finds nothing, and what is read then is told of as new."""
+        self._look = None
+        if not self._slices:
+            return
+        idle = self._reactor.seconds() - self._taken_at
+        if idle >= IDLE_SECONDS:
+            self._drop()
+            self._next = self.position
+            self._window = self._least_window
+            self._asleep = True
+        else:
+            self._look = self._reactor.callLater(IDLE_SECONDS - idle, self._let_go)
+
     def _append(self, found: Slice) -> None:
         was_empty = not self._slices
         if was_empty:
             self.position = found.offset
+            self._taken_at = self._reactor.seconds()
+            if self._look is None:
+                self._look = self._reactor.callLater(IDLE_SECONDS, self._let_go)
         self._slices.append(found)
         self._held += found.left
         self._next = self._read_to = found.end
@@ -171,6 +204,8 @@ class Cursor:
         """New records were written: takes them from memory where they are what comes next and fit, else has them
         read.
         """
+        if self._asleep:
+            return
         if self._fetching is None and first == self._next and self._held + len(data) <= self._window:
             self._append(Slice(data, first, first + count))
         elif self._held * 2 < self._window:

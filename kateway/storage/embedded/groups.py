@@ -324,5 +324,6 @@ class Group:
                 self._prefetch_max_bytes,
                 member.readable,
                 member.failed,
+                len(numbers),
             )
         member.assign(cursors, committed)

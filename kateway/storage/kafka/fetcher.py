@@ -27,6 +27,8 @@ RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 1.0
 CORRUPT_RETRY_SECONDS = 1.0
 IDLE_SECONDS = 10.0
+LET_GO_SECONDS = 2.0
+"""What nobody takes for so long is dropped: a reader that stands still holds nothing."""
 FIRST_ASK_BYTES = 32768
 """Of all partitions of a subscription together, at the start."""
 LEAST_ASK_BYTES = 4096
@@ -67,6 +69,8 @@ class Fetcher:
         self._most_bytes = client.config.fetch_max_bytes
         self._lanes: dict[int | None, _Lane] = {}
         self._held: set[int] = set()
+        self._looking: IDelayedCall | None = None
+        # while something is at hand: whether anybody takes it
         self._closed = False
         self.buffers: dict[int, Prefetch] = {}
         self._forget = client.watch(self.fill)
@@ -94,6 +98,14 @@ class Fetcher:
         self._closed = True
         self._forget()
         self.disown()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def wake(self, buffer: Prefetch) -> None:
+        """Somebody takes again from where nobody did."""
+        buffer.asleep = False
+        self.taken(buffer)
 
     def taken(self, buffer: Prefetch) -> None:
         """Something was taken: there may be room now. Hot."""
@@ -186,9 +198,27 @@ class Fetcher:
             self.hold(buffer.partition)
             self._reading.trouble(error)
             return False
+        if not had:
+            buffer.taken_at = self._reactor.seconds()
+            if self._looking is None:
+                self._looking = self._reactor.callLater(LET_GO_SECONDS, self._let_go)
         # whoever gets data goes to the end: a broker fills a request's partitions in their order
         self.buffers[buffer.partition] = self.buffers.pop(buffer.partition)
         return not had and buffer.readable
+
+    def _let_go(self) -> None:
+        """Drops what nobody has taken for a while."""
+        self._looking = None
+        at_hand = False
+        since = self._reactor.seconds() - LET_GO_SECONDS
+        for buffer in self.buffers.values():
+            if buffer.readable:
+                if buffer.taken_at <= since:
+                    buffer.let_go()
+                else:
+                    at_hand = True
+        if at_hand:
+            self._looking = self._reactor.callLater(LET_GO_SECONDS, self._let_go)
 
     def _refused(self, buffer: Prefetch, found: FetchedPartition) -> bool:
         """Whether the leaders have to be looked up again."""

@@ -99,6 +99,8 @@ class KafkaSubscription:
         """The next records of a partition that are at hand. Hot."""
         buffer = self._fetcher.buffers.get(partition)
         if buffer is None or not buffer.readable:
+            if buffer is not None and buffer.asleep:
+                self._fetcher.wake(buffer)
             return []
         try:
             records = buffer.take(max_records, max_bytes)

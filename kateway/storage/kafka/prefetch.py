@@ -29,7 +29,9 @@ class Prefetch:
         self.limit = limit
         self.held_bytes = 0
         self.taken_at = 0.0
-        """When something was last taken, by the reader's clock."""
+        """When something was last taken, or came where there was nothing, by the reader's clock."""
+        self.asleep = False
+        """What was at hand was let go of, because nobody took it: nothing is wanted until somebody does."""
         self._least = limit
         self._most = most
         self._batches: deque[Batch] = deque()
@@ -47,7 +49,7 @@ class Prefetch:
         self._batches.clear()
         self._clear_head()
         self.held_bytes = 0
-        self._drained = False
+        self._drained = self.asleep = False
         self.position = self.next_fetch = offset
 
     @property
@@ -58,7 +60,7 @@ class Prefetch:
     @property
     def wants(self) -> int:
         """How many bytes to ask for; 0: none, enough is at hand."""
-        if self.position is None or self.held_bytes * 2 > self.limit:
+        if self.position is None or self.asleep or self.held_bytes * 2 > self.limit:
             return 0
         return self.limit - self.held_bytes
 
@@ -117,6 +119,13 @@ class Prefetch:
         if not self.readable:
             self._drained = True
         return taken
+
+    def let_go(self) -> None:
+        """Drops what nobody takes; it is fetched again when somebody does."""
+        assert self.position is not None
+        self.start_at(self.position)
+        self.shrink()
+        self.asleep = True
 
     def shrink(self) -> None:
         """Nobody takes: what comes next is as little as at the start."""
