@@ -66,6 +66,16 @@ def test_first_deliveries_look_alike_with_and_without_their_attempts(
     assert wanted.encode(partition, again, None, None) == wanted.encode(partition, again, [1] * len(again), None)
 
 
+def test_a_batch_under_one_lease_tells_it_of_each_record_whatever_its_value_and_lease() -> None:
+    records = [Record(3, 5, None, b"text", ()), Record(4, 6, b"k", b"\xff", (("n", b"v"),))]
+    lines = ndjson.NdjsonForm().encode(0, records, [1, 1], ['50%"d', '50%"d'])
+    assert [orjson.loads(line) for line in lines] == [
+        {"partition": 0, "offset": 3, "timestamp": 5, "key": None, "value": "text", "headers": [], "lease": '50%"d'},
+        {"partition": 0, "offset": 4, "timestamp": 6, "key": "k", "value_base64": "/w==",
+         "headers": [{"name": "n", "value": "v"}], "lease": '50%"d'},
+    ]  # fmt: skip
+
+
 def test_attempts_are_told_from_the_second_on_and_leases_always() -> None:
     first, second = (json.loads(line) for line in ndjson.NdjsonForm().encode(0, [RECORD, RECORD], [1, 2], ["a", "b"]))
     assert "attempt" not in first
