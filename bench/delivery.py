@@ -60,6 +60,8 @@ ACK_CONNECTIONS = 8
 """For each reader, where every record has a POST of its own."""
 QUIET_LOAD = 1.3
 LINE_BYTES = 1000
+PRODUCER_BATCH_BYTES = 16384
+"""Of the backlog: what Kafka's own producer makes by default. A batch is the least that can be fetched."""
 GROUPS_A_TOPIC = 10
 PUBLISHES_A_SECOND = 50
 
@@ -257,7 +259,7 @@ class Bench:
         with self.daemon(store) as gateway:
             port = gateway.public_port
             backlog, other = self.topic(store), self.topic(store)
-            await _fill(port, backlog, self.options.backlog_megabytes * 1000, LINE_BYTES)
+            await _fill(port, backlog, self.options.backlog_megabytes * 1000, LINE_BYTES, PRODUCER_BATCH_BYTES)
             publisher = await clients.client(port)
             await publisher.ask(clients.get(f"/v1/topics/{backlog}/{backlog}?limit=100"))
             await _latencies(publisher, other, 1)
@@ -317,9 +319,9 @@ def _acks(path: str, items: list[dict[str, int]]) -> bytes:
     return clients.post(f"{path}/acks", json.dumps(items).encode(), "application/json")
 
 
-async def _fill(port: int, topic: str, records: int, size: int) -> None:
+async def _fill(port: int, topic: str, records: int, size: int, batch_bytes: int = 1_000_000) -> None:
     publisher = await clients.client(port)
-    batch = max(min(records, 1_000_000 // (size + 1)), 1)
+    batch = max(min(records, batch_bytes // (size + 1)), 1)
     body = (b"x" * size + b"\n") * batch
     for _ in range(-(-records // batch)):
         await publisher.ask(clients.post(f"/v1/topics/{topic}?batch=1&timeout=60", body, clients.NDJSON))
