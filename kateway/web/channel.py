@@ -88,14 +88,57 @@ class HttpChannel(Protocol):
             for watcher in tuple(self._watchers):
                 watcher.asked()
         parser = self._parser
+        idle = self.exchange is None and (parser is None or parser.idle)
+        if idle and self._came_before(data):
+            return
         if parser is None:
             factory = self.factory
             parser = self._parser = RequestParser(
                 factory.config, factory.budget, factory.seconds, self.peer, self._secure
             )
         parser.feed(data)
+        if idle and parser.ready:
+            self._remember(parser, data)
         if self.exchange is None or parser.rest:
             self._advance()
+
+    def _came_before(self, data: bytes) -> bool:
+        """Handles a whole request whose head came before, byte for byte, from whomever: it need not be parsed again."""
+        end = data.find(b"\r\n\r\n") + 4
+        factory = self.factory
+        head = factory.heads.get(data[:end])
+        if head is None or len(data) != end + head.length or self._advancing:
+            return False
+        budget = factory.budget
+        if budget.held + head.length > budget.most:
+            return False
+        budget.held += head.length
+        request = Request(
+            head.method,
+            head.target,
+            head.headers,
+            data[end:],
+            http_1_1=head.http_1_1,
+            peer=self.peer,
+            secure=self._secure,
+            id=new_request_id(),
+            received=factory.seconds(),
+            head=head,
+        )
+        self._advancing = True
+        try:
+            self._handle((request, True, False, head.length))
+        finally:
+            self._advancing = False
+        self.deadline = inf if self.exchange is not None else factory.tick + factory.config.keepalive_idle_seconds
+        return True
+
+    def _remember(self, parser: RequestParser, data: bytes) -> None:
+        """Keeps the head of a request that came whole and alone, unless it says something of this one request."""
+        request, keep_alive, upgrade, length = parser.ready[0]
+        end = data.find(b"\r\n\r\n") + 4
+        if keep_alive and not upgrade and parser.idle_but_ready and len(data) == end + length:
+            self.factory.remember(data[:end], request, length)
 
     def readConnectionLost(self) -> None:
         """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes

@@ -15,10 +15,29 @@ JSON: Header = (b"Content-Type", b"application/json")
 NO_STORE: Header = (b"Cache-Control", b"no-store")
 
 
+class Head:
+    """A request's head as it was parsed and found sound once: the same bytes mean the same when they come again.
+
+    Programs send one head over and over, so what it means is remembered with it: ``memo`` is for handlers, each under
+    itself, and holds only what follows from the head alone.
+    """
+
+    __slots__ = ("headers", "http_1_1", "length", "memo", "method", "target")
+
+    def __init__(self, request: Request, length: int) -> None:
+        self.method = request.method
+        self.target = request.target
+        self.headers = request.headers
+        self.http_1_1 = request.http_1_1
+        self.length = length
+        """Bytes of body that follow."""
+        self.memo: dict[object, Any] = {}
+
+
 class Request:
     """A request as it arrived, whole. A plain class with slots: one is made for every request of the hot path."""
 
-    __slots__ = ("body", "headers", "http_1_1", "id", "method", "peer", "received", "secure", "target")
+    __slots__ = ("body", "head", "headers", "http_1_1", "id", "method", "peer", "received", "secure", "target")
 
     def __init__(
         self,
@@ -32,7 +51,10 @@ class Request:
         secure: bool,
         id: str,
         received: float,
+        head: Head | None = None,
     ) -> None:
+        self.head = head
+        """Where the same head came before: what is known of it."""
         self.method = method
         """Upper case, as sent."""
         self.target = target

@@ -104,6 +104,16 @@ class RequestParser:
         self._host_seen = self._http_1_1 = False
         self._length = -1
 
+    @property
+    def idle(self) -> bool:
+        """Nothing has begun to arrive and nothing waits: the next bytes begin a request."""
+        return not self.ready and self.idle_but_ready
+
+    @property
+    def idle_but_ready(self) -> bool:
+        """The same, whether or not whole requests wait."""
+        return not (self.arriving or self.ended or self.rest or self.refusal is not None)
+
     def feed(self, data: bytes) -> None:
         """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
         if self.rest:

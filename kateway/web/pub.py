@@ -6,7 +6,7 @@ Callbacks throughout, because this runs for every request of the hot path.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from twisted.python.failure import Failure
@@ -27,6 +27,15 @@ _CREATED = b'{"partition":%d,"offset":%d}'
 _TAKEN = b'{"partition":%d,"offset":null}'
 
 
+class Asked(NamedTuple):
+    """What a publish's head asks for, query and headers together."""
+
+    query: params.PublishQuery
+    key: bytes | None
+    acks: int
+    headers: Headers
+
+
 class PublishEdge:
     """Turns publish requests into messages and outcomes into responses."""
 
@@ -42,23 +51,24 @@ class PublishEdge:
         visit: Visit | None = None
         try:
             visit = front.enter(exchange, "publish", path)
-            query = self._queries(raw_query)
-            given = params.publish_headers(request.headers)
-            if not request.body and not _has_length(request):
-                raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
-            acks = params.agreed("ack", query.acks, given.acks)
-            key = params.agreed("key", query.key, given.key)
+            head = request.head
+            asked: Asked | None = None if head is None else head.memo.get(self)
+            if asked is None:
+                asked = self._asked(request, raw_query)
+                if head is not None:
+                    head.memo[self] = asked
+            query, key, acks, headers = asked
             messages = (
-                _batch(request, key, query.partition, given.headers)
+                _batch(request, key, query.partition, headers)
                 if query.batch
-                else (Message(request.body, key, given.headers, query.partition),)
+                else (Message(request.body, key, headers, query.partition),)
             )
             if visit.admission is not None:
                 front.count_publish(exchange, visit, messages)
             publish = Publish(
                 visit.place,
                 messages,
-                -1 if acks is None else acks,
+                acks,
                 request.received + query.timeout,
                 query.retries,
             )
@@ -72,6 +82,15 @@ class PublishEdge:
         publishing.addErrback(_fail, exchange)
         if front.audit.publishes:
             publishing.addBoth(self._record, exchange, visit)
+
+    def _asked(self, request: Request, raw_query: bytes) -> Asked:
+        query = self._queries(raw_query)
+        given = params.publish_headers(request.headers)
+        if not request.body and not _has_length(request):
+            raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
+        acks = params.agreed("ack", query.acks, given.acks)
+        key = params.agreed("key", query.key, given.key)
+        return Asked(query, key, -1 if acks is None else acks, given.headers)
 
     def _record(self, error: KatewayError | None, exchange: Exchange, visit: Visit) -> None:
         self._front.record(exchange, visit, "publish", error)
