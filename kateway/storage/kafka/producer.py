@@ -35,6 +35,7 @@ from kateway.storage.kafka.identities import Identities
 from kateway.storage.kafka.lane import Batch, Verdict
 from kateway.storage.kafka.lookups import Lookup, Lookups
 from kateway.storage.kafka.records import encoded_size
+from kateway.storage.kafka.route import Route
 from kateway.storage.kafka.sender import PartitionLane, Sender
 from kateway.storage.partitioner import Partitioner
 
@@ -46,28 +47,6 @@ _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
 
 _NEVER = float("inf")
-
-
-class _Route:
-    """A topic's lanes for one kind of acknowledgement."""
-
-    __slots__ = ("choose", "lanes")
-
-    def __init__(self, partitioner: Partitioner) -> None:
-        self.choose = partitioner.choose
-        self.lanes: list[PartitionLane] = []
-
-    def holds(self, messages: Sequence[Message]) -> bool:
-        """Whether every partition that is named is there."""
-        count = len(self.lanes)
-        return all(message.partition is None or 0 <= message.partition < count for message in messages)
-
-    def partition_for(self, key: bytes | None) -> int:
-        """By key; without one any that has a leader, if there is one."""
-        partition = self.choose(len(self.lanes), key)
-        if key is None and self.lanes[partition].sender is None:
-            return next((lane.partition for lane in self.lanes if lane.sender is not None), partition)
-        return partition
 
 
 class Producer:
@@ -92,7 +71,7 @@ class Producer:
         self._pools = {-1: client.pool("produce"), 0: client.pool("acks0")}
         self._pools[1] = self._pools[-1]
         self._identities = Identities(client, self._identified)
-        self._routes: dict[tuple[str, int], _Route] = {}
+        self._routes: dict[tuple[str, int], Route] = {}
         self._partitioners: dict[str, Partitioner] = {}
         self._senders: dict[tuple[int, int], Sender] = {}
         self._active: dict[PartitionLane, None] = {}
@@ -169,21 +148,34 @@ class Producer:
         self._enqueue(route, messages, deadline, deferred)
 
     def _enqueue(
-        self, route: _Route, messages: Sequence[Message], deadline: float, deferred: Deferred[list[Outcome]]
+        self, route: Route, messages: Sequence[Message], deadline: float, deferred: Deferred[list[Outcome]]
     ) -> None:
-        """Puts messages, whose bytes count already, into their lanes."""
+        """Puts messages, whose bytes count already, into their lanes: what a lane needs is done once for all of its."""
         call = Call(deferred, len(messages))
         lanes = route.lanes
+        count = len(lanes)
+        by_lane: dict[int, list[Pending]] = {}
         for index, message in enumerate(messages):
             partition = message.partition
             if partition is None:
                 partition = route.partition_for(message.key)
             size = encoded_size(message)
-            if 0 <= partition < len(lanes):
-                self._push(lanes[partition], Pending(size, deadline, message, call, index))
+            if 0 <= partition < count:
+                item = Pending(size, deadline, message, call, index)
+                items = by_lane.get(partition)
+                if items is None:
+                    by_lane[partition] = [item]
+                else:
+                    items.append(item)
             else:
                 self._released(size)
-                call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {len(lanes)}"))
+                call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {count}"))
+        for partition, items in by_lane.items():
+            lane = lanes[partition]
+            lane.queue.extend(items[:-1])
+            if lane.sender is not None:
+                lane.sender.waiting_bytes += sum([item.size for item in items[:-1]])
+            self._push(lane, items[-1])
 
     def _push(self, lane: PartitionLane, item: Pending) -> None:
         lane.queue.append(item)
@@ -220,7 +212,7 @@ class Producer:
 
     # --- where lanes are served --------------------------------------------------------------------------------
 
-    def _route(self, topic: str, acks: int) -> _Route | None:
+    def _route(self, topic: str, acks: int) -> Route | None:
         """A topic's lanes, as many as it has partitions; ``None`` where it is not known."""
         count = self._client.partition_count(topic)
         if count is None:
@@ -228,7 +220,7 @@ class Producer:
         route = self._routes.get((topic, acks))
         if route is None:
             partitioner = self._partitioners.setdefault(topic, Partitioner())
-            route = self._routes[topic, acks] = _Route(partitioner)
+            route = self._routes[topic, acks] = Route(partitioner)
         for partition in range(len(route.lanes), count):
             numbered = acks == -1 and self._identities.allowed
             lane = PartitionLane(
