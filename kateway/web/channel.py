@@ -97,27 +97,29 @@ class HttpChannel(Protocol):
                 factory.config, factory.budget, factory.seconds, self.peer, self._secure
             )
         parser.feed(data)
-        if idle and parser.ready:
-            self._remember(parser, data)
+        if idle and parser.ready and parser.between:
+            request, keep_alive, upgrade, length = parser.ready[0]
+            if keep_alive and not upgrade:
+                self.factory.heads.keep(data, request, length)
         if self.exchange is None or parser.rest:
             self._advance()
 
     def _came_before(self, data: bytes) -> bool:
-        """Handles a whole request whose head came before, byte for byte, from whomever: it need not be parsed again."""
-        end = data.find(b"\r\n\r\n") + 4
+        """Handles a whole request whose head came before (``heads``), past the parser."""
         factory = self.factory
-        head = factory.heads.get(data[:end])
-        if head is None or len(data) != end + head.length or self._advancing:
+        found = factory.heads.find(data)
+        if found is None or self._advancing:
             return False
+        head, body = found
         budget = factory.budget
         if budget.held + head.length > budget.most:
-            return False
+            return False  # the parser says what is wrong
         budget.held += head.length
         request = Request(
             head.method,
             head.target,
             head.headers,
-            data[end:],
+            body,
             http_1_1=head.http_1_1,
             peer=self.peer,
             secure=self._secure,
@@ -132,13 +134,6 @@ class HttpChannel(Protocol):
             self._advancing = False
         self.deadline = inf if self.exchange is not None else factory.tick + factory.config.keepalive_idle_seconds
         return True
-
-    def _remember(self, parser: RequestParser, data: bytes) -> None:
-        """Keeps the head of a request that came whole and alone, unless it says something of this one request."""
-        request, keep_alive, upgrade, length = parser.ready[0]
-        end = data.find(b"\r\n\r\n") + 4
-        if keep_alive and not upgrade and parser.idle_but_ready and len(data) == end + length:
-            self.factory.remember(data[:end], request, length)
 
     def readConnectionLost(self) -> None:
         """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes

@@ -16,7 +16,8 @@ from kateway.config import HttpConfig
 from kateway.errors import KatewayError, Overloaded, TooManyRequests
 from kateway.web.accesslog import AccessLog
 from kateway.web.channel import HttpChannel
-from kateway.web.exchange import Exchange, Head, Request
+from kateway.web.exchange import Exchange, Request
+from kateway.web.heads import Heads
 from kateway.web.parsing import Budget
 from kateway.web.wire_exchange import status_line
 
@@ -26,10 +27,6 @@ Router = Callable[[Request], Handler | None]
 # so many connections beyond the limit are told why before they are closed; further ones are just closed
 _MOST_TURNED_AWAY = 100
 _STALL_LOOKS = 8
-_MOST_HEADS = 1024
-_MOST_HEAD_BYTES = 4096
-# what makes a head one request's own, or leaves open how its body comes
-_OF_ONE_REQUEST = frozenset((b"x-request-id", b"expect", b"transfer-encoding", b"upgrade"))
 
 
 class HttpFactory(Factory):
@@ -59,8 +56,7 @@ class HttpFactory(Factory):
         self.tick = self.seconds()
         """The clock as of the last sweep: exact enough for a deadline, and free."""
         self.budget = Budget(config.max_inflight_body_bytes)
-        self.heads: dict[bytes, Head] = {}
-        """Heads of requests that were parsed and found sound, by their bytes."""
+        self.heads = Heads()
         self.configure(config)
         self._stall_look = 0.0
         self._clock = clock
@@ -133,14 +129,6 @@ class HttpFactory(Factory):
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
                 deferred.callback(None)
-
-    def remember(self, raw: bytes, request: Request, length: int) -> None:
-        """Keeps a head by its bytes, so that the same need not be parsed again; a full table is emptied."""
-        if len(raw) > _MOST_HEAD_BYTES or any(name in _OF_ONE_REQUEST for name, _ in request.headers):
-            return
-        if len(self.heads) >= _MOST_HEADS:
-            self.heads.clear()
-        request.head = self.heads[raw] = Head(request, length)
 
     def head_start(self, status: int) -> bytes:
         """A response head up to the value of ``X-Request-Id``; kept in ``starts`` until the next sweep."""

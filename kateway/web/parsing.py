@@ -107,10 +107,10 @@ class RequestParser:
     @property
     def idle(self) -> bool:
         """Nothing has begun to arrive and nothing waits: the next bytes begin a request."""
-        return not self.ready and self.idle_but_ready
+        return not self.ready and self.between
 
     @property
-    def idle_but_ready(self) -> bool:
+    def between(self) -> bool:
         """The same, whether or not whole requests wait."""
         return not (self.arriving or self.ended or self.rest or self.refusal is not None)
 
