@@ -92,6 +92,15 @@ def open_for_writing(path: Path, where: str, max_bytes: int) -> sqlite3.Connecti
     option that led here.
     """
     connection = _connect(path)
+    try:
+        _prepare(connection, path, where, max_bytes)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, where: str, max_bytes: int) -> None:
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -112,7 +121,6 @@ def open_for_writing(path: Path, where: str, max_bytes: int) -> sqlite3.Connecti
     joined = connection.execute(f"{_JOINED} FROM (SELECT ? AS data UNION ALL SELECT ?)", (every_byte, every_byte))
     if joined.fetchone()[0] != every_byte * 2:
         raise ConfigError([f"{where}: this SQLite ({sqlite3.sqlite_version}) cannot join blobs"])
-    return connection
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
