@@ -187,6 +187,10 @@ class Gateway:
             max_deliveries=visit.max_deliveries,
         )
 
+    def acknowledge_at_once(self, place: Place, group: str, acks: Sequence[Ack]) -> list[KatewayError | None] | None:
+        """Applies acknowledgements where this process is a member of the group, one answer each; else ``None``."""
+        return self._groups.acknowledge_at_once(place.cluster, group, place.topic, acks)
+
     async def acknowledge(
         self, place: Place, group: str, acks: Sequence[Ack], *, sync: bool
     ) -> list[KatewayError | None]:

@@ -293,8 +293,11 @@ class Group:
 
     def settled(self) -> None:
         """Something was settled: it can be committed, and partitions may be free for whom they wait."""
+        self._settled_in(self._feeding.all)
+
+    def _settled_in(self, shares: Iterable[Share]) -> None:
         self._commits.due()
-        for share in self._feeding.all:
+        for share in shares:
             goal = share.goal
             if goal is not None and goal.hungry and share.holder is not goal and not share.delivery.flights:
                 self.wake(goal)
@@ -352,16 +355,20 @@ class Group:
         """Applies acknowledgements in order; answers ``None`` for each that holds, else what is wrong with it."""
         now = self.now()
         results: list[KatewayError | None] = []
+        touched: dict[int, Share] = {}
         for ack in acks:
-            share = self._feeding.shares.get(ack.partition)
+            partition = ack.partition
+            share = self._feeding.shares.get(partition)
             if share is None:
                 results.append(NotFound("no such record was delivered"))
                 continue
+            touched[partition] = share
             results.append(share.delivery.acknowledge(ack, now))
             if ack.outcome != "ack":
                 self._burial.take(share.delivery)
                 self._tick_soon()
-        self.settled()
+        # only where something changed: a group may have thousands of partitions, and a request of its own for each ack
+        self._settled_in(touched.values())
         self._wake_explicit()
         return results
 

@@ -71,6 +71,13 @@ class Groups:
         member = self._member((store, group, topic), reset, max_deliveries)
         return member.reader(mode, short=short, ack_timeout=ack_timeout, connection=connection)
 
+    def acknowledge_at_once(
+        self, store: str, group: str, topic: str, acks: Sequence[Ack]
+    ) -> list[KatewayError | None] | None:
+        """As ``acknowledge``, where there is nothing to wait for: ``None`` where nobody of ours is a member."""
+        member = self._groups.get((store, group, topic))
+        return None if member is None else member.acknowledge(acks)
+
     async def acknowledge(
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
     ) -> list[KatewayError | None]:

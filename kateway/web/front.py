@@ -149,6 +149,15 @@ class Front:
         what = _object(owner or who.partition("/")[0], topic, path.version, path.group)
         self._event(exchange, who, action, what, error)
 
+    def record_failed(
+        self, exchange: Exchange, action: str, path: params.TopicPath, visit: Visit | None, error: BaseException
+    ) -> None:
+        """An event of a request that failed, before or after it was let in (``visit``)."""
+        if visit is None:
+            self.record_refused(exchange, action, path, error)
+        else:
+            self.record(exchange, visit, action, error)
+
     def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
         """Records the outcome of what is done within it, where ``wanted``. Not for the hot path."""
         return Recorded(self, exchange, action, path, wanted)
@@ -181,10 +190,10 @@ class Recorded:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not self._wanted:
             return
-        if self.visit is not None:
-            self._front.record(self._exchange, self.visit, self._action, error)
-        elif error is not None:
-            self._front.record_refused(self._exchange, self._action, self._path, error)
+        if error is not None:
+            self._front.record_failed(self._exchange, self._action, self._path, self.visit, error)
+        elif self.visit is not None:
+            self._front.record(self._exchange, self.visit, self._action)
 
 
 def _object(owner: str, topic: str, version: str, group: str | None) -> str:

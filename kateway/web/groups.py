@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -10,12 +10,14 @@ import orjson
 from kateway.core.auth import Purpose
 from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway
+from kateway.core.taken import Ack
 from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
 from kateway.web import params
 from kateway.web.acks import parse_acks, parsed, results
 from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.front import Front
+from kateway.web.problems import problem
 from kateway.web.serve import serve
 
 _SYNC = frozenset({b"sync"})
@@ -28,6 +30,7 @@ class GroupEdge:
     def __init__(self, gateway: Gateway, front: Front) -> None:
         self._gateway = gateway
         self._front = front
+        self._sync = params.Cache(lambda raw_query: params.flag(params.query(raw_query, _SYNC), b"sync"))
 
     def lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
         serve(exchange, self._lag(exchange, path, raw_query))
@@ -39,7 +42,30 @@ class GroupEdge:
         serve(exchange, self._reset(exchange, path, raw_query))
 
     def acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        serve(exchange, self._acknowledge(exchange, path, raw_query))
+        """Answers at once where nothing has to be waited for. Callbacks: who acknowledges one by one comes here for
+        every record.
+        """
+        front = self._front
+        request = exchange.request
+        wanted = front.audit.acknowledgements
+        visit: Visit | None = None
+        try:
+            visit = front.enter(exchange, "subscribe", path)
+            front.count_request(exchange, visit)
+            sync = self._sync(raw_query)
+            acks = parse_acks(request.body)
+            outcomes = None if sync else self._gateway.acknowledge_at_once(visit.place, visit.group, acks)
+        except Exception as error:
+            if wanted:
+                front.record_failed(exchange, "acknowledge", path, visit, error)
+            exchange.respond(problem(error, request.id))
+            return
+        if outcomes is None:
+            serve(exchange, self._acknowledge(exchange, path, visit, acks, sync))
+            return
+        if wanted:
+            front.record(exchange, visit, "acknowledge")
+        exchange.respond(_json({"results": results(acks, outcomes, request.id)}))
 
     def _enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
         visit = self._front.enter(exchange, purpose, path)
@@ -73,13 +99,12 @@ class GroupEdge:
         await self._gateway.reset(visit.place, visit.group, _destination(parsed(exchange.request.body)))
         return await self._committed(visit)
 
-    async def _acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
-        sync = params.flag(params.query(raw_query, _SYNC), b"sync")
+    async def _acknowledge(
+        self, exchange: Exchange, path: params.TopicPath, visit: Visit, acks: Sequence[Ack], sync: bool
+    ) -> Response:
         front = self._front
         with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
-            visit = event.visit = front.enter(exchange, "subscribe", path)
-            front.count_request(exchange, visit)
-            acks = parse_acks(exchange.request.body)
+            event.visit = visit
             outcomes = await self._gateway.acknowledge(visit.place, visit.group, acks, sync=sync)
         return _json({"results": results(acks, outcomes, exchange.request.id)})
 

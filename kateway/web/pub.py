@@ -75,7 +75,7 @@ class PublishEdge:
             publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
         except Exception as error:
             if front.audit.publishes:
-                self._record_refused(error, exchange, path, visit)
+                front.record_failed(exchange, "publish", path, visit, error)
             exchange.respond(problem(error, request.id))
             return
         publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
@@ -94,14 +94,6 @@ class PublishEdge:
 
     def _record(self, error: KatewayError | None, exchange: Exchange, visit: Visit) -> None:
         self._front.record(exchange, visit, "publish", error)
-
-    def _record_refused(
-        self, error: Exception, exchange: Exchange, path: params.TopicPath, visit: Visit | None
-    ) -> None:
-        if visit is None:
-            self._front.record_refused(exchange, "publish", path, error)
-        else:
-            self._front.record(exchange, visit, "publish", error)
 
 
 def _path(request: Request) -> bytes:
