@@ -52,6 +52,9 @@ class StockConnection:
     def subject(self) -> str:
         return ""
 
+    def told_to_wait(self, seconds: float) -> None:
+        """Does nothing: reading is the stock channel's affair."""
+
     def stalled(self) -> bool:
         return False
 

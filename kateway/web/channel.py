@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -36,6 +36,10 @@ class HttpChannel(Protocol):
 
     factory: HttpFactory
     transport: Any
+    _wait_until = 0.0
+    """Until when the client was told to wait."""
+    _held: IDelayedCall | None = None
+    """Ends a pause in which nothing is read, because the client did not wait."""
 
     def __init__(self, factory: HttpFactory, peer: str, turned_away: KatewayError | None) -> None:
         self.factory = factory
@@ -159,6 +163,9 @@ class HttpChannel(Protocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self.gone = True
         self.deadline = inf
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         wire, tls = self._wire, self._tls
         if wire is None:
             orderly = reason.check(ConnectionDone) is not None
@@ -196,6 +203,21 @@ class HttpChannel(Protocol):
         if self._tls is not None:
             return self._tls.confirmed()
         return self._wire.confirmed() if self._wire is not None else None
+
+    def told_to_wait(self, seconds: float) -> None:
+        factory = self.factory
+        now = factory.seconds()
+        pause = factory.config.refused_pause_seconds
+        if now < self._wait_until and pause and self._held is None and not self._closing:
+            self._held = factory.later(pause, self._read_on)
+            self.transport.pauseProducing()
+        self._wait_until = now + seconds
+
+    def _read_on(self) -> None:
+        self._held = None
+        if not self._paused:
+            self.transport.resumeProducing()
+        self._advance()
 
     def stalled(self) -> bool:
         return self._wire is not None and self._wire.stalled()
@@ -276,14 +298,14 @@ class HttpChannel(Protocol):
 
     def _advance(self) -> None:
         """Handles what is ready, one at a time; never from inside a handler or the parser."""
-        if self._advancing:
+        if self._advancing or self._held is not None:
             return
         parser = self._parser
         if parser is None:
             return
         self._advancing = True
         try:
-            while self.exchange is None and not self._closing and self._other is None:
+            while self.exchange is None and not self._closing and self._other is None and self._held is None:
                 if parser.ready:
                     self._handle(parser.ready.pop(0))
                 elif parser.rest:
@@ -294,7 +316,7 @@ class HttpChannel(Protocol):
                     break
         finally:
             self._advancing = False
-        if self._other is not None or self._closing or self.gone:
+        if self._other is not None or self._closing or self.gone or self._held is not None:
             return
         if (parser.rest != b"") is not self._paused:
             self._paused = not self._paused
@@ -381,6 +403,10 @@ class HttpChannel(Protocol):
         if parser is not None:
             parser.close()
         self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self._paused = True
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()

@@ -127,6 +127,11 @@ class Connection(Protocol):
     remembered: Any
     """What the front remembers of the last request; ``None`` at first."""
 
+    def told_to_wait(self, seconds: float) -> None:
+        """The client is refused and told to come back after ``seconds``. One that was told before and did not wait is
+        read from more slowly: refusing a flood must not take the time of others.
+        """
+
     def stalled(self) -> bool:
         """The client's window is shut, or has let nothing through since the last look, with bytes waiting."""
 

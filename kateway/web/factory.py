@@ -53,6 +53,7 @@ class HttpFactory(Factory):
         self.access = access
         self.draining = False
         self.seconds: Callable[[], float] = clock.seconds
+        self.later: Callable[..., IDelayedCall] = clock.callLater
         self.tick = self.seconds()
         """The clock as of the last sweep: exact enough for a deadline, and free."""
         self.budget = Budget(config.max_inflight_body_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
@@ -13,7 +14,7 @@ from kateway.core.authorize import Asked
 from kateway.core.entrance import Entrance, Visit
 from kateway.core.permits import Permits
 from kateway.core.quotas import Allowance
-from kateway.errors import KatewayError
+from kateway.errors import KatewayError, QuotaExceeded
 from kateway.model import Message
 from kateway.web import params
 from kateway.web.credentials import Shown, credentials, shown
@@ -93,6 +94,9 @@ class Front:
             now = self._seconds()
             try:
                 allowance.request(now)
+            except QuotaExceeded as error:
+                _told_to_wait(exchange, error)
+                raise
             finally:
                 self._tell(exchange, allowance, now)
 
@@ -103,6 +107,9 @@ class Front:
             now = self._seconds()
             try:
                 allowance.publish(len(messages), _size(messages), now)
+            except QuotaExceeded as error:
+                _told_to_wait(exchange, error)
+                raise
             finally:
                 if self.quota_headers:
                     exchange.extra_headers = (*exchange.extra_headers, *allowance.headers(now))
@@ -194,6 +201,12 @@ class Recorded:
             self._front.record_failed(self._exchange, self._action, self._path, self.visit, error)
         elif self.visit is not None:
             self._front.record(self._exchange, self.visit, self._action)
+
+
+def _told_to_wait(exchange: Exchange, error: QuotaExceeded) -> None:
+    # as Retry-After says it: in whole seconds
+    if error.retry_after_seconds is not None:
+        exchange.connection.told_to_wait(ceil(error.retry_after_seconds))
 
 
 def _object(owner: str, topic: str, version: str, group: str | None) -> str:

@@ -411,6 +411,64 @@ def test_a_request_under_way_has_no_deadline(wire: Wire) -> None:
     assert not wire.transport.disconnecting
 
 
+def refuse(exchange: Exchange) -> None:
+    exchange.connection.told_to_wait(2)
+    exchange.respond(Response(429, (), b""))
+
+
+def test_who_waits_as_told_is_read_from_at_once(wire: Wire) -> None:
+    wire.handler = refuse
+    for _ in range(3):
+        assert statuses(wire.send(GET % b"a")) == [429]
+        assert wire.transport.producerState == "producing"
+        wire.clock.advance(2)
+
+
+def test_who_was_told_to_wait_and_goes_on_is_read_from_after_a_pause(wire: Wire) -> None:
+    wire.handler = refuse
+    wire.send(GET % b"a")
+    assert statuses(wire.send(GET % b"a" * 3)) == [429]
+    assert wire.transport.producerState == "paused"
+    wire.transport.clear()
+    wire.clock.advance(0.05)
+    assert statuses(wire.transport.value()) == [429]  # one more, and the next rest
+    assert wire.transport.producerState == "paused"
+    wire.handler = answer
+    wire.clock.advance(0.05)
+    assert statuses(wire.transport.value()) == [429, 200]
+    assert wire.transport.producerState == "producing"
+
+
+def test_a_request_that_passes_before_its_time_pauses_nothing(wire: Wire) -> None:
+    wire.handler = refuse
+    wire.send(GET % b"a")
+    wire.handler = answer
+    assert statuses(wire.send(GET % b"a" * 2)) == [200, 200]
+    assert wire.transport.producerState == "producing"
+
+
+def test_a_paused_connection_can_end(wire: Wire) -> None:
+    wire.handler = refuse
+    wire.send(GET % b"a")
+    wire.send(GET % b"a")
+    wire.lose()
+    assert not wire.clock.getDelayedCalls()
+
+
+def test_a_paused_connection_is_read_to_its_end_when_it_closes(wire: Wire) -> None:
+    wire.handler = refuse
+    wire.send(GET % b"a")
+    wire.send(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert wire.transport.producerState == "producing"
+    wire.clock.advance(1)
+
+
+def test_without_a_pause_nobody_rests() -> None:
+    wire = Wire(refused_pause_seconds=0.0)
+    wire.handler = refuse
+    assert statuses(wire.send(GET % b"a" * 3)) == [429, 429, 429]
+
+
 def test_nothing_is_scheduled_without_connections(wire: Wire) -> None:
     assert wire.clock.getDelayedCalls() != []
     wire.lose()
