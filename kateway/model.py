@@ -63,6 +63,8 @@ class TopicInfo:
 
     name: str
     partitions: int
+    replicas: int = 1
+    """Of the partition that has the fewest."""
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """The dead-letter queue of a group: ``<topic>.<group>.dead``, made when its first record comes.
 
 A record is written there with acks from all replicas before the original counts as acknowledged: a gateway that dies
-between the two leaves it in both places, never in none.
+between the two leaves it in both places, never in none. The queue has as many partitions and replicas as its topic,
+and a record keeps its partition, so that the order of those from one partition is kept and losing a broker loses none.
 """
 
 from __future__ import annotations
@@ -33,26 +34,32 @@ class DeadLetters:
 
     async def write(self, letters: list[tuple[int, Item]]) -> list[KatewayError | None]:
         """Writes records (with the partition each came from); answers ``None`` for each that is safe, else why not."""
-        messages = [self._letter(partition, item) for partition, item in letters]
         try:
-            await self._make()
+            partitions = await self._make()
+            messages = [self._letter(partition, item, partition % partitions) for partition, item in letters]
             outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
         except KatewayError as error:
             return [error] * len(letters)
         return [None if isinstance(outcome, Receipt) else outcome for outcome in outcomes]
 
-    async def _make(self) -> None:
-        if self._store.partitions(self.name):
-            return
+    async def _make(self) -> int:
+        """Makes the queue where it is missing; answers how many partitions it has."""
+        known = self._store.partitions(self.name)
+        if known:
+            return known
         try:
-            await self._store.topic(self.name)
+            queue = await self._store.topic(self.name)
         except NotFound:
+            original = await self._store.topic(self._topic)
             try:
-                await self._store.create_topic(self.name, partitions=1)
-            except Conflict:
-                pass  # somebody was faster
+                queue = await self._store.create_topic(
+                    self.name, partitions=original.partitions, replicas=original.replicas
+                )
+            except Conflict:  # somebody was faster
+                queue = await self._store.topic(self.name)
+        return queue.partitions
 
-    def _letter(self, partition: int, item: Item) -> Message:
+    def _letter(self, partition: int, item: Item, into: int) -> Message:
         record = item.record
         about = {
             "topic": self._topic,
@@ -64,4 +71,4 @@ class DeadLetters:
             "attempts": item.attempts,
         }
         headers = tuple((f"kateway-dead-{name}", str(value).encode()) for name, value in about.items())
-        return Message(value=record.value, key=record.key, headers=(*record.headers, *headers))
+        return Message(value=record.value, key=record.key, partition=into, headers=(*record.headers, *headers))

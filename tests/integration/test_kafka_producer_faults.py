@@ -173,6 +173,31 @@ async def test_a_frozen_broker_is_504_for_what_was_sent_and_503_for_the_rest(
         await load.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_an_idle_connection_that_ended_before_a_reconnect_that_hangs_is_503_because_nothing_was_sent(
+    one_broker: KafkaCluster, topic_name: str
+) -> None:
+    load, oracle = await prepared(one_broker, topic_name, deadline_seconds=1.0)
+    proxy = one_broker.proxies[1]
+    try:
+        for _ in range(PARTITIONS):
+            assert isinstance((await load.one())[0], Receipt)
+        proxy.blackhole()
+        proxy.cut()
+        # nothing is under way on the producer's connection: its end is all that is heard of it
+        await deferLater(reactor, 0.2)
+        outcomes = [await load.one() for _ in range(2)]
+        assert [type(outcome) for (outcome,) in outcomes] == [Unavailable, Unavailable]
+        assert max(load.late) < 0.5
+        proxy.pass_through()
+        await resumes(load, 10.0)
+        await load.settle()
+        await load.check(oracle)
+    finally:
+        proxy.pass_through()
+        await load.close()
+
+
 async def resumes(load: Load, seconds: float) -> None:
     """Publishes until a receipt comes, which must be soon."""
     end = reactor.seconds() + seconds

@@ -93,6 +93,9 @@ class Brokers:
     def pool(self, _purpose: str) -> Brokers:
         return self
 
+    def connected(self, _node: int) -> bool:
+        return self.reachable
+
     def close(self) -> Deferred[None]:
         for request in self.requests:
             if not request.answer.called:

@@ -95,6 +95,13 @@ class Pool:
         connection = self._connections[node_id] = self._client.connection(node_id, address)
         return connection
 
+    def connected(self, node_id: int) -> bool:
+        """Whether a request to a broker would be handed to a connection at once. Hot."""
+        connection = self._connections.get(node_id)
+        if connection is None or connection.proto is None:
+            return False
+        return connection.address == self._client.view.brokers.get(node_id, connection.address)
+
     def abort(self, node_id: int) -> None:
         """Drops the connection to a broker: what was sent fails with ``NoAnswer``, what comes next connects again."""
         connection = self._connections.get(node_id)

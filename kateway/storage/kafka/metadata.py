@@ -35,6 +35,8 @@ class TopicView:
     leaders: tuple[int | None, ...]
     internal: bool = False
     error: int = 0
+    replicas: int = 1
+    """Of the partition that has the fewest."""
 
     @property
     def complete(self) -> bool:
@@ -53,7 +55,7 @@ class ClusterView:
     def infos(self) -> dict[str, TopicInfo]:
         """The topics that are not Kafka's own business."""
         return {
-            name: TopicInfo(name, len(topic.leaders))
+            name: TopicInfo(name, len(topic.leaders), topic.replicas)
             for name, topic in self.topics.items()
             if not topic.internal and topic.leaders
         }
@@ -73,19 +75,20 @@ def decode_metadata(body: bytes) -> ClusterView:
     read.nullable_string()  # cluster id
     controller = read.i32()
 
-    def partition() -> tuple[int, int]:
+    def partition() -> tuple[int, tuple[int, int]]:
         read.i16()  # error: said by the leader being -1
         index, leader = read.i32(), read.i32()
-        read.array(read.i32)  # replicas
+        replicas = read.array(read.i32)
         read.array(read.i32)  # in-sync replicas
-        return index, leader
+        return index, (leader, len(replicas))
 
     def topic() -> tuple[str, TopicView]:
         error, name, internal = read.i16(), read.string(), read.boolean()
-        leaders = dict(read.array(partition))
-        count = max(leaders, default=-1) + 1
-        in_order = tuple(leader if (leader := leaders.get(index, -1)) in brokers else None for index in range(count))
-        return name, TopicView(in_order, internal, error)
+        found = dict(read.array(partition))
+        leaders = [found.get(index, (-1, 0))[0] for index in range(max(found, default=-1) + 1)]
+        in_order = tuple(leader if leader in brokers else None for leader in leaders)
+        replicas = min((count for _, count in found.values()), default=1)
+        return name, TopicView(in_order, internal, error, max(1, replicas))
 
     topics = dict(read.array(topic))
     return ClusterView(

@@ -159,7 +159,9 @@ class Sender:
         if not self.ready:
             self.waiting_bytes = 0
             return
-        if not self._greeted:
+        if not self._greeted or not self._pool.connected(self.node_id):
+            # a connection that ended while nothing was under way: the next one has to prove itself anew
+            self._greeted = False
             self._greet()
             return
         while self.ready and len(self.flights) < MAX_IN_FLIGHT and (force or self.wants_a_turn):

@@ -43,8 +43,8 @@ class Topics:
         return info
 
     def _known(self, topic: str) -> TopicInfo | None:
-        count = self._client.partition_count(topic)
-        return TopicInfo(topic, count) if count is not None else None
+        view = self._client.view.topics.get(topic)
+        return TopicInfo(topic, len(view.leaders), view.replicas) if view is not None and view.leaders else None
 
     async def create(self, topic: str, partitions: int, replicas: int, retention_ms: int | None) -> TopicInfo:
         """Makes a topic; ``Conflict`` where it exists."""
@@ -113,7 +113,7 @@ class Topics:
             await self._client.refresh()
             view = self._client.view.topics.get(topic)
             if done(view):
-                return TopicInfo(topic, len(view.leaders) if view is not None else 0)
+                return TopicInfo(topic, len(view.leaders), view.replicas) if view is not None else TopicInfo(topic, 0)
             if self._client.reactor.seconds() > deadline:
                 raise OutcomeUnknown(f"topic {topic} was changed, but the brokers do not show it yet")
             await deferLater(self._client.reactor, RETRY_SECONDS)
