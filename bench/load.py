@@ -39,6 +39,8 @@ class Load(NamedTuple):
     seconds: float
     p50_seconds: float
     p99_seconds: float
+    refused: int = 0
+    """Of the requests: answered with another status than 2xx or 3xx."""
 
     @property
     def rate(self) -> float:
@@ -60,18 +62,22 @@ def start(url: str, script: str, connections: int, seconds: float) -> subprocess
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def result(running: subprocess.Popen[str]) -> Load:
-    """What wrk says at its end. ``LoadFailed`` where any answer was not 2xx or any connection failed."""
+def result(running: subprocess.Popen[str], *, refusals: bool = False) -> Load:
+    """What wrk says at its end. ``LoadFailed`` where any connection failed or, unless ``refusals`` are wanted, any
+    answer was not 2xx.
+    """
     output, _ = running.communicate()
     Path(str(running.args[-2])).unlink(missing_ok=True)  # type: ignore[index]
     total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m)\b", output)
-    if running.returncode or total is None or "Non-2xx" in output or "Socket errors" in output:
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    if running.returncode or total is None or "Socket errors" in output or (refused and not refusals):
         raise LoadFailed(output.strip())
     return Load(
         int(total.group(1)),
         float(total.group(2)) * _SECONDS[total.group(3)],
         _percentile(output, 50),
         _percentile(output, 99),
+        int(refused.group(1)) if refused else 0,
     )
 
 
