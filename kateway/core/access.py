@@ -30,6 +30,8 @@ class Admission(NamedTuple):
     principal: Principal
     grant: Grant
     allowance: Allowance
+    credentials: Credentials
+    """What it brought: a stream is asked again who it is."""
 
 
 class Access:
@@ -60,21 +62,20 @@ class Access:
         except KatewayError as error:
             error.actor = actor(principal)
             raise
-        return Admission(principal, grant, self.quotas.of(principal, snapshot))
+        return Admission(principal, grant, self.quotas.of(principal, snapshot), credentials)
 
-    def revoked(self, admission: Admission, asked: Asked) -> KatewayError | None:
-        """Why a stream that was admitted may not go on; ``None``: it may. To be asked for every open stream when the
-        snapshot has changed, and when its principal expires.
+    def review(self, admission: Admission, asked: Asked) -> float | None:
+        """Until when a stream that was admitted may go on as things are now, in seconds since the epoch; ``None``:
+        until something changes. Where it may not go on, the error says why. To be asked for every open stream when the
+        snapshot or the configuration has changed, and at the moment that this told.
         """
-        if not self.authentication.stands(admission.principal):
-            return Unauthorized("the credentials were revoked or have expired")
-        try:
-            grant = self.authorizer.authorize(admission.principal, asked, self._snapshot())
-        except KatewayError as error:
-            return error
+        principal = self.authentication.again(admission.credentials, asked.purpose)
+        if (principal.application, principal.key) != (admission.principal.application, admission.principal.key):
+            raise Unauthorized("the credentials are somebody else's now")
+        grant = self.authorizer.authorize(principal, asked, self._snapshot())
         if grant[:3] != admission.grant[:3]:
-            return Denied("the topic is another one now")
-        return None
+            raise Denied("the topic is another one now")
+        return principal.expires
 
 
 def build_access(

@@ -58,7 +58,8 @@ class Authenticator(Protocol):
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
         """Who is asking; ``None`` where the credentials are not of this kind. ``Unauthorized``, ``Denied``.
-        A principal whose ``key`` is no key of the registry has a colon in it: ``jwt:alice``.
+        A principal whose ``key`` is no key of the registry has a colon in it: ``jwt:alice``. An open stream's
+        credentials are shown again when the registry or the configuration changes, and when its principal expires.
         """
 
 
@@ -180,17 +181,20 @@ class Authentication:
         failure.headers = (*failure.headers, *self._challenges)
         return failure
 
-    def stands(self, principal: Principal) -> bool:
-        """Whether a principal told earlier is still one: its key not revoked, nothing expired."""
-        snapshot = self._snapshot()
-        if principal.application not in snapshot.applications:
-            return False
-        if principal.expires is not None and principal.expires <= self._now():
-            return False
-        if not principal.key or ":" in principal.key:
-            return True
-        key = snapshot.keys.get(principal.key)
-        return key is not None and key.application == principal.application
+    def again(self, credentials: Credentials, purpose: Purpose) -> Principal:
+        """Who it is by the rules of now that brought these credentials some time ago; ``Unauthorized`` and ``Denied``
+        where they are good no more. Counts nothing: nobody asks.
+        """
+        for method in self._methods:
+            try:
+                principal = method.authenticate(credentials, purpose)
+            except CredentialsExpired:
+                raise
+            except Unauthorized:
+                continue
+            if principal is not None:
+                return principal
+        raise Unauthorized("the credentials were revoked or have expired")
 
     def take_used(self) -> dict[str, int]:
         """The registry's keys that were used since the last call, with the time of this one in ms since the epoch:

@@ -15,7 +15,7 @@ from kateway.core.access import Access, Admission
 from kateway.core.auth import Credentials, Purpose, SnapshotNow
 from kateway.core.authorize import GROUP_NAME, TOPIC_NAME, Asked
 from kateway.core.quotas import Allowance
-from kateway.errors import KatewayError, RegistryUnavailable, Unauthorized
+from kateway.errors import RegistryUnavailable, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Snapshot, open_topic
 from kateway.storage.interface import Store
@@ -83,8 +83,10 @@ class Entrance(Protocol):
     def enter(self, asked: Asked, show: Show) -> Visit:
         """The visit, or 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
 
-    def revoked(self, visit: Visit) -> KatewayError | None:
-        """Why a stream may not go on; ``None``: it may."""
+    def review(self, visit: Visit) -> float | None:
+        """Until when a stream may go on as things are now, in seconds since the epoch; ``None``: until something
+        changes. Where it may not go on, the error says why.
+        """
 
     def allowance(self, visit: Visit) -> Allowance | None:
         """What is left of the quotas now, for a stream that outlives changes of them."""
@@ -119,7 +121,7 @@ class OpenEntrance:
             visit = self._visits[asked] = Visit(place, asked.group or "", ANYBODY, None, (), asked, None)
         return visit
 
-    def revoked(self, visit: Visit) -> KatewayError | None:
+    def review(self, visit: Visit) -> float | None:
         return None
 
     def allowance(self, visit: Visit) -> Allowance | None:
@@ -177,8 +179,8 @@ class GuardedEntrance:
             admission,
         )
 
-    def revoked(self, visit: Visit) -> KatewayError | None:
-        return None if visit.admission is None else self.access.revoked(visit.admission, visit.asked)
+    def review(self, visit: Visit) -> float | None:
+        return None if visit.admission is None else self.access.review(visit.admission, visit.asked)
 
     def allowance(self, visit: Visit) -> Allowance | None:
         return self.access.quotas.of(visit.principal, self._snapshot())

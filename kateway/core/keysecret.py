@@ -1,6 +1,6 @@
 """Key and secret: what the registry keeps as a salted hash is checked once and remembered by a keyed digest.
 
-The digest's key is this process's own, and no secret is kept. What is remembered holds only while the snapshot has
+The digest's key is this process's own, and no secret is kept here. What is remembered holds only while the snapshot has
 the very hash that was matched, so a revoked, rotated or replaced key is refused from the moment the snapshot changes.
 An unknown key is checked against hashes that match nothing: it takes as long as a wrong secret and is told the same.
 """
@@ -49,14 +49,15 @@ class KeySecret:
         if known is not None:
             principal, hashed = known
             key = self._snapshot().keys.get(principal.key)
-            if key is not None and key.application == principal.application and self._holds(key, hashed):
-                check_kind(key, purpose)
-                return principal
+            if key is not None and key.application == principal.application:
+                if key.secret_hash == hashed:
+                    check_kind(key, purpose)
+                    return principal
+                if hashed in key.hashes(int(self._now() * 1000)):
+                    check_kind(key, purpose)
+                    return _principal(key, hashed)
             del self._matched[pair]
         return self._check(shown, credentials.secret, pair, purpose)
-
-    def _holds(self, key: Key, hashed: str) -> bool:
-        return key.secret_hash == hashed or hashed in key.hashes(int(self._now() * 1000))
 
     def _check(self, shown: bytes, secret: bytes, pair: bytes, purpose: Purpose) -> Principal:
         key = self._snapshot().keys.get(shown.decode("utf-8", "replace"))
@@ -69,12 +70,18 @@ class KeySecret:
                 matched = hashed
         if key is None or matched is None:
             raise Unauthorized(_WRONG)
-        principal = Principal(key.application, key.key)
+        principal = _principal(key, matched)
         if len(self._matched) >= self._max_cached:
             del self._matched[next(iter(self._matched))]
         self._matched[pair] = (principal, matched)
         check_kind(key, purpose)
         return principal
+
+
+def _principal(key: Key, hashed: str) -> Principal:
+    """A former secret's ends with its grace."""
+    expires = None if hashed == key.secret_hash else key.rotated_until / 1000
+    return Principal(key.application, key.key, expires)
 
 
 def key_secret_authenticator(context: AuthenticatorContext) -> KeySecret:

@@ -24,7 +24,7 @@ CLIENT_GONE = "client-gone"
 """The outcome of a request whose client did not wait for it."""
 
 REMEMBERED_SECONDS = 0.5
-"""For so long a connection's last visit need not be looked into again: a former secret's grace may end unseen in it."""
+"""For so long a connection's last visit need not be looked into again, unless its credentials are known to expire."""
 
 
 class Remembered(NamedTuple):

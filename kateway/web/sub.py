@@ -85,11 +85,12 @@ class SubscribeEdge:
             dead=query.dead,
             connection=exchange.connection,
         )
-        gone = self._front.entrance.revoked(visit)
-        if gone is not None:
-            # while it waited for its turn, and nobody watched over its permission
+        try:
+            # it may have gone while it waited for its turn, and nobody watched over its permission
+            self._front.entrance.review(visit)
+        except KatewayError:
             reader.finish()
-            raise gone
+            raise
         return reader
 
     def _feed(

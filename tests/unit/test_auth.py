@@ -141,7 +141,7 @@ def test_a_rotated_secret_works_on_until_its_grace_is_over(holder: Holder, by_ke
     holder.snapshot = snapshot(rotated)
     assert by_key.authenticate(shown(secret=b"new-secret"), "publish") == Principal("app1", "mykey")
     holder.clock.advance(4)
-    assert by_key.authenticate(shown(), "publish") == Principal("app1", "mykey")
+    assert by_key.authenticate(shown(), "publish") == Principal("app1", "mykey", until / 1000)
     holder.clock.advance(1.1)
     with pytest.raises(Unauthorized):
         by_key.authenticate(shown(), "publish")
@@ -254,18 +254,37 @@ def test_credentials_do_not_show_their_secrets() -> None:
     assert "192.0.2.1" in shown_as
 
 
-def test_a_principal_stands_until_its_key_is_revoked_or_it_expires(holder: Holder) -> None:
+def test_credentials_are_good_again_until_their_key_is_revoked(holder: Holder) -> None:
     holder.snapshot = snapshot(a_key())
     authentication = chain(holder, AuthConfig())
     principal = authentication.authenticate(shown(), "publish")
-    brief = Principal("app1", "jwt:alice", expires=holder.clock.seconds() + 5)
-    assert authentication.stands(principal)
-    assert authentication.stands(brief)
-    holder.clock.advance(5)
-    assert not authentication.stands(brief)
+    authentication.take_used()
+    assert authentication.again(shown(), "publish") == principal
     holder.snapshot = snapshot()
-    assert not authentication.stands(principal)
-    assert not authentication.stands(Principal("gone", "jwt:alice"))
+    for _ in range(30):
+        # nobody guesses here: what went is not held against the address
+        with pytest.raises(Unauthorized, match="revoked or have expired"):
+            authentication.again(shown(), "publish")
+    holder.snapshot = snapshot(a_key())
+    assert authentication.again(shown(), "publish") == principal
+    assert authentication.take_used() == {}
+    assert authentication.authenticate(shown(), "publish") == principal
+
+
+def test_a_former_secret_tells_when_it_ends(holder: Holder) -> None:
+    holder.snapshot = snapshot(a_key())
+    authentication = chain(holder, AuthConfig())
+    assert authentication.authenticate(shown(), "publish").expires is None
+    until = round(holder.clock.seconds() * 1000) + 5000
+    holder.snapshot = snapshot(
+        attrs.evolve(a_key(), secret_hash=hash_secret("new"), rotated_hash=a_key().secret_hash, rotated_until=until)
+    )
+    assert authentication.authenticate(shown(), "publish").expires == until / 1000
+    assert authentication.again(shown(), "publish").expires == until / 1000
+    assert authentication.authenticate(shown(secret=b"new"), "publish").expires is None
+    holder.clock.advance(5)
+    with pytest.raises(Unauthorized):
+        authentication.again(shown(), "publish")
 
 
 def test_the_keys_that_were_used_are_told_once(holder: Holder) -> None:

@@ -19,13 +19,15 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.gone: set[str] = set()
+        self.ends: dict[str, float] = {}
         self.ended: list[tuple[str, KatewayError]] = []
         self.permits = Permits(self, self.clock, lambda: 1000.0 + self.clock.seconds())  # type: ignore[arg-type]
 
-    def revoked(self, visit: Visit) -> KatewayError | None:
-        expires = visit.principal.expires
-        expired = expires is not None and expires <= 1000.0 + self.clock.seconds()
-        return Denied("gone") if expired or visit.asked.topic in self.gone else None
+    def review(self, visit: Visit) -> float | None:
+        expires = self.ends.get(visit.asked.topic, visit.principal.expires)
+        if visit.asked.topic in self.gone or (expires is not None and expires <= 1000.0 + self.clock.seconds()):
+            raise Denied("gone")
+        return expires
 
     def hold(self, topic: str, expires: float | None = None) -> Any:
         principal = Principal("app", "key", expires)
@@ -79,6 +81,40 @@ def test_credentials_that_expire_in_days_are_looked_at_daily() -> None:
     world.clock.advance(86401)
     assert world.topics == ["a"]
     release()
+
+
+def test_an_end_that_comes_to_be_known_later_is_kept_too() -> None:
+    world = World()
+    world.hold("a")
+    world.ends = {"a": 1010.0}
+    world.permits.recheck()
+    world.permits.recheck()
+    assert len(world.clock.getDelayedCalls()) == 1
+    world.clock.advance(9.9)
+    assert world.topics == []
+    world.clock.advance(0.2)
+    assert world.topics == ["a"]
+
+
+def test_an_end_that_is_put_off_is_waited_for() -> None:
+    world = World()
+    release = world.hold("a", expires=1010.0)
+    world.ends = {"a": 1020.0}
+    world.clock.advance(11)
+    assert world.topics == []
+    world.clock.advance(10)
+    assert world.topics == ["a"]
+    release()
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_one_that_is_gone_before_it_is_held_hears_of_it_when_it_is_ready_to() -> None:
+    world = World()
+    world.gone = {"a"}
+    world.hold("a")
+    assert world.topics == []
+    world.clock.advance(0.02)
+    assert world.topics == ["a"]
 
 
 def test_an_end_that_releases_at_once_is_fine() -> None:
