@@ -19,6 +19,7 @@ from kateway.config import KafkaStorageConfig
 from kateway.errors import TopicNotFound
 from kateway.model import Committed
 from kateway.storage.kafka.driver import KafkaStore
+from kateway.storage.kafka.fetcher import LET_GO_SECONDS
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.kafka
@@ -228,6 +229,36 @@ async def test_a_topic_deleted_and_made_again_ends_the_old_subscription_and_star
     await deferToThread(oracle.produce, topic, [b"anew"], partition=1)
     again = Reader(store, group, topic)
     await until(lambda: again.values == [b"anew"])
+
+
+class Standing(Reader):
+    """A reader that takes nothing by itself, and counts how often it was told that it could."""
+
+    told = 0
+
+    def readable(self, partition: int) -> None:
+        self.told += 1
+
+
+@here
+async def test_what_nobody_takes_for_a_while_is_let_go_of_and_fetched_again_when_somebody_does(
+    kafka, oracle, make_store, topic, group
+):
+    await deferToThread(oracle.produce, topic, numbered(0, 100), partition=3)
+    store = await make_store(kafka)
+    reader = Standing(store, group, topic)
+    await until(lambda: reader.told == 1)
+    first = reader.subscription.take(3, 10, 1 << 20)
+    assert [record.value for record in first] == numbered(0, 10)
+    await until(lambda: reader.told == 2)
+    await deferLater(reactor, LET_GO_SECONDS * 2 + 0.5)
+    assert reader.subscription.take(3, 1000, 1 << 20) == []
+    assert reader.subscription.position(3) == 10
+    await until(lambda: reader.told == 3)
+    assert [record.value for record in reader.subscription.take(3, 1000, 1 << 20)] == numbered(10, 90)
+    await deferToThread(oracle.produce, topic, [b"more"], partition=3)
+    await until(lambda: reader.told == 4)
+    assert [record.value for record in reader.subscription.take(3, 1000, 1 << 20)] == [b"more"]
 
 
 @here
