@@ -105,6 +105,25 @@ class KafkaCluster:
         self.wait()
         return self
 
+    def add(self) -> int:
+        """Starts one more broker, which is no controller, and waits until it is there. Nothing is moved to it."""
+        node = max(self.nodes) + 1
+        self._ports[node], self._direct_ports[node] = free_port(), free_port()
+        if self.proxies:
+            self.proxies[node] = Proxy(self._ports[node])
+        self._format(node)
+        self._launch(node)
+        self.nodes = (*self.nodes, node)
+        self.wait()
+        return node
+
+    def reassign(self, topic: str, partition: int, replicas: Sequence[int]) -> None:
+        """Has a partition moved to other brokers. Answers when that is begun: its metadata says when it is done."""
+        port = self._direct_ports[next(iter(self._processes))]
+        error = _reassigned(port, topic, partition, replicas)
+        if error:
+            raise RuntimeError(f"{topic}/{partition} cannot be moved to {list(replicas)}: error {error}")
+
     def kill(self, node: int) -> None:
         """SIGKILL: nothing is said to anyone."""
         self._processes.pop(node).kill()
@@ -166,18 +185,19 @@ class KafkaCluster:
         return Process(command, log=self._home / f"{node}.log", cwd=self._home)
 
     def _properties(self, node: int) -> dict[str, str]:
-        replicas = len(self.nodes)
+        replicas = len(self._controller_ports)
         in_sync = 2 if replicas >= 3 else 1
         advertised = self.address(node)
+        controls = node in self._controller_ports
         return {
             "node.id": str(node),
-            "process.roles": "broker,controller",
+            "process.roles": "broker,controller" if controls else "broker",
             "controller.quorum.voters": ",".join(f"{n}@127.0.0.1:{p}" for n, p in self._controller_ports.items()),
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,DIRECT:PLAINTEXT",
             "listeners": (
-                f"PLAINTEXT://127.0.0.1:{self._ports[node]},DIRECT://127.0.0.1:{self._direct_ports[node]},"
-                f"CONTROLLER://127.0.0.1:{self._controller_ports[node]}"
+                f"PLAINTEXT://127.0.0.1:{self._ports[node]},DIRECT://127.0.0.1:{self._direct_ports[node]}"
+                + (f",CONTROLLER://127.0.0.1:{self._controller_ports[node]}" if controls else "")
             ),
             "advertised.listeners": f"PLAINTEXT://{advertised},DIRECT://127.0.0.1:{self._direct_ports[node]}",
             "inter.broker.listener.name": "DIRECT",
@@ -210,12 +230,8 @@ def _brokers_known_to(port: int) -> set[int]:
 
     https://kafka.apache.org/protocol#The_Messages_Metadata
     """
-    request = struct.pack(">hhih5si", 3, 1, 1, 5, b"tests", 0)
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            (size,) = struct.unpack(">i", _exactly(connection, 4))
-            answer = _exactly(connection, size)
+        answer = _ask(port, struct.pack(">hhih5si", 3, 1, 1, 5, b"tests", 0))
     except OSError:
         return set()
     (count,) = struct.unpack_from(">i", answer, 4)
@@ -227,6 +243,31 @@ def _brokers_known_to(port: int) -> set[int]:
         at += 2 + max(rack_length, 0)
         nodes.add(node)
     return nodes
+
+
+def _reassigned(port: int, topic: str, partition: int, replicas: Sequence[int]) -> int:
+    """Sends AlterPartitionReassignments v0 (librdkafka has none) and gives the error of the whole or the partition.
+
+    All counts are below 127, so that each is one byte: in flexible versions that is the count and one more.
+    """
+    name = topic.encode()
+    place = struct.pack(f">iB{len(replicas)}i", partition, len(replicas) + 1, *replicas) + b"\0"
+    body = struct.pack(">iBB", 30_000, 2, len(name) + 1) + name + b"\2" + place + b"\0\0"
+    answer = _ask(port, struct.pack(">hhih5sB", 45, 0, 1, 5, b"tests", 0) + body, timeout_seconds=30)
+    (error,) = struct.unpack_from(">h", answer, 9)
+    at = 11 + max(answer[11], 1)
+    if error or answer[at] < 2:
+        return int(error)
+    at += 1 + answer[at + 1]
+    (error,) = struct.unpack_from(">h", answer, at + 1 + 4)
+    return int(error)
+
+
+def _ask(port: int, request: bytes, timeout_seconds: float = 2.0) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        (size,) = struct.unpack(">i", _exactly(connection, 4))
+        return _exactly(connection, size)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,24 @@ RECOVERY_SECONDS = 10.0
 """Until a member of a group has found its coordinator again and could commit."""
 
 
+on_both = pytest.mark.parametrize("version", ["3.9.2", "4.3.1"])
+"""What depends on the broker; the others run on the newer."""
+
+
 @pytest.fixture(scope="module")
-def cluster(kafka_cluster: Callable[..., KafkaCluster]) -> KafkaCluster:
-    return kafka_cluster(proxied=True)
+def clusters(kafka_cluster: Callable[..., KafkaCluster]) -> Callable[[str], KafkaCluster]:
+    """One broker of each version, made when it is first asked for."""
+    return cache(lambda version: kafka_cluster(version=version, proxied=True))
+
+
+@pytest.fixture
+def version() -> str:
+    return "4.3.1"
+
+
+@pytest.fixture
+def cluster(clusters: Callable[[str], KafkaCluster], version: str) -> KafkaCluster:
+    return clusters(version)
 
 
 @pytest.fixture
@@ -54,6 +70,7 @@ def gateway(daemon: Callable[..., Daemon], cluster: KafkaCluster, tmp_path: Path
     return start
 
 
+@on_both
 def test_lost_answers_make_no_duplicates_and_lose_nothing(
     cluster: KafkaCluster, oracle: Oracle, gateway: Gateways, topic_name: str
 ) -> None:
@@ -82,6 +99,7 @@ def test_lost_answers_make_no_duplicates_and_lose_nothing(
     assert report.acknowledged == report.present == report.delivered
 
 
+@on_both
 def test_a_dead_broker_is_told_in_time_and_honestly_and_all_goes_on_with_its_return(
     cluster: KafkaCluster, oracle: Oracle, gateway: Gateways, topic_name: str
 ) -> None:
@@ -134,6 +152,7 @@ def test_killing_the_gateway_under_load_loses_nothing(oracle: Oracle, gateway: G
     assert final.committed == ends(final)
 
 
+@on_both
 def test_members_that_come_and_go_lose_nothing(oracle: Oracle, gateway: Gateways, topic_name: str) -> None:
     oracle.create_topic(topic_name, 6)
     first, second = gateway("first"), gateway("second")
