@@ -1,7 +1,7 @@
 """A long run under faults chosen by a seed. The history checker's table ends it; the exit status is 1 if it found any.
 
     python bench/soak.py --minutes 10 --seed 7                       # embedded: kill -9, disconnects, slow readers
-    python bench/soak.py --store kafka --brokers 3 --minutes 60      # and brokers killed, stopped and frozen
+    python bench/soak.py --store kafka --brokers 3 --minutes 60      # and brokers killed, stopped, frozen and added
     python bench/soak.py --rounds 1000 --faults none                 # the disconnect matrix alone
     python bench/soak.py --kills 100 --faults gateway                # so many times kill -9 of the gateway
 
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +84,8 @@ class Soak:
             kinds.append(self.slow_reader)
         if self.cluster is not None and self.options.faults in ("all", "brokers"):
             kinds += [self.kill_broker, self.stop_broker, self.freeze_broker]
+            if self.options.brokers == 3:
+                kinds.append(self.move_partition)
         if kinds:
             self.chosen.choice(kinds)()
 
@@ -135,6 +137,19 @@ class Soak:
             time.sleep(self.chosen.uniform(1, 8))
             self.cluster_.thaw(node)
             self.cluster_.wait()
+
+    def move_partition(self) -> None:
+        """Of three brokers a fourth is made first, so that there is somewhere to go; the leader always changes."""
+        if len(self.cluster_.nodes) == 3:
+            self.note("broker added")
+            self.cluster_.add()
+        number = self.chosen.randrange(self.options.partitions)
+        assert self.oracle is not None
+        old = self.oracle.leaders(TOPIC)[number]
+        others = [node for node in self.cluster_.nodes if node != old]
+        self.note("partition moved")
+        self.run.history.fault("partition moved")
+        self.cluster_.reassign(TOPIC, number, self.chosen.sample(others, len(others)))
 
     def outage(self, name: str, recovery_seconds: float = 0.0) -> AbstractContextManager[None]:
         self.note(name)
@@ -216,8 +231,12 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--visitors", type=int, default=2, help="clients at a time that end in every way")
     parser.add_argument("--pause", type=float, default=0.005, help="seconds between a writer's requests")
+    parser.add_argument("--folder", type=Path, help="keep the gateway's data and log there, not in a temporary folder")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="kateway-soak-") as folder:
+    kept: Path | None = options.folder
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="kateway-soak-") if kept is None else nullcontext(kept) as folder:
         soak = Soak(options, Path(folder))
         try:
             report = soak.soak()

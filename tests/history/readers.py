@@ -145,16 +145,16 @@ def _victim(history: History, session: int, port: int, target: str, plan: Plan) 
         text=True,
     )
     assert process.stdout is not None
-    status = 0
     with process.stdout as said:
-        for line in said:
-            status, records = json.loads(line)
-            for lane, number, place in records:
-                history.deliver(session, Ident(lane, number), Place(*place) if place else None)
-            break
+        line = said.readline()
+        status, records = json.loads(line) if line else (0, [])
+        for lane, number, place in records:
+            history.deliver(session, Ident(lane, number), Place(*place) if place else None)
         time.sleep(plan.hold_seconds)
         process.kill()
         process.wait()
+    if not line:
+        raise ConnectionRefusedError("the gateway is away just now")
     return int(status)
 
 

@@ -13,7 +13,10 @@ if __name__ == "__main__":
     port, target, form, query, cut, records, skip = sys.argv[1:]
     had = []
     plan = Plan(form, query, cut, int(records), int(skip), "kill")
-    attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+    try:
+        attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+    except OSError:
+        sys.exit()  # nobody listens just now
     attendance.read()
     print(json.dumps([attendance.incoming.status, had]), flush=True)
     signal.pause()
