@@ -79,12 +79,16 @@ class TlsConfig:
 
 @attrs.frozen(kw_only=True)
 class SaslConfig:
-    """SASL towards a Kafka cluster. Secrets come from a file or the environment, never from this file."""
+    """SASL towards a Kafka cluster. Secrets come from files, which are read again for each connection, or from the
+    environment, never from this file.
+    """
 
-    mechanism: Literal["none", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "none"
+    mechanism: Literal["none", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "none"
     username: str = ""
     password_file: str = ""
     password_env: str = ""
+    token_file: str = ""
+    """For OAUTHBEARER."""
 
 
 @attrs.frozen(kw_only=True)

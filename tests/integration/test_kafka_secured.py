@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
+import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from kafka_reader import until
 from servers.fixtures import skipping_where_missing
 from servers.kafka import KafkaCluster
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from kateway.config import KafkaStorageConfig, SaslConfig, TlsConfig
 from kateway.model import Message, Receipt
@@ -27,6 +31,8 @@ pytestmark = pytest.mark.kafka
 
 MODULE = "org.apache.kafka.common.security"
 PASSWORD = "pa,ss=word"
+SESSION_SECONDS = 2
+"""What the broker gives a login by SCRAM-SHA-256; other mechanisms' logins last."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,11 @@ def secured(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> I
     public, both = certificate
     settings = {
         "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,PLAINTEXT:{request.param},DIRECT:PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+        "listener.name.plaintext.oauthbearer.sasl.jaas.config": (
+            f'{MODULE}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
+        ),
+        "listener.name.plaintext.scram-sha-256.connections.max.reauth.ms": str(SESSION_SECONDS * 1000),
         "listener.name.plaintext.plain.sasl.jaas.config": (
             f'{MODULE}.plain.PlainLoginModule required user_me="{PASSWORD}";'
         ),
@@ -74,7 +84,7 @@ def secured(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> I
         settings["listener.name.plaintext.ssl.keystore.type"] = "PEM"
         settings["listener.name.plaintext.ssl.keystore.location"] = str(both)
     with skipping_where_missing():
-        cluster = KafkaCluster("4.3.1", settings=settings)
+        cluster = KafkaCluster("4.3.1", settings=settings, proxied=True)
     try:
         cluster.start()
         admin = AdminClient({"bootstrap.servers": cluster.direct, "log_level": 0})
@@ -86,18 +96,31 @@ def secured(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> I
         cluster.close()
 
 
-def store_for(secured: tuple[KafkaCluster, TlsConfig], mechanism: str, password: str, folder: Path) -> KafkaStore:
+def token(seconds: float) -> str:
+    """What Kafka's unsecured validator takes: a JWT without a signature."""
+
+    def part(table: dict[str, object]) -> str:
+        return urlsafe_b64encode(json.dumps(table).encode()).rstrip(b"=").decode()
+
+    now = time.time()
+    return f"{part({'alg': 'none'})}.{part({'sub': 'me', 'iat': now - 1, 'exp': now + seconds})}."
+
+
+def store_for(secured: tuple[KafkaCluster, TlsConfig], mechanism: str, secret: str, folder: Path) -> KafkaStore:
     cluster, tls = secured
-    secret = folder / "password"
-    secret.write_text(password + "\n")
-    sasl = SaslConfig(mechanism=mechanism, username="me", password_file=str(secret))
+    file = folder / "secret"
+    file.write_text(secret + "\n")
+    if mechanism == "OAUTHBEARER":
+        sasl = SaslConfig(mechanism="OAUTHBEARER", token_file=str(file))
+    else:
+        sasl = SaslConfig(mechanism=mechanism, username="me", password_file=str(file))
     return KafkaStore(KafkaStorageConfig(driver="kafka", brokers=tuple(cluster.addresses), tls=tls, sasl=sasl), reactor)
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"])
 @here
 async def test_a_store_that_may_publishes_and_reads(secured, mechanism, tmp_path, topic_name):
-    store = store_for(secured, mechanism, PASSWORD, tmp_path)
+    store = store_for(secured, mechanism, token(60) if mechanism == "OAUTHBEARER" else PASSWORD, tmp_path)
     await store.start()
     try:
         await store.create_topic(topic_name, partitions=1)
@@ -109,14 +132,55 @@ async def test_a_store_that_may_publishes_and_reads(secured, mechanism, tmp_path
         await store.stop(5)
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+@pytest.mark.parametrize(
+    ("mechanism", "wrong", "reason"),
+    [
+        ("PLAIN", "wrong", "uthentication failed"),
+        ("SCRAM-SHA-512", "wrong", "uthentication failed"),
+        ("OAUTHBEARER", token(-60), "invalid_token"),
+    ],
+)
 @here
-async def test_a_wrong_password_is_what_health_says(secured, mechanism, tmp_path):
-    store = store_for(secured, mechanism, "wrong", tmp_path)
+async def test_a_wrong_secret_is_what_health_says_until_the_file_has_the_right_one(
+    secured, mechanism, wrong, reason, tmp_path
+):
+    store = store_for(secured, mechanism, wrong, tmp_path)
     await store.start()
     try:
-        await until(lambda: "uthentication failed" in store.health().reason)
-        assert "wrong" not in store.health().reason
+        await until(lambda: reason in store.health().reason)
+        assert wrong not in store.health().reason
+        (tmp_path / "secret").write_text(token(60) if mechanism == "OAUTHBEARER" else PASSWORD)
+        await until(lambda: store.health().healthy)
+    finally:
+        await store.stop(5)
+
+
+@here
+async def test_a_login_that_the_broker_limits_is_renewed_without_a_lost_request(secured, tmp_path, topic_name):
+    cluster, _ = secured
+    store = store_for(secured, "SCRAM-SHA-256", PASSWORD, tmp_path)
+    await store.start()
+    try:
+        await store.create_topic(topic_name, partitions=2)
+        end = reactor.seconds() + 2 * SESSION_SECONDS
+        offsets: dict[int, list[object]] = {-1: [], 1: []}
+        asked = 0
+        while reactor.seconds() < end:
+            asked += 1
+            for partition, (acks, outcomes) in enumerate(offsets.items()):
+                message = Message(b"%d" % asked, partition=partition)
+                publishing = store.publish(topic_name, [message], acks, reactor.seconds() + 10)
+                publishing.addCallback(outcomes.extend)
+            await deferLater(reactor, 0.005)
+            if asked == 1:
+                await until(lambda: all(offsets.values()))
+                before = cluster.proxies[1].connections_made
+        await until(lambda: all(len(outcomes) == asked for outcomes in offsets.values()))
+        # in their order, each once
+        for partition, outcomes in enumerate(offsets.values()):
+            assert outcomes == [Receipt(partition, offset) for offset in range(asked)]
+        assert cluster.proxies[1].connections_made > before
+        assert store.health().healthy
     finally:
         await store.stop(5)
 

@@ -225,3 +225,87 @@ def test_an_address_may_leave_out_the_port(text, address):
 def test_what_is_not_an_address_is_a_configuration_error(text):
     with pytest.raises(ConfigError):
         parse_address(text)
+
+
+# --- renewal -------------------------------------------------------------------------------------------------------
+
+
+def connected() -> Broker:
+    """A broker that has answered one request."""
+    broker = Broker()
+    answers: list[bytes] = []
+    broker.ask().addCallback(answers.append)
+    broker.accept()
+    broker.answer(1, b"")
+    assert answers == [b""]
+    return broker
+
+
+def test_a_connection_that_nobody_uses_is_left_at_once_and_made_again_when_there_is_something_to_send():
+    broker = connected()
+    broker.connection.proto.renew()
+    assert broker.transport.disconnecting
+    broker.drop()
+    assert broker.reactor.getDelayedCalls() == []
+    assert broker.attempts == 1
+    answer = broker.ask(b"next")
+    broker.accept()
+    assert broker.transport.value().endswith(b"next")
+    broker.answer(2, b"yes")
+    assert answer.result == b"yes"
+
+
+def test_what_was_sent_is_answered_before_a_connection_is_left_and_what_comes_then_goes_over_the_next():
+    broker = connected()
+    before, old = broker.ask(b"before"), broker.transport
+    broker.connection.proto.renew()
+    after = broker.ask(b"after")
+    assert not old.disconnecting
+    assert not old.value().endswith(b"after")
+    broker.answer(2, b"one")
+    assert before.result == b"one"
+    assert old.disconnecting
+    assert broker.attempts == 1, "in their order: not while the old one is open"
+    broker.drop()
+    broker.accept()
+    assert broker.transport.value().endswith(b"after")
+    broker.answer(3, b"two")
+    assert after.result == b"two"
+
+
+def test_a_connection_that_is_lost_while_it_has_answers_to_come_is_a_failure_as_any():
+    broker = connected()
+    before = broker.ask(b"before")
+    broker.connection.proto.renew()
+    after = broker.ask(b"after")
+    broker.drop()
+    before.addErrback(lambda failure: failure.trap(NoAnswer))
+    after.addErrback(lambda failure: failure.trap(NeverSent))
+    assert (before.result, after.result) == (NoAnswer, NeverSent)
+
+
+def test_a_broker_that_does_not_close_is_not_waited_for():
+    broker = connected()
+    broker.connection.proto.renew()
+    answer = broker.ask()
+    broker.reactor.advance(1.1)
+    assert broker.transport.aborted
+    broker.drop()
+    broker.accept()
+    broker.answer(2, b"yes")
+    assert answer.result == b"yes"
+
+
+def test_closing_while_it_is_left_waits_for_its_end():
+    for asked in (False, True):
+        broker = connected()
+        waiting = broker.ask() if asked else None
+        broker.connection.proto.renew()
+        closed = broker.connection.close()
+        assert not closed.called
+        broker.drop()
+        assert closed.called
+        assert broker.reactor.getDelayedCalls() == []
+        if waiting is not None:
+            waiting.addErrback(lambda failure: failure.trap(NoAnswer))
+            assert waiting.result is NoAnswer

@@ -70,6 +70,8 @@ class FrameReceiver(Protocol):
     def __init__(self) -> None:
         self._held = bytearray()
         self._wanted = 8
+        self.deadline: IDelayedCall | None = None
+        """When it is closed at the latest, if it is being left."""
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -104,8 +106,14 @@ class FrameReceiver(Protocol):
         if at < end:
             self._held += data[at:] if at else data
 
+    def renew(self) -> None:
+        """Makes way for another connection once what was sent on this one is answered."""
+        self.factory.renew(self)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._held.clear()
+        if self.deadline is not None and self.deadline.active():
+            self.deadline.cancel()
         self.factory._connectionLost(reason)
 
 
@@ -136,6 +144,8 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
         self._correlation_id = 0
         self._answered_any = False
         self._not_before = 0.0
+        self._leaving: FrameReceiver | None = None
+        """A connection that is not to be used any more, while it has answers to come or is closing."""
 
     def request(
         self,
@@ -183,8 +193,23 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
 
     def abort(self) -> None:
         """Drops the connection at once; what was sent fails with ``NoAnswer``, what comes next connects again."""
-        if self.proto is not None:
-            self.proto.transport.abortConnection()  # type: ignore[union-attr]
+        proto = self.proto or self._leaving
+        if proto is not None:
+            proto.transport.abortConnection()  # type: ignore[union-attr]
+
+    def renew(self, proto: FrameReceiver) -> None:
+        """What was sent on this connection is waited for, what comes from now on goes over another: in their order."""
+        if self.proto is proto and self._dDown is None:
+            self.proto, self._leaving = None, proto
+            self._leave()
+
+    def _leave(self) -> None:
+        leaving = self._leaving
+        if leaving is None or leaving.deadline or any(state.sent is not None for state in self.requests.values()):
+            return
+        transport: Any = leaving.transport
+        leaving.deadline = self._reactor.callLater(CLOSE_GRACE_SECONDS, transport.abortConnection)
+        transport.loseConnection()
 
     def close(self) -> Deferred[None]:
         """Ends the connection for good; every request fails. Bounded by ``CLOSE_GRACE_SECONDS``."""
@@ -192,6 +217,7 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
             closed: Deferred[None] = Deferred()
             self._dDown.chainDeferred(closed) if not self._dDown.called else closed.callback(None)
             return closed
+        self.proto, self._leaving = self.proto or self._leaving, None
         waiting = dict(self.requests)
         self.requests.clear()  # afkak would fail them with an error of its own
         down: Deferred[None] = super().close()
@@ -217,6 +243,8 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
             self.abort()
         elif state.cancelled is None:
             state.d.callback(body)
+        if self._leaving is not None:
+            self._leave()
 
     def not_kafka(self) -> None:
         """What came is not an answer of Kafka's."""
@@ -224,6 +252,11 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
         self.abort()
 
     def _connectionLost(self, reason: Failure) -> None:
+        left, self._leaving = self._leaving, None
+        if left is not None and left.deadline is not None:
+            if self.requests:
+                self._connect()
+            return
         self.proto = None
         now = self._reactor.seconds()
         if not self._answered_any and self.requests:
@@ -247,7 +280,7 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
                 state.d.errback(NeverSent(why) if state.sent is None else NoAnswer(why))
 
     def _connect(self) -> None:
-        if self.connector is not None or self.proto is not None:
+        if self.connector is not None or self.proto is not None or self._leaving is not None:
             return
         delay = self._not_before - self._reactor.seconds()
         connecting = deferLater(self._reactor, delay, self._open) if delay > 0 else self._open()

@@ -1,25 +1,24 @@
 """Endpoints that speak TLS and SASL before Kafka: what comes out of them is a connection like any other.
 
-SASL by SaslHandshake v1 and SaslAuthenticate v0 (KIP-152), PLAIN (RFC 4616) and SCRAM (RFC 5802, 7677), inside TLS
-or not. The password leaves for the broker only as the mechanism says and is never logged.
+SASL by SaslHandshake v1 and SaslAuthenticate v0 or v1 (KIP-152, KIP-368), inside TLS or not. Secrets are read again for
+each connection, so one that is replaced in its file is in use from the next connection on. They leave for the broker
+only as the mechanism says and are never logged.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator
-from functools import lru_cache
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import (
     Certificate,
@@ -33,80 +32,39 @@ from zope.interface import implementer
 
 from kateway.config import KafkaStorageConfig, SaslConfig, TlsConfig
 from kateway.errors import ConfigError
+from kateway.storage.kafka.connection import FrameReceiver
+from kateway.storage.kafka.mechanisms import MECHANISMS, AuthenticationFailed, Conversation
+from kateway.storage.kafka.metadata import API_VERSIONS, API_VERSIONS_VERSION, decode_api_versions
 from kateway.storage.kafka.primitives import MalformedResponse, Reader, data, request_header, string
 
 SASL_HANDSHAKE, SASL_HANDSHAKE_VERSION = 17, 1
-SASL_AUTHENTICATE, SASL_AUTHENTICATE_VERSION = 36, 0
+SASL_AUTHENTICATE = 36
+NOT_SECURED = 34
+"""ILLEGAL_SASL_STATE."""
 MAX_ANSWER_BYTES = 1 << 20
-MAX_ITERATIONS = 1_000_000
-"""Of a SCRAM password's hash: more would hold up the reactor."""
-
-Conversation = Generator[bytes, bytes, None]
-"""A mechanism: yields what to send, is sent what came."""
-
-
-class AuthenticationFailed(Exception):
-    """The broker refuses the credentials, or cannot prove that it knows them."""
-
-
-def plain(username: str, password: str) -> Conversation:
-    """PLAIN: fit for TLS only."""
-    yield b"\0" + username.encode() + b"\0" + password.encode()
-
-
-def scram(algorithm: str, username: str, password: str, nonce: str | None = None) -> Conversation:
-    """SCRAM with ``sha256`` or ``sha512``, without channel binding. Checks that the server knows the password too."""
-    nonce = nonce or b64encode(os.urandom(24)).decode()
-    first = f"n={username.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
-    server_first = (yield b"n,," + first.encode()).decode()
-    said = _attributes(server_first)
-    if not said.get("r", "").startswith(nonce) or "s" not in said or not said.get("i", "").isdigit():
-        raise AuthenticationFailed(f"the broker's SCRAM challenge is no answer to ours ({said.get('e', 'malformed')})")
-    iterations = int(said["i"])
-    if not 1 <= iterations <= MAX_ITERATIONS:
-        raise AuthenticationFailed(f"the broker asks for {iterations} iterations")
-    salted = _salted(algorithm, password, said["s"], iterations)
-    client_key = hmac.digest(salted, b"Client Key", algorithm)
-    without_proof = f"c=biws,r={said['r']}"
-    signed = f"{first},{server_first},{without_proof}".encode()
-    signature = hmac.digest(hashlib.new(algorithm, client_key).digest(), signed, algorithm)
-    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
-    final = _attributes((yield f"{without_proof},p={b64encode(proof).decode()}".encode()).decode())
-    expected = hmac.digest(hmac.digest(salted, b"Server Key", algorithm), signed, algorithm)
-    if not hmac.compare_digest(final.get("v", "").encode(), b64encode(expected)):
-        raise AuthenticationFailed(f"the broker does not prove that it knows the password ({final.get('e', '')})")
-
-
-def _attributes(message: str) -> dict[str, str]:
-    return {part[0]: part[2:] for part in message.split(",") if part[1:2] == "="}
-
-
-@lru_cache(maxsize=16)
-def _salted(algorithm: str, password: str, salt: str, iterations: int) -> bytes:
-    """Takes milliseconds; a broker gives each connection the same salt."""
-    return hashlib.pbkdf2_hmac(algorithm, password.encode(), b64decode(salt), iterations)
-
-
-MECHANISMS: dict[str, Callable[[str, str], Conversation]] = {
-    "PLAIN": plain,
-    "SCRAM-SHA-256": lambda username, password: scram("sha256", username, password),
-    "SCRAM-SHA-512": lambda username, password: scram("sha512", username, password),
-}
+MAX_REFUSED_DELAY_SECONDS = 10.0
+"""So often at least a broker that refused a secret is shown it again. Another secret is shown at once."""
+RENEWED_AT = (0.7, 0.85)
+"""Between these parts of a session that the broker limits its connection is replaced, not all at one moment."""
 
 
 class _Authenticating(Protocol):
     """Speaks SASL, then hands its transport on and only passes bytes."""
 
-    def __init__(self, mechanism: str, conversation: Conversation) -> None:
+    def __init__(self, reactor: Any, mechanism: str, conversation: Conversation) -> None:
+        self._reactor = reactor
         self._mechanism = mechanism
         self._conversation = conversation
         self._held = b""
-        self._step = self._shaken
+        self._step: Callable[[bytes], None] = self._told_versions
+        self._version = 0
+        self._lifetime_seconds = 0.0
+        self._renewal: IDelayedCall | None = None
         self._inner: Protocol | None = None
         self.done: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        self._send(SASL_HANDSHAKE, SASL_HANDSHAKE_VERSION, string(self._mechanism))
+        self._send(API_VERSIONS, API_VERSIONS_VERSION, b"")
 
     def _send(self, key: int, version: int, body: bytes) -> None:
         request = request_header(key, version, 0, string("kateway")) + body
@@ -124,12 +82,20 @@ class _Authenticating(Protocol):
         elif len(self._held) >= 4 + size:
             body, self._held = self._held[8 : 4 + size], self._held[4 + size :]
             try:
-                self._step(Reader(body))
+                self._step(body)
             except (AuthenticationFailed, MalformedResponse, ValueError) as error:
                 self._fail(error)
 
-    def _shaken(self, read: Reader) -> None:
+    def _told_versions(self, body: bytes) -> None:
+        self._version = min(decode_api_versions(body).get(SASL_AUTHENTICATE, (0, 0))[1], 1)
+        self._step = self._shaken
+        self._send(SASL_HANDSHAKE, SASL_HANDSHAKE_VERSION, string(self._mechanism))
+
+    def _shaken(self, body: bytes) -> None:
+        read = Reader(body)
         error, offered = read.i16(), read.array(read.string)
+        if error == NOT_SECURED:
+            raise AuthenticationFailed("that listener of the broker does not take SASL")
         if error:
             raise AuthenticationFailed(
                 f"the broker does not offer {self._mechanism} but {', '.join(offered) or 'none'}"
@@ -138,21 +104,27 @@ class _Authenticating(Protocol):
         self._say(next(self._conversation))
 
     def _say(self, words: bytes) -> None:
-        self._send(SASL_AUTHENTICATE, SASL_AUTHENTICATE_VERSION, data(words))
+        self._send(SASL_AUTHENTICATE, self._version, data(words))
 
-    def _went_on(self, read: Reader) -> None:
-        error, words, answer = read.i16(), read.string(), read.data()
+    def _went_on(self, body: bytes) -> None:
+        read = Reader(body)
+        error, words, answer = read.i16(), read.nullable_string(), read.data()
         if error:
             raise AuthenticationFailed(words or f"error {error}")
+        self._lifetime_seconds = read.i64() / 1000 if self._version else 0.0
         try:
             self._say(self._conversation.send(answer))
         except StopIteration:
             self.done.callback(None)
 
     def become(self, inner: Protocol) -> None:
-        """From now on only a pipe to ``inner``."""
+        """From now on only a pipe to ``inner``. A broker that limits the session drops the connection for what is
+        asked after its end, and whoever asked does not know whether it was done: so it is renewed before.
+        """
         self._inner = inner
         inner.makeConnection(self.transport)
+        if self._lifetime_seconds > 0 and isinstance(inner, FrameReceiver):
+            self._renewal = self._reactor.callLater(self._lifetime_seconds * random.uniform(*RENEWED_AT), inner.renew)
 
     def _fail(self, error: Exception) -> None:
         assert self.transport is not None
@@ -161,10 +133,51 @@ class _Authenticating(Protocol):
             self.done.errback(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._renewal is not None and self._renewal.active():
+            self._renewal.cancel()
         if self._inner is not None:
             self._inner.connectionLost(reason)
         elif not self.done.called:
             self.done.errback(ConnectionLost("while authenticating"))
+
+
+@attrs.define
+class _Refusal:
+    secret: str
+    reason: str
+    until: float
+    delay_seconds: float
+
+
+class Refusals:
+    """Brokers that refused a secret: until when it is not shown to them again. One refusal costs them work and us
+    nothing but hope, and many lock accounts.
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._refused: dict[str, _Refusal] = {}
+
+    def check(self, broker: str, secret: str) -> None:
+        """Raises ``AuthenticationFailed`` with the broker's reason while it is too soon."""
+        refused = self._refused.get(broker)
+        if refused is not None and refused.secret == secret and self._clock.seconds() < refused.until:
+            raise AuthenticationFailed(refused.reason)
+
+    def note(self, broker: str, secret: str, reason: str) -> None:
+        """A refusal: the next attempt waits twice as long as this one did."""
+        now = self._clock.seconds()
+        before = self._refused.get(broker)
+        if before is None or before.secret != secret:
+            delay = 1.0
+        elif now < before.until:
+            return  # begun when it was not known yet
+        else:
+            delay = min(before.delay_seconds * 2, MAX_REFUSED_DELAY_SECONDS)
+        self._refused[broker] = _Refusal(secret, reason, now + delay, delay)
+
+    def forget(self, broker: str) -> None:
+        self._refused.pop(broker, None)
 
 
 @implementer(IStreamClientEndpoint)
@@ -172,12 +185,19 @@ class SaslEndpoint:
     """Connects by another endpoint and authenticates before the protocol is made. Cancelling hangs up."""
 
     def __init__(
-        self, reactor: Any, inner: IStreamClientEndpoint, sasl: SaslConfig, password: str, timeout_seconds: float
+        self,
+        reactor: Any,
+        inner: IStreamClientEndpoint,
+        broker: str,
+        sasl: SaslConfig,
+        refusals: Refusals,
+        timeout_seconds: float,
     ) -> None:
         self._reactor = reactor
         self._inner = inner
+        self._broker = broker
         self._sasl = sasl
-        self._password = password
+        self._refusals = refusals
         self._timeout_seconds = timeout_seconds
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
@@ -185,18 +205,27 @@ class SaslEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: Any) -> Protocol:
-        conversation = MECHANISMS[self._sasl.mechanism](self._sasl.username, self._password)
-        wire = _Authenticating(self._sasl.mechanism, conversation)
+        try:
+            secret = read_secret(self._sasl)
+        except ConfigError as error:
+            raise AuthenticationFailed("; ".join(error.problems)) from error
+        self._refusals.check(self._broker, secret)
+        conversation = MECHANISMS[self._sasl.mechanism](self._sasl.username, secret)
+        wire = _Authenticating(self._reactor, self._sasl.mechanism, conversation)
         await connectProtocol(self._inner, wire)
-        late = self._reactor.callLater(self._timeout_seconds, wire._fail, AuthenticationFailed("no answer in time"))
+        late = self._reactor.callLater(self._timeout_seconds, wire._fail, ConnectionLost("no answer in time"))
         try:
             await wire.done
+        except AuthenticationFailed as error:
+            self._refusals.note(self._broker, secret, str(error))
+            raise
         except BaseException:
             wire.transport.abortConnection()  # type: ignore[union-attr]
             raise
         finally:
             if late.active():
                 late.cancel()
+        self._refusals.forget(self._broker)
         inner: Protocol = factory.buildProtocol(None)
         wire.become(inner)
         return inner
@@ -204,29 +233,46 @@ class SaslEndpoint:
 
 def endpoint_factory(config: KafkaStorageConfig) -> Callable[[Any, str, int], IStreamClientEndpoint]:
     """Endpoints as the configuration says; ``ConfigError`` where a file or a secret is missing."""
-    password = _password(config.sasl) if config.sasl.mechanism != "none" else ""
+    secured = config.sasl.mechanism != "none"
+    if secured:
+        read_secret(config.sasl)
     trust, identity = _certificates(config.tls) if config.tls.enabled else (None, None)
     timeout = config.connect_timeout_seconds
+    refusals: list[Refusals] = []
 
     def make(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
         if config.tls.enabled:
             options = optionsForClientTLS(host, trustRoot=trust, clientCertificate=identity)
             endpoint = wrapClientTLS(options, endpoint)
-        if config.sasl.mechanism != "none":
-            endpoint = SaslEndpoint(reactor, endpoint, config.sasl, password, timeout)
+        if secured:
+            if not refusals:
+                refusals.append(Refusals(reactor))
+            endpoint = SaslEndpoint(reactor, endpoint, f"{host}:{port}", config.sasl, refusals[0], timeout)
         return endpoint
 
     return make
 
 
-def _password(sasl: SaslConfig) -> str:
-    if sasl.password_file:
-        return _read("sasl.password_file", sasl.password_file).decode().strip()
-    password = os.environ.get(sasl.password_env, "") if sasl.password_env else ""
-    if not password:
-        raise ConfigError(["sasl: password_file, or password_env with a variable that is set, is needed"])
-    return password
+def read_secret(sasl: SaslConfig) -> str:
+    """The password or token as it is now; ``ConfigError`` where there is none."""
+    if sasl.mechanism == "OAUTHBEARER":
+        option, file, env = "sasl.token_file", sasl.token_file, ""
+        needed = "sasl: token_file is needed for OAUTHBEARER"
+    else:
+        option, file, env = "sasl.password_file", sasl.password_file, sasl.password_env
+        needed = "sasl: password_file, or password_env with a variable that is set, is needed"
+    secret = os.environ.get(env, "") if env else ""
+    if file:
+        try:
+            secret = _read(option, file).decode().strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError([f"{option}: {file}: is not UTF-8"]) from error
+        if not secret:
+            raise ConfigError([f"{option}: {file}: is empty"])
+    if not secret:
+        raise ConfigError([needed])
+    return secret
 
 
 def _certificates(tls: TlsConfig) -> tuple[Any, PrivateCertificate | None]:
