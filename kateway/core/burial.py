@@ -37,8 +37,9 @@ class Burial:
 
     def take(self, delivery: Delivery) -> None:
         """Takes over what a delivery has for the dead-letter queue."""
-        while delivery.dying:
-            self._queue.append((delivery, delivery.dying.popleft()))
+        if delivery.dying:
+            self._queue += [(delivery, item) for item in delivery.dying]
+            delivery.dying.clear()
         self._write()
 
     def stop(self) -> None:

@@ -19,10 +19,10 @@ The ``ack=auto`` path works on batches; nothing here is done for each of its rec
 
 from __future__ import annotations
 
-from collections import deque
 from heapq import heappop, heappush
 from math import inf
 
+from kateway.core.flights import Flights
 from kateway.core.items import Items
 from kateway.core.ranges import Ranges
 from kateway.core.repeats import Repeats
@@ -53,8 +53,7 @@ class Delivery(Items):
         self.done = Ranges.decode(committed.offset, committed.metadata) if committed else Ranges()
         if self.floor is not None:
             self.floor = self.done.absorb(self.floor)
-        self.flights: deque[Taken] = deque()
-        """In the order of their offsets."""
+        self.flights = Flights()
         self.repeats = Repeats()
         """Of what is read from the store again after batches came back."""
         self.committed = committed
@@ -123,8 +122,7 @@ class Delivery(Items):
         attempts = [item.attempts + 1 for item in items]
         taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
         # leases that readers of another mode left behind end below what has been taken since
-        later = sum(1 for flight in self.flights if flight.start > taken.start)
-        self.flights.insert(len(self.flights) - later, taken)
+        self.flights.depart(taken)
         return taken
 
     def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
@@ -132,9 +130,10 @@ class Delivery(Items):
         items = []
         repeated = self.repeats.attempts(records) if self.repeats else None
         among = self._items_from(records[0].offset)
+        among.reverse()
         for index, record in enumerate(records):
-            while among and among[0].record.offset < record.offset:
-                start = among.popleft().record.offset + 1
+            while among and among[-1].record.offset < record.offset:
+                start = among.pop().record.offset + 1
             item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
             start = record.offset + 1
             self._track(item)
@@ -185,15 +184,8 @@ class Delivery(Items):
 
     def settle(self, taken: Taken) -> None:
         """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
-        if not self.live:
-            return
-        if self.flights and self.flights[0] is taken:
-            self.flights.popleft()
-        elif taken in self.flights:
-            self.flights.remove(taken)
-        else:
-            return
-        self._settled_around(taken.start, taken.stop)
+        if self.live and self.flights.land(taken):
+            self._settled_around(taken.start, taken.stop)
 
     def settle_some(self, taken: Taken, count: int) -> None:
         """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
@@ -212,19 +204,7 @@ class Delivery(Items):
             return None
         if not self.live or taken not in self.flights:
             return None
-        repeats: list[tuple[int, int]] = []
-        while True:
-            last = self.flights.pop()
-            attempts = last.attempts or [1] * last.count
-            before = [
-                (last.behind(index + 1), attempt if last.sent else attempt - 1)
-                for index, attempt in enumerate(attempts)
-                if index + 1 == last.count or attempts[index + 1] != attempt
-            ]
-            repeats[:0] = before
-            if last is taken:
-                break
-        self.repeats.rewind(repeats)
+        self.repeats.rewind(self.flights.turn_back(taken))
         self.frontier = taken.start
         for item in [item for item in self.items.values() if item.state is State.READY]:
             self._make_ready(item)  # those above the frontier now are read again, too, so that the order holds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from heapq import heappop
 from math import inf
 
@@ -24,7 +24,7 @@ class Items:
         """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
         self.due = inf
         """No lease and no delay ends before this."""
-        self.dying: deque[Item] = deque()
+        self.dying: list[Item] = []
         """To be written to the dead-letter queue by whoever owns this."""
 
     def _track(self, item: Item) -> None:
@@ -44,14 +44,15 @@ class Items:
         """The offset behind the last item; 0 where there is none."""
         return next(reversed(self.items)) + 1 if self.items else 0
 
-    def _items_from(self, offset: int) -> deque[Item]:
+    def _items_from(self, offset: int) -> list[Item]:
         """Those at or above an offset; none, at no cost, where the last one lies below."""
-        found: deque[Item] = deque()
+        found: list[Item] = []
         if self._items_end() > offset:
             for item in reversed(self.items.values()):
                 if item.record.offset < offset:
                     break
-                found.appendleft(item)
+                found.append(item)
+        found.reverse()
         return found
 
     def _around_items(self, start: int, end: int) -> list[tuple[int, int]]:

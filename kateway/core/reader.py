@@ -13,7 +13,6 @@ The reader watches the connection by itself until nothing of what it sent is uns
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -30,6 +29,7 @@ Mode = Literal["auto", "explicit"]
 class Watcher(Protocol):
     """``web.exchange.Watcher``: what a connection tells."""
 
+    def unsettled(self) -> bool: ...
     def asked(self) -> None: ...
     def closed(self, confirmed: int, orderly: bool) -> None: ...
 
@@ -86,7 +86,7 @@ class Reader:
         self._on_readable: Callable[[], None] | None = None
         self._on_failed: Callable[[KatewayError], None] | None = None
         self._unsent: list[Taken] = []
-        self._unsettled: deque[Taken] = deque()
+        self._unsettled: list[Taken] = []
         self._sent_end = 0
         self._asked_end = -1
         self._open_since = float("-inf")
@@ -183,7 +183,7 @@ class Reader:
         """The connection is over: after a FIN what was confirmed has been read, after a reset nothing more."""
         now = self._group.now()
         self.look(now, confirmed)
-        unsettled, self._unsettled = self._unsettled, deque()
+        unsettled, self._unsettled = self._unsettled, []
         if orderly:
             for taken in unsettled:
                 taken.delivery.settle_some(taken, taken.whole_records(confirmed))
@@ -213,10 +213,11 @@ class Reader:
                 taken.lengths = ()  # wholly confirmed: nobody will ask where a record ends
             if taken.end <= self._asked_end or now - max(taken.confirmed_at, self._open_since) >= settle_seconds:
                 done += 1
-        for _ in range(done):
-            taken = unsettled.popleft()
-            taken.delivery.settle(taken)
         if done:
+            settled = unsettled[:done]
+            del unsettled[:done]
+            for taken in settled:
+                taken.delivery.settle(taken)
             self._group.settled()
 
     def tick(self, now: float) -> bool:

@@ -4,7 +4,6 @@ of anybody else's. A reader takes a seat; there are as many seats as partitions.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -25,7 +24,7 @@ class Seats(Generic[R]):
 
     def __init__(self) -> None:
         self.seated: list[R] = []
-        self.waiting: deque[R] = deque()
+        self.waiting: list[R] = []
         self.count = 0
         """How many seats there are; 0: not known, or none of the partitions is ours just now."""
         self._fed: set[R] = set()
@@ -57,7 +56,7 @@ class Seats(Generic[R]):
         if not count:
             return []
         for reader in reversed(self.seated[count:]):
-            self.waiting.appendleft(reader)
+            self.waiting.insert(0, reader)
         del self.seated[count:]
         return self._move_up()
 
@@ -65,7 +64,7 @@ class Seats(Generic[R]):
         if not self.count:
             return []
         while self.waiting and len(self.seated) < self.count:
-            self.seated.append(self.waiting.popleft())
+            self.seated.append(self.waiting.pop(0))
         self._fed.update(self.seated)
         if not self.waiting or not self._hopeless():
             return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -54,7 +53,7 @@ class Cursor:
         self._window = self._least_window
         self._on_readable = on_readable
         self._on_failed = on_failed
-        self._slices: deque[Slice] = deque()
+        self._slices: list[Slice] = []
         self._held = 0
         self._next = offset
         self._read_to = 0
@@ -99,7 +98,7 @@ class Cursor:
             self.position = first.offset
             if first.left:
                 break
-            slices.popleft()
+            del slices[0]
             if slices:
                 self.position = slices[0].offset
         if slices:

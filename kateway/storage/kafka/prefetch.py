@@ -7,7 +7,6 @@ comes again, so that a fast reader gets whole megabytes and many slow ones cost 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from itertools import accumulate
 
 from kateway.errors import CorruptRecords
@@ -34,7 +33,7 @@ class Prefetch:
         """What was at hand was let go of, because nobody took it: nothing is wanted until somebody does."""
         self._least = limit
         self._most = most
-        self._batches: deque[Batch] = deque()
+        self._batches: list[Batch] = []
         self._records: list[Record] = []
         """The head batch, decoded as far as it is not taken: from ``_at`` on."""
         self._at = 0
@@ -153,7 +152,7 @@ class Prefetch:
         head = self._batches[0]
         assert self.position is not None
         records = [] if head.hidden else decode(head, self.position)
-        self._batches.popleft()
+        del self._batches[0]
         self._clear_head()
         self._records = records
         self._after = max(self.position, head.last_offset + 1)
