@@ -1,17 +1,27 @@
-"""Kafka's brokers found through ZooKeeper, from nodes as Kafka 3.9 and older ones write them."""
+"""Kafka's brokers found through ZooKeeper: a real Kafka 3.9, and nodes as older ones write them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import attrs
 import pytest
 import pytest_twisted
 from kazoo.client import KazooClient
+from servers.fixtures import skipping_where_missing
+from servers.kafka_on_zookeeper import KafkaOnZooKeeper
 from servers.process import free_port
 from servers.zookeeper import ZooKeeperServer
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
+sys.path.append(str(Path(__file__).parents[1] / "edge"))
+
+from gateways import RunningGateway, config, eventually
+
+from kateway.config import KafkaStorageConfig
 from kateway.errors import Unavailable
 from kateway.registry.brokers import kafka_brokers
 
@@ -56,3 +66,42 @@ async def test_the_live_brokers_listeners_of_a_protocol_are_found(
 async def test_a_zookeeper_that_is_away_is_waited_for_no_longer_than_told() -> None:
     with pytest.raises(Unavailable, match="did not say in time"):
         await kafka_brokers(reactor, f"127.0.0.1:{free_port()}", timeout_seconds=0.3)
+
+
+@pytest.fixture
+def kafka_on_zookeeper(zookeeper: ZooKeeperServer, unique_name: Callable[[str], str]) -> Iterator[KafkaOnZooKeeper]:
+    with skipping_where_missing():
+        cluster = KafkaOnZooKeeper(zookeeper, unique_name("kafka"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.mark.kafka
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_finds_its_kafka_through_zookeeper_and_again_when_it_moves(
+    kafka_on_zookeeper: KafkaOnZooKeeper, tmp_path: Path, topic_name: str
+) -> None:
+    store = KafkaStorageConfig(
+        driver="kafka", brokers=("127.0.0.1:1",), brokers_from_zookeeper=kafka_on_zookeeper.connect, create_topics=True
+    )
+    gateway = RunningGateway(attrs.evolve(config(tmp_path), storage={"default": store}), "hot")
+    await gateway.start()
+    health = gateway.service.stores["default"].health
+    try:
+        await eventually(lambda: health().healthy)
+        topic = f"/v1/topics/{topic_name}"
+        assert (await gateway.request("POST", f"{topic}?partition=0", b"before")).status == 201
+        assert (await gateway.request("GET", f"{topic}/g1")).body == b"before"
+        address = kafka_on_zookeeper.address(1)
+        await deferToThread(kafka_on_zookeeper.move)
+        assert kafka_on_zookeeper.address(1) != address
+        await eventually(lambda: health().healthy, 20)
+        assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", b"after")).status == 201
+        # what was read just before may not have been committed: it comes again then
+        answer = await gateway.request("GET", f"{topic}/g1?limit=2&idle=1&timeout=20")
+        assert answer.body.endswith(b"after\n")
+    finally:
+        await gateway.stop()

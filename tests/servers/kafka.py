@@ -168,10 +168,14 @@ class KafkaCluster:
 
     # --- how a broker is made ---
 
-    def _format(self, node: int) -> None:
+    def _write_properties(self, node: int) -> Path:
         properties = self._home / f"{node}.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties(node).items()))
         (self._home / "log4j.properties").write_text(LOG4J_1)
+        return properties
+
+    def _format(self, node: int) -> None:
+        properties = self._write_properties(node)
         process = self._run(node, "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(properties))
         if process.wait(60) != 0:
             raise RuntimeError(f"Kafka could not format its storage:\n{process.output()[-4000:]}")

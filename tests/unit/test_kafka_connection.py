@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -225,6 +226,21 @@ def test_an_address_may_leave_out_the_port(text, address):
 def test_what_is_not_an_address_is_a_configuration_error(text):
     with pytest.raises(ConfigError):
         parse_address(text)
+
+
+def test_whoever_hears_of_a_failure_may_give_up_what_fails_with_it():
+    for accepted in (True, False):
+        broker = Broker()
+        first, second = broker.ask(b"first"), broker.ask(b"second")
+        first.addErrback(lambda _failure, second=second: second.cancel())
+        if accepted:
+            broker.accept()
+            broker.drop()
+        else:
+            broker.refuse()
+        second.addErrback(lambda failure: failure.trap(CancelledError))
+        assert second.result is CancelledError
+        assert first.result is None
 
 
 # --- renewal -------------------------------------------------------------------------------------------------------

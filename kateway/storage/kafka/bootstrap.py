@@ -8,7 +8,7 @@ from typing import Any
 from kateway.errors import ConfigError, KatewayError
 from kateway.storage.kafka.connection import Address
 
-FIND_INTERVAL_SECONDS = 30.0
+FIND_INTERVAL_SECONDS = 5.0
 """So often the question is asked again while none of the brokers that are known answers."""
 
 DEFAULT_PORT = 9092

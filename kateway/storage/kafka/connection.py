@@ -276,8 +276,13 @@ class Connection(_KafkaBrokerClient):  # type: ignore[misc]
         waiting = list(self.requests.values())
         self.requests.clear()
         for state in waiting:
-            if state.cancelled is None:
+            # whoever hears of one failure may give up others of them
+            if state.cancelled is None and not state.d.called:
                 state.d.errback(NeverSent(why) if state.sent is None else NoAnswer(why))
+
+    def _cancelRequest(self, correlation_id: int, _answer: Deferred[bytes]) -> None:
+        if correlation_id in self.requests:  # else it is failing just now
+            super()._cancelRequest(correlation_id, _answer)
 
     def _connect(self) -> None:
         if self.connector is not None or self.proto is not None or self._leaving is not None:
