@@ -240,7 +240,12 @@ class Reader(threading.Thread):
         if self._client is not None:
             self._client.close()
             if last is not None:
-                self._history.clean(last)
+                self._settled(last)
+
+    def _settled(self, session: int) -> None:
+        """The client read a response and asked again or closed: with acknowledgements of its own that says nothing."""
+        if not self._ack:
+            self._history.clean(session)
 
     def _response(self, last: int | None) -> int:
         """Takes one response; ``last`` is the session before on the same connection, which the request settles."""
@@ -269,7 +274,7 @@ class Reader(threading.Thread):
                 if self._ack and place is not None:
                     unacknowledged.append(place)
             if last is not None and incoming.status:
-                self._history.clean(last)
+                self._settled(last)
                 last = None
             if len(unacknowledged) >= 50:
                 self._acknowledge(unacknowledged)

@@ -102,7 +102,8 @@ def test_killing_the_gateway_under_load_loses_nothing(gateway: Callable[..., Dae
         run.stop_writing()
         run.drain()
     final = from_gateway(up.public_port, "killed", "group1", drained=True)
-    report = check(run.history, final, in_order=not ack, outages=run.outages, commit_seconds=1.5)
+    # what was acknowledged with sync=1 and answered 200 never comes again, whatever crashes
+    report = check(run.history, final, in_order=not ack, outages=() if ack else run.outages, commit_seconds=1.5)
     print(report.row())
     assert report.faults() == {}
     assert report.delivered == report.present >= 600
