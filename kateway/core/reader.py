@@ -128,6 +128,11 @@ class Reader:
             self._unsettled.append(taken)
             self._group.wants_attention(self)
 
+    def rest(self) -> None:
+        """The client has no room, and was not quick so far: until it takes again, nothing is kept at hand for it."""
+        if self.mode == "auto":
+            self._group.rest(self)
+
     def release(self, taken: Taken) -> None:
         """Gives back a batch that will not be written after all; it does not count as an attempt."""
         if taken in self._unsent:

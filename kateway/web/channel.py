@@ -23,8 +23,8 @@ from kateway.web.exchange import Request, Watcher
 from kateway.web.parsing import Parsed, RequestParser, new_request_id
 from kateway.web.problems import problem
 from kateway.web.tls import subject_of
-from kateway.web.transport import CountingTls, PromptConnection
 from kateway.web.wire_exchange import WireExchange
+from kateway.web.witness import Witness
 
 if TYPE_CHECKING:
     from kateway.web.factory import HttpFactory
@@ -53,29 +53,20 @@ class HttpChannel(Protocol):
         """When the factory's sweep is to look at this connection, on the factory's clock."""
         self._turned_away = turned_away
         self._parser: RequestParser | None = None
-        self._wire: PromptConnection | None = None
-        self._tls: CountingTls | None = None
         self._other: Any = None
         self._subject: str | None = None
         self.remembered: Any = None
-        self._watchers: list[Watcher] | None = None
         self._advancing = self._closing = self._fin = self._paused = self._secure = False
-        self._moved = -1
-        self._moved_at = 0.0
 
     # --- the transport's side ---------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        transport = self.transport
-        if isinstance(transport, TLSMemoryBIOProtocol):
-            self._secure = True
-            if isinstance(transport, CountingTls):
-                self._tls = transport
-                self._wire = transport.wire
-        elif isinstance(transport, PromptConnection):
-            self._wire = transport
-        if self._wire is not None:
-            self._wire.drained = self._drained
+        self._secure = isinstance(self.transport, TLSMemoryBIOProtocol)
+        witness = self._witness = Witness(self.transport)
+        if witness.wire is not None:
+            witness.wire.drained = self._drained
+        if witness.tls is not None:
+            witness.tls.leaving = self._in_doubt
         factory = self.factory
         self.deadline = factory.tick + factory.config.header_timeout_seconds
         factory.opened(self)
@@ -88,9 +79,9 @@ class HttpChannel(Protocol):
             return
         if self._closing:
             return  # a lingering close: what still comes is dropped
-        if self._watchers and self.exchange is None and not self.backlog():
-            for watcher in tuple(self._watchers):
-                watcher.asked()
+        witness = self._witness
+        if witness.watchers and self.exchange is None and not witness.backlog():
+            witness.asked()
         parser = self._parser
         idle = self.exchange is None and (parser is None or parser.idle)
         if idle and self._came_before(data):
@@ -141,17 +132,17 @@ class HttpChannel(Protocol):
 
     def readConnectionLost(self) -> None:
         """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes
-        later, or in the middle of a response, means that it has left.
+        later, or in the middle of a response, means that it has left, or that it merely sends no more.
         """
         self._fin = True
         exchange = self.exchange
-        if self._closing:
+        if self._closing and self._witness.parting is None:
             self._close_if_confirmed()
         elif exchange is not None and self._other is None and exchange.fresh:
             age = self.factory.seconds() - exchange.request.received
-            if age > self.factory.config.half_close_seconds:
+            if age > self.factory.config.half_close_seconds and not self._in_doubt():
                 self._leave()
-        else:
+        elif not self._in_doubt():
             self._leave()
 
     def writeConnectionLost(self) -> None:
@@ -166,12 +157,6 @@ class HttpChannel(Protocol):
         if self._held is not None:
             self._held.cancel()
             self._held = None
-        wire, tls = self._wire, self._tls
-        if wire is None:
-            orderly = reason.check(ConnectionDone) is not None
-        else:
-            orderly = (wire.fin or (tls is not None and tls.notified)) and not wire.reset
-        watchers, self._watchers = self._watchers, None
         parser, self._parser = self._parser, None
         exchange, self.exchange = self.exchange, None
         other, self._other = self._other, None
@@ -182,27 +167,29 @@ class HttpChannel(Protocol):
         if exchange is not None:
             budget.held -= exchange.body_bytes
         try:
-            if watchers:
-                confirmed = self.confirmed()
-                if confirmed is None:
-                    confirmed = self.sent if orderly else 0
-                for watcher in watchers:
-                    watcher.closed(confirmed, orderly)
+            self._witness.over(reason, self.sent)
             if exchange is not None:
                 exchange.client_gone()
             if other is not None:
                 other.connectionLost(reason)
         finally:
             # whatever those make of it, the connection is counted no longer
-            self._wire = self._tls = None
+            self._witness.forget()
             self.factory.closed(self)
 
     # --- Connection -------------------------------------------------------------------------------------------------
 
     def confirmed(self) -> int | None:
-        if self._tls is not None:
-            return self._tls.confirmed()
-        return self._wire.confirmed() if self._wire is not None else None
+        return self._witness.confirmed()
+
+    def stalled(self) -> bool:
+        return self._witness.stalled()
+
+    def watch(self, watcher: Watcher) -> None:
+        self._witness.watch(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self._witness.unwatch(watcher)
 
     def told_to_wait(self, seconds: float) -> None:
         factory = self.factory
@@ -218,18 +205,6 @@ class HttpChannel(Protocol):
         if not self._paused:
             self.transport.resumeProducing()
         self._advance()
-
-    def stalled(self) -> bool:
-        return self._wire is not None and self._wire.stalled()
-
-    def watch(self, watcher: Watcher) -> None:
-        if self._watchers is None:
-            self._watchers = []
-        self._watchers.append(watcher)
-
-    def unwatch(self, watcher: Watcher) -> None:
-        if self._watchers is not None and watcher in self._watchers:
-            self._watchers.remove(watcher)
 
     # --- the exchange's side ----------------------------------------------------------------------------------------
 
@@ -249,10 +224,10 @@ class HttpChannel(Protocol):
         if not self.gone:
             self.transport.write(data)
 
-    def backlog(self) -> int:
-        """Bytes that wait for the socket."""
-        wire = self._wire
-        return 0 if wire is None else wire.offered - wire.handed
+    def writable(self) -> bool:
+        """Whether the client has room for more, and has not said goodbye."""
+        witness = self._witness
+        return not witness.backlog() and witness.parting is None
 
     def must_close(self) -> bool:
         """Whether the connection ends with the response that is given now, whatever the client wishes."""
@@ -273,7 +248,7 @@ class HttpChannel(Protocol):
     def cut(self) -> None:
         """Resets the connection."""
         if not self.gone:
-            self._closing = True
+            self._closing = self._witness.cut = True
             self.transport.abortConnection()
 
     def end(self) -> None:
@@ -375,14 +350,7 @@ class HttpChannel(Protocol):
 
     def check_stall(self, now: float) -> None:
         """Cuts a client that has taken nothing for ``write_stall_timeout_seconds`` while bytes wait for it."""
-        wire = self._wire
-        if wire is None or wire.offered == self._moved:
-            return
-        confirmed = wire.confirmed()
-        moved = wire.handed if confirmed is None else confirmed
-        if moved != self._moved or moved == wire.offered:
-            self._moved, self._moved_at = moved, now
-        elif now - self._moved_at >= self.factory.config.write_stall_timeout_seconds:
+        if self._witness.stuck(now, self.factory.config.write_stall_timeout_seconds):
             self.cut()
 
     def close_if_idle(self) -> None:
@@ -410,7 +378,9 @@ class HttpChannel(Protocol):
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
-        if self._wire is None or self._secure:
+        if self._fin and self._witness.part(self.factory, None, self._parted):
+            self.deadline = inf  # our FIN would be the last that is heard of it
+        elif self._witness.wire is None or self._secure:
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -419,13 +389,12 @@ class HttpChannel(Protocol):
         """Goes on with a lingering close; bytes that are still on their way to the client hold it up."""
         if self.gone:
             return
-        wire = self._wire
-        confirmed = wire.confirmed() if wire is not None else None
-        if wire is not None and confirmed is not None and confirmed < wire.offered and (waited or self._watchers):
+        witness = self._witness
+        if (waited or witness.watchers) and witness.under_way():
             # bounded by the write stall timeout
             self.deadline = self.factory.tick + self.factory.interval
             return
-        if waited and (self._secure or self.backlog()):
+        if waited and (self._secure or witness.backlog()):
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
@@ -436,10 +405,45 @@ class HttpChannel(Protocol):
             return
         self._closing = True
         self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
-        if self.backlog():
+        if self._witness.backlog():
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
+
+    def _in_doubt(self) -> bool:
+        """The client has said that it sends no more: whether anything depends on what it means by that."""
+        if not self._witness.part(self.factory, self._say_goodbye, self._parted):
+            return False
+        self.deadline = inf
+        self._closing = self._closing or (self.exchange is None and self._other is None)
+        return True
+
+    def _say_goodbye(self) -> None:
+        """Ends the response, or sends what a client that has had its response may ignore."""
+        tls = self._witness.tls
+        if self.exchange is not None:
+            self.exchange.keep_alive = False
+            self.exchange.leave()
+        elif self._other is not None:
+            self._other.leave()
+        elif tls is None:
+            self.send(b"\r\n")  # RFC 9112 9.2
+        if tls is not None:
+            tls.say_goodbye()
+
+    def _parted(self) -> None:
+        """What a goodbye meant has become clear."""
+        wire, parting = self._witness.wire, self._witness.parting
+        if wire is None or parting is None:
+            return
+        if wire.reset:
+            wire.abortConnection()  # type: ignore[no-untyped-call]
+        elif parting.settled and self.exchange is not None and self.exchange.fresh:
+            self._witness.parting = None  # it still gets its answer
+        elif parting.settled or parting.closed:
+            wire.loseConnection()  # type: ignore[no-untyped-call]
+        else:
+            self.cut()
 
     def _drained(self) -> None:
         if self.exchange is not None:

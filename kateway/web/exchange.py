@@ -103,6 +103,9 @@ class Span(NamedTuple):
 class Watcher(Protocol):
     """Hears what its connection tells about whether what was sent has arrived."""
 
+    def unsettled(self) -> bool:
+        """Whether anything that was sent may still come back."""
+
     def asked(self) -> None:
         """The client's next request has begun to arrive, after everything of ours was handed to the socket."""
 
@@ -175,7 +178,9 @@ class Exchange(Protocol):
         """Calls back each time that the waiting bytes have all been handed to the socket."""
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
-        """Calls back once if the client goes before the response is finished (after the watchers' ``closed``)."""
+        """Calls back once if the client goes before the response is finished: after the watchers' ``closed``, or as
+        soon as it says that it sends no more, when a response that has begun can still be ended.
+        """
 
     def finish(self) -> None:
         """Ends a streamed response with the last chunk."""
@@ -185,5 +190,5 @@ class Exchange(Protocol):
 
     def take_over(self, protocol: Any, head: bytes) -> bytes:
         """Sends ``head``, the whole 101 response, and hands the connection to ``protocol``, which hears
-        ``dataReceived``, ``drained`` and ``connectionLost`` from now on. Answers what had arrived already.
+        ``dataReceived``, ``drained``, ``leave`` and ``connectionLost`` from now on. Answers what had arrived already.
         """

@@ -146,8 +146,10 @@ class Feed:
             if self._batch_bytes < LARGEST_BATCH_BYTES:
                 self._grow()
             self._turn_after(0)
-        else:
+        elif self._batch_bytes > FIRST_BATCH_BYTES:
             self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
+        else:
+            self._reader.rest()
         self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds + pause)
 
     def _grow(self) -> None:
@@ -202,9 +204,11 @@ class Feed:
             self._outlet.fail(error)
 
     def _gone(self) -> None:
-        # what the client was sent is judged by the reader, which heard of the close first
+        # what the client was sent is judged by the reader, whom its connection tells how it ended
         if self._close():
             self._reader.finish()
+            # one that has merely said that it sends no more still gets a whole response; else this goes nowhere
+            self._outlet.end(None, leaving=False)
 
     def _close(self) -> bool:
         if self._over:

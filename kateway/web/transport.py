@@ -13,23 +13,29 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, EPIPE, EWOULDBLOCK
 from typing import Any, cast
 
+from OpenSSL.SSL import RECEIVED_SHUTDOWN, Error
 from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ConnectionLost
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from kateway.errors import ConfigError
 from kateway.web.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
 _SIOCOUTQ = 0x5411
+# linux/tcp.h: struct tcp_info up to tcpi_rttvar; tcpi_rtt, in microseconds
+_TCP_INFO_BYTES = 76
+_TCPI_RTT = 68
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
@@ -121,7 +127,7 @@ class PromptConnection(tcp.Connection):
 
     def readConnectionLost(self, reason: Failure) -> None:
         # epoll's hang-up without anything to read comes here as well
-        self._look_for_error()
+        self.look_for_error()
         if self.reset:
             self.connectionLost(Failure(main.CONNECTION_LOST))
             return
@@ -132,7 +138,7 @@ class PromptConnection(tcp.Connection):
         if hasattr(self, "socket"):
             # the last look, before the descriptor is closed: the protocol hears of it only after that
             self.last_confirmed = self.confirmed()
-            self._look_for_error()
+            self.look_for_error()
             self.drained = None
         super().connectionLost(reason)
 
@@ -146,6 +152,17 @@ class PromptConnection(tcp.Connection):
             return self.last_confirmed
         # a FIN of ours that is under way counts as one byte: too few for a moment, never too many
         return max(self.handed - cast(int, unacknowledged), 0)
+
+    def round_trip_seconds(self) -> float:
+        """What the kernel expects a round trip to take at most: its mean and four times its deviation."""
+        if not self.counts:
+            return 0.0
+        try:
+            information = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            mean, deviation = struct.unpack_from("II", information, _TCPI_RTT)
+        except (OSError, AttributeError, struct.error):
+            return 0.0
+        return float(mean + 4 * deviation) / 1e6
 
     def stalled(self) -> bool:
         """Bytes wait, in the process or in the kernel, and none has moved since the last look."""
@@ -161,7 +178,8 @@ class PromptConnection(tcp.Connection):
         if error.errno == EPIPE:
             self.fin = True
 
-    def _look_for_error(self) -> None:
+    def look_for_error(self) -> None:
+        """Asks the kernel for an error that no call has met yet."""
         try:
             number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         except (OSError, AttributeError):
@@ -187,6 +205,7 @@ class PromptUnixServer(PromptConnection, unix.Server):
     """A connection on a UNIX socket: nothing is acknowledged there, so ``confirmed`` is ``None``."""
 
 
+@implementer(IHalfCloseableProtocol)
 class CountingTls(TLSMemoryBIOProtocol):
     """TLS that sends each write at once and maps acknowledged ciphertext back to plaintext."""
 
@@ -194,10 +213,13 @@ class CountingTls(TLSMemoryBIOProtocol):
     plain_confirmed = 0
     notified = False
     """The client said by TLS's own close alert that it sends no more."""
+    leaving: Callable[[], bool] | None = None
+    """Asked when the client says that it sends no more, by the alert or by a FIN: whether the connection is to stay."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)  # type: ignore[no-untyped-call]
         self._pairs: deque[tuple[int, int]] = deque()
+        self._stays = False
 
     @property
     def wire(self) -> PromptConnection | None:
@@ -207,6 +229,8 @@ class CountingTls(TLSMemoryBIOProtocol):
         return below if isinstance(below, PromptConnection) else None
 
     def write(self, data: bytes) -> None:
+        if self._lostTLSConnection:
+            return  # after the client's alert nothing may be sent but ours
         self.plain_offered += len(data)
         super().write(data)  # type: ignore[no-untyped-call]
         wire = self.wire
@@ -220,16 +244,11 @@ class CountingTls(TLSMemoryBIOProtocol):
                     # fewer marks: confirmed later than it could be, never earlier
                     self._pairs = deque(list(pairs)[1::2])
 
-    def _unbufferPendingWrites(self) -> None:
-        super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]
-        wire = self.wire
-        if wire is not None and not self._appSendBuffer:
-            self._pairs.append((self.plain_offered, wire.offered))
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        if reason is None:
-            self.notified = True
-        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+    def say_goodbye(self) -> None:
+        """Sends our close alert, and leaves the connection open."""
+        with suppress(Error):  # in the middle of a handshake
+            self._tlsConnection.shutdown()
+        self._flushSendBIO()  # type: ignore[no-untyped-call]
 
     def confirmed(self) -> int | None:
         """As ``PromptConnection.confirmed``, in plaintext."""
@@ -241,6 +260,38 @@ class CountingTls(TLSMemoryBIOProtocol):
         while pairs and pairs[0][1] <= ciphertext:
             self.plain_confirmed = pairs.popleft()[0]
         return self.plain_confirmed
+
+    # --- the wire's side ----------------------------------------------------------------------------------------------
+
+    def readConnectionLost(self) -> None:
+        if self.wire is not None and not self._may_stay():
+            self.wire.connectionLost(Failure(main.CONNECTION_DONE))
+
+    def writeConnectionLost(self) -> None:
+        """Nobody ends only one way of a TLS connection."""
+
+    def _unbufferPendingWrites(self) -> None:
+        super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]
+        wire = self.wire
+        if wire is not None and not self._appSendBuffer:
+            self._pairs.append((self.plain_offered, wire.offered))
+
+    def _shutdownTLS(self) -> None:
+        connection = self._tlsConnection
+        if not self.notified and connection is not None and connection.get_shutdown() & RECEIVED_SHUTDOWN:
+            self.notified = True
+            self._stays = not self.disconnecting and self._may_stay()
+        if not self._stays:
+            super()._shutdownTLS()  # type: ignore[no-untyped-call]
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is None and self._stays:
+            self._lostTLSConnection = True
+        else:
+            super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+
+    def _may_stay(self) -> bool:
+        return self.leaving is not None and self.leaving()
 
 
 def count(port: IListeningPort) -> None:

@@ -125,7 +125,7 @@ class Socket:
 
     def writable(self) -> bool:
         """False while bytes of ours wait for the network."""
-        return self._channel.backlog() == 0
+        return self._channel.writable()
 
     def on_writable(self, callback: Callable[[], None] | None) -> None:
         self._on_writable = callback
@@ -177,6 +177,12 @@ class Socket:
         """Everything that waited was handed to the socket."""
         if self._on_writable is not None and not self._closed:
             self._on_writable()
+
+    def leave(self) -> None:
+        """The client says that it sends no more, without a goodbye: who sends is told, and may close."""
+        callback, self._on_gone = self._on_gone, None
+        if callback is not None:
+            callback()
 
     def connectionLost(self, _reason: object = None) -> None:
         self._closed = True

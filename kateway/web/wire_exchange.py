@@ -119,7 +119,7 @@ class WireExchange:
         return Span(start, lengths, start + len(data))
 
     def writable(self) -> bool:
-        return self.connection.backlog() == 0
+        return self.connection.writable()
 
     def on_writable(self, callback: Callable[[], None] | None) -> None:
         self._on_writable = callback
@@ -193,6 +193,12 @@ class WireExchange:
     def drained(self) -> None:
         if self._on_writable is not None and self._state != _DONE:
             self._on_writable()
+
+    def leave(self) -> None:
+        """The client says that it sends no more: the handler is told, and may still end its response."""
+        callback, self._on_gone = self._on_gone, None
+        if callback is not None and self._state != _DONE:
+            callback()
 
     def client_gone(self) -> None:
         """The connection is over before the response was: notes it and tells the handler."""

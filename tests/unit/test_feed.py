@@ -216,11 +216,11 @@ def test_a_permission_that_is_gone_fails_it_once() -> None:
     assert world.outlet.values == []
 
 
-def test_a_client_that_goes_is_told_nothing() -> None:
+def test_a_client_that_goes_has_its_response_ended_and_is_told_nothing_more() -> None:
     world = World()
     world.write(b"a")
     assert world.outlet.left is not None
     world.outlet.left()
     world.clock.advance(60)
-    assert (world.outlet.told, world.ended) == ([], 1)
+    assert (world.outlet.told, world.ended) == (["end"], 1)
     assert (world.outlet.left, world.outlet.drained) == (None, None)
