@@ -73,6 +73,13 @@ class Feeding:
                 return taken
         return None
 
+    def rest(self, reader: Reader) -> None:
+        """Lets go of what is read ahead for a reader, until it takes again."""
+        if self.subscription is not None:
+            for share in reader.shares:
+                self.subscription.rest(share.partition)
+                share.readable = True  # nobody will be told of anything before there was a take
+
     def _take_auto(self, share: Share, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
         delivery = share.delivery
         if delivery.flights and share.holder is not reader:

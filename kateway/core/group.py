@@ -170,6 +170,9 @@ class Group:
         shares = self._take_away(partitions)
         for reader in list(self._watched):
             reader.tick(self.now())
+        # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
+        # would look as if everything before were done
+        self._step(shares)
         held_up = self._hand_overs.begin(shares, self.now())
         if self._hand_overs:
             self._tick_soon()
@@ -273,6 +276,10 @@ class Group:
         if taken is not None and taken.items is not None:
             self._tick_soon()
         return taken
+
+    def rest(self, reader: Reader) -> None:
+        """A reader takes nothing for a while."""
+        self._feeding.rest(reader)
 
     def give_back(self, batches: Iterable[Taken]) -> None:
         """Batches go to the next reader, in order, before everything later."""
@@ -388,18 +395,19 @@ class Group:
     # --- committing -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[tuple[Delivery, Committed]]:
+        self._step(self._feeding.all)
         return self._committable(self._feeding.all)
 
-    def _committable(self, shares: Iterable[Share]) -> list[tuple[Delivery, Committed]]:
-        found = []
-        for share in shares:
+    def _step(self, shares: Iterable[Share]) -> None:
+        subscription = self._feeding.subscription
+        for share in shares if subscription is not None else ():
             delivery = share.delivery
-            if self._feeding.subscription is not None and (delivery.committed or delivery.to_commit()):
-                delivery.step(self._feeding.subscription.position(share.partition))
-            committed = delivery.to_commit()
-            if committed is not None:
-                found.append((delivery, committed))
-        return found
+            if delivery.committed or delivery.to_commit():
+                delivery.step(subscription.position(share.partition))
+
+    def _committable(self, shares: Iterable[Share]) -> list[tuple[Delivery, Committed]]:
+        found = [(share.delivery, share.delivery.to_commit()) for share in shares]
+        return [(delivery, committed) for delivery, committed in found if committed is not None]
 
     def _send(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         assert self._feeding.subscription is not None

@@ -156,6 +156,11 @@ class Subscription(Protocol):
     def seek(self, partition: int, offset: int) -> None:
         """``take`` goes on from ``offset``; what was prefetched goes. Out of range: the reset rule applies."""
 
+    def rest(self, partition: int) -> None:
+        """Nobody takes for now: what was prefetched of a partition goes, and no more of it is. The next ``take`` gives
+        nothing, and ends this: what there is then is prefetched and told of as new.
+        """
+
     def lag(self, partition: int) -> int | None:
         """Records between position and end as last heard; ``None`` where not yet known."""
 

@@ -154,6 +154,29 @@ async def test_a_partition_that_is_not_taken_from_does_not_stop_the_others(make_
 
 
 @here
+async def test_a_partition_at_rest_is_told_of_again_after_the_next_take(make_topic, written, subscribe, group):
+    topic = await make_topic(partitions=2)
+    await written(topic, *[Message(b"%d" % number, partition=number % 2) for number in range(40)])
+    reader = subscribe(group, topic)
+    await until(lambda: 0 in reader.ready)
+    assert len(reader.subscription.take(0, 5, 1 << 20)) == 5
+    for partition in (0, 1, 7):
+        reader.subscription.rest(partition)
+    assert reader.subscription.position(0) == 5
+    await turn(0.1)
+    reader.ready.clear()
+    await written(topic, Message(b"new", partition=0))
+    await turn(0.1)
+    assert reader.subscription.take(0, 5, 1 << 20) == []
+    await until(lambda: 0 in reader.ready)
+    assert 1 not in reader.ready
+    assert [record.offset for record in reader.subscription.take(0, 1000, 1 << 20)] == list(range(5, 21))
+    assert reader.subscription.take(1, 5, 1 << 20) == []
+    await until(lambda: 1 in reader.ready)
+    assert [record.offset for record in reader.subscription.take(1, 1000, 1 << 20)] == list(range(20))
+
+
+@here
 async def test_seek_goes_back_and_forth(make_topic, written, subscribe, group):
     topic = await make_topic()
     await written(topic, *[b"%d" % number for number in range(20)])

@@ -19,6 +19,7 @@ class MemorySubscription:
     def __init__(self, store: MemoryStore, group: str, topic: str, listener: Listener) -> None:
         self.store, self.group, self.topic, self.listener = store, group, topic, listener
         self.positions: dict[int, int] = {}
+        self.resting: set[int] = set()
         self.closed = False
         self.commits: list[Mapping[int, Committed]] = []
         self.refuse: KatewayError | None = None
@@ -50,12 +51,13 @@ class MemorySubscription:
 
     def tell(self, partition: int) -> None:
         """Says that something is readable, if it is."""
-        if partition in self.positions and self._at_hand(partition):
+        if partition in self.positions and partition not in self.resting and self._at_hand(partition):
             self.listener.readable(partition)
 
     def _drop(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             del self.positions[partition]
+            self.resting.discard(partition)
 
     def _at_hand(self, partition: int) -> list[Record]:
         return [r for r in self.store.logs[self.topic][partition] if r.offset >= self.positions[partition]]
@@ -64,6 +66,10 @@ class MemorySubscription:
 
     def take(self, partition: int, max_records: int, max_bytes: int) -> list[Record]:
         if partition not in self.positions:
+            return []
+        if partition in self.resting:
+            self.resting.remove(partition)
+            self.store.clock.callLater(0, self.tell, partition)
             return []
         records: list[Record] = []
         size = 0
@@ -98,6 +104,10 @@ class MemorySubscription:
         assert partition in self.positions
         self.positions[partition] = offset
         self.store.clock.callLater(0, self.tell, partition)
+
+    def rest(self, partition: int) -> None:
+        if partition in self.positions:
+            self.resting.add(partition)
 
     def lag(self, partition: int) -> int | None:
         position = self.position(partition)

@@ -159,6 +159,25 @@ def test_a_client_without_room_is_not_taken_for() -> None:
     assert world.outlet.values == [b"a"]
 
 
+def test_for_a_slow_client_nothing_is_kept_at_hand_until_it_has_room() -> None:
+    world = World()
+    send = world.outlet.send
+
+    def fill_up(taken: Taken) -> tuple[int, Span]:
+        world.outlet.room = False
+        return send(taken)
+
+    world.outlet.send = fill_up  # type: ignore[method-assign]
+    world.write(*[b"x" * (FIRST_BATCH_BYTES // 4)] * 8)
+    assert world.outlet.batches == [4]
+    assert world.store.subscriptions[-1].resting == {0}
+    world.outlet.room = True
+    assert world.outlet.drained is not None
+    world.outlet.drained()
+    world.turns()
+    assert world.outlet.batches == [4, 4]
+
+
 def test_a_client_that_takes_at_once_is_given_more_at_a_time() -> None:
     world = World()
     world.write(*[b"x" * (FIRST_BATCH_BYTES // 4)] * 28)

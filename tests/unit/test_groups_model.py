@@ -115,6 +115,13 @@ class GroupsMachine(RuleBasedStateMachine):
         if confirmed:
             self.confirm_up_to(program, (span.start + 5, span.end)[confirmed - 1])
 
+    @precondition(lambda self: self.programs)
+    @rule(data=st.data())
+    def rest(self, data: st.DataObject) -> None:
+        program = self.program(data)
+        if not program.finished:
+            program.client.reader.rest()
+
     def fed_to_one_at_a_time(self, program: Program, taken: Taken) -> None:
         flights = list(taken.delivery.flights)
         first = flights[0].start
@@ -207,6 +214,8 @@ class GroupsMachine(RuleBasedStateMachine):
             self.world.member.give(*missing)
         self.outlive(3.0)
         last.read()
+        self.world.turn()
+        last.read()  # what was at rest has been told of
         self.read.update((partition, offset) for partition, offset, _ in last.got)
         last.wire.confirm()
         last.wire.close(orderly=True)

@@ -114,6 +114,13 @@ class Cursor:
         self.position = self._next = offset
         self._fetch()
 
+    def rest(self) -> None:
+        """Lets go of what was read ahead; nothing is read until somebody takes."""
+        self._drop()
+        self._next = self.position
+        self._window = self._least_window
+        self._asleep = True
+
     def close(self) -> None:
         """Reads no further and lets go of what was read; ``position`` stays."""
         self._closed = True
@@ -179,10 +186,7 @@ class Cursor:
             return
         idle = self._reactor.seconds() - self._taken_at
         if idle >= IDLE_SECONDS:
-            self._drop()
-            self._next = self.position
-            self._window = self._least_window
-            self._asleep = True
+            self.rest()
         else:
             self._look = self._reactor.callLater(IDLE_SECONDS - idle, self._let_go)
 

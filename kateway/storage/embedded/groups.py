@@ -90,6 +90,11 @@ class Member:
         if cursor is not None and partition not in self.leaving:
             cursor.seek(offset)
 
+    def rest(self, partition: int) -> None:
+        cursor = self.owned.get(partition)
+        if cursor is not None and partition not in self.leaving:
+            cursor.rest()
+
     def lag(self, partition: int) -> int | None:
         cursor = self.owned.get(partition)
         return None if cursor is None else cursor.lag

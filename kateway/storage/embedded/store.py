@@ -72,7 +72,7 @@ class EmbeddedStore:
         self._now_ms = now_ms
         self._file = Path(config.path) / FILE
         self._writing = SqlThread(reactor, f"kateway-{name}-writer")
-        self._reader = SqlThread(reactor, f"kateway-{name}-reader")
+        self._reader = SqlThread(reactor, f"kateway-{name}-reader", reads=True)
         self._writer = Writer(reactor, self._writing, config.max_inflight_bytes)
         self._keeper = Keeper(config, reactor, self._writing, self._writer, self._file, now_ms)
         self._soon = Soon(reactor)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
+
+ANSWERS_AT_ONCE = 8
+"""That may wait for the reactor's thread where it only reads: each may be large."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,9 +32,13 @@ class Reactor(Protocol):
 class SqlThread:
     """Runs calls one after the other, each with the connection; answers come back on the reactor's thread."""
 
-    def __init__(self, reactor: Reactor, name: str) -> None:
+    def __init__(self, reactor: Reactor, name: str, *, reads: bool = False) -> None:
+        """``reads``: nothing is ever changed. Then a call that was cancelled before its turn is left out, and the
+        thread waits while answers do.
+        """
         self._reactor = reactor
         self._name = name
+        self._room = Semaphore(ANSWERS_AT_ONCE) if reads else None
         self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Deferred[Any]] | None] = SimpleQueue()
         self._ended: Deferred[None] = Deferred()
 
@@ -57,6 +64,7 @@ class SqlThread:
 
     def _run(self, connect: Callable[[], sqlite3.Connection], opened: Deferred[None]) -> None:
         back = self._reactor.callFromThread
+        room = self._room
         try:
             connection = connect()
         except BaseException:
@@ -65,12 +73,24 @@ class SqlThread:
         back(opened.callback, None)
         while (job := self._jobs.get()) is not None:
             function, args, answer = job
+            if room is not None:
+                room.acquire()
+                if answer.called:
+                    room.release()
+                    continue
+            result: Any
             try:
                 result = function(connection, *args)
             except BaseException:
-                back(answer.errback, Failure())
+                back(self._fire, answer.errback, Failure())
             else:
-                back(answer.callback, result)
+                back(self._fire, answer.callback, result)
+                del result
             del job, function, args, answer
         connection.close()
         back(self._ended.callback, None)
+
+    def _fire(self, fire: Callable[[Any], None], result: Any) -> None:
+        if self._room is not None:
+            self._room.release()
+        fire(result)

@@ -71,6 +71,7 @@ class Fetcher:
         self._held: set[int] = set()
         self._looking: IDelayedCall | None = None
         # while something is at hand: whether anybody takes it
+        self._filling: IDelayedCall | None = None
         self._closed = False
         self.buffers: dict[int, Prefetch] = {}
         self._forget = client.watch(self.fill)
@@ -98,12 +99,13 @@ class Fetcher:
         self._closed = True
         self._forget()
         self.disown()
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        for call in (self._looking, self._filling):
+            if call is not None:
+                call.cancel()
+        self._looking = self._filling = None
 
     def wake(self, buffer: Prefetch) -> None:
-        """Somebody takes again from where nobody did."""
+        """Somebody takes again from where nobody did; often from other partitions, too, in the same turn."""
         buffer.asleep = False
         self.taken(buffer)
 
@@ -115,8 +117,13 @@ class Fetcher:
             lane.short_wait_ms = SHORT_WAIT_MS
             if lane.under_way is not None or lane.waiting is not None:
                 return
-        if buffer.wants:
-            self.fill()
+        if self._filling is None and buffer.wants:
+            # whoever took may say in this turn that it takes no more
+            self._filling = self._reactor.callLater(0, self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._filling = None
+        self.fill()
 
     def fill(self) -> None:
         """Asks each broker that nothing is asked of for what there is room for."""
@@ -176,18 +183,21 @@ class Fetcher:
             buffer = self.buffers.get(found.partition)
             if buffer is None or buffer.position is None or buffer.next_fetch != asked.get(found.partition):
                 continue  # moved meanwhile
+            if buffer.asleep:
+                continue  # nobody takes it any more
             if found.error:
                 reroute = self._refused(buffer, found) or reroute
                 continue
             buffer.end = found.end
             if found.records and self._take_in(buffer, found):
                 arrived.append(found.partition)
+        for partition in arrived:
+            self._reading.arrived(partition)
+        # only now: a slow reader has taken what it has room for, and wants no more
         if reroute:
             self._look_again(lane)
         else:
             self.fill()
-        for partition in arrived:
-            self._reading.arrived(partition)
 
     def _take_in(self, buffer: Prefetch, found: FetchedPartition) -> bool:
         """Whether there is something to take now where there was nothing."""

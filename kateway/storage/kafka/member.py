@@ -134,6 +134,12 @@ class KafkaSubscription:
             buffer.start_at(offset)
             self._fetcher.fill()
 
+    def rest(self, partition: int) -> None:
+        """Lets go of what was fetched, until somebody takes."""
+        buffer = self._fetcher.buffers.get(partition)
+        if buffer is not None and buffer.position is not None:
+            buffer.let_go()
+
     def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         """Commits, together with what else waits to be committed."""
         waiter: Deferred[None] = Deferred()
