@@ -386,6 +386,23 @@ def test_a_revocation_waits_for_what_is_on_its_way_and_commits_it(world: World) 
     assert client.read(1) == [5]
 
 
+@pytest.mark.parametrize("send", [True, False], ids=["sent", "not-sent"])
+def test_what_comes_back_while_a_partition_is_handed_over_is_not_committed(world: World, send: bool) -> None:
+    client = joined(world, world.reader(short=False))
+    client.read(3)
+    client.wire.ask()
+    world.clock.advance(0.3)
+    client.read(5, send=send)
+    held = world.member.revoke(0)
+    assert held is not None
+    client.wire.close(orderly=False)
+    world.clock.pump([0.25] * 5)
+    assert held.called
+    assert world.committed() == 3
+    world.member.give(0)
+    assert world.reader().read(1) == [3]
+
+
 def test_a_revocation_does_not_wait_for_ever(world: World) -> None:
     client = joined(world, world.reader(short=False))
     client.read(5)
