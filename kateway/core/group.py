@@ -399,11 +399,10 @@ class Group:
         return self._committable(self._feeding.all)
 
     def _step(self, shares: Iterable[Share]) -> None:
-        subscription = self._feeding.subscription
-        for share in shares if subscription is not None else ():
+        for share in shares:
             delivery = share.delivery
-            if delivery.committed or delivery.to_commit():
-                delivery.step(subscription.position(share.partition))
+            if self._feeding.subscription is not None and (delivery.committed or delivery.to_commit()):
+                delivery.step(self._feeding.subscription.position(share.partition))
 
     def _committable(self, shares: Iterable[Share]) -> list[tuple[Delivery, Committed]]:
         found = [(share.delivery, share.delivery.to_commit()) for share in shares]
