@@ -15,6 +15,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
+_ELECTION_SECONDS = 15.0
+_ELECTING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_LEADER_EPOCH)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -157,11 +160,19 @@ class Oracle:
             consumer.close()
 
     def ends(self, topic: str, partition: int = 0) -> tuple[int, int]:
-        """The earliest offset and the one next to be written."""
+        """The earliest offset and the one next to be written. Waits for a leader that is just being elected."""
         consumer = Consumer({**self._settings, "group.id": "oracle"})
+        limit = time.monotonic() + _ELECTION_SECONDS
         try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-            return low, high
+            while True:
+                try:
+                    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                except KafkaException as error:
+                    if error.args[0].code() not in _ELECTING or time.monotonic() > limit:
+                        raise
+                    time.sleep(0.1)
+                else:
+                    return low, high
         finally:
             consumer.close()
 
