@@ -111,12 +111,25 @@ def trace(history: History, final: Final, place: Place) -> list[str]:
     """Who had the record at a place, and when, for people who look for the reason."""
     name = next(ident(value) for offset, value in final.log[place.partition] if offset == place.offset)
     lines = [f"{each.at:.3f} published {name}: {each.status}" for each in history.published if each.ident == name]
+    since = max((each.at for each in history.published if each.ident == name), default=0.0)
     for each in history.delivered:
         if each.ident == name:
             session = history.sessions[each.session]
             when = "" if session.clean_at is None else f", clean at {session.clean_at:.3f}"
             late = " late" if each.late else ""
             lines.append(f"{each.at:.3f} delivered{late} in session {each.session} ({session.reader}){when}")
+    if len(lines) > 1:
+        return lines
+    # nobody had it: who was there until somebody had a later one
+    behind = [each for each in history.delivered if each.place and each.place.partition == place.partition]
+    until = min((each.at for each in behind if each.place and each.place.offset > place.offset), default=since + 60)
+    had = Counter(each.session for each in history.delivered)
+    lines.append(f"{until:.3f} a later one of the partition was delivered")
+    lines += [f"{each.at:.3f} {each.name}" for each in history.faults if since - 20 < each.at < until]
+    for number, session in history.sessions.items():
+        if session.begun_at < until and (session.ended_at or until) > since:
+            times = f"{session.begun_at:.3f} to {session.ended_at or 0:.3f}"
+            lines.append(f"{times} session {number} ({session.reader}) had {had[number]}")
     return lines
 
 

@@ -62,6 +62,8 @@ class Session:
 
     reader: str
     clean_at: float | None = None
+    begun_at: float = 0.0
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class History:
     def begin(self, reader: str) -> int:
         with self._lock:
             number = len(self.sessions)
-            self.sessions[number] = Session(reader)
+            self.sessions[number] = Session(reader, begun_at=time.monotonic())
             return number
 
     def deliver(self, session: int, name: Ident, place: Place | None = None, *, late: bool = False) -> None:
@@ -106,6 +108,10 @@ class History:
     def clean(self, session: int) -> None:
         with self._lock:
             self.sessions[session].clean_at = time.monotonic()
+
+    def end(self, session: int) -> None:
+        with self._lock:
+            self.sessions[session].ended_at = time.monotonic()
 
     def acknowledge(self, place: Place) -> None:
         with self._lock:
