@@ -1,7 +1,7 @@
 """What keys, bindings and quotas cost: ``python bench/access.py``. Publish at 64 connections, open and guarded in turn.
 
-Both gateways keep their records in the embedded store. Where the machine does other work too, the requests a second of
-the gateway's own processor time compare better than those a second of the clock.
+Both gateways keep their records in an embedded store, or with ``--store kafka`` in one Kafka. Where the machine does
+other work too, the requests a second of the gateway's own processor time compare better than those of the clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import daemons  # noqa: E402
 import load  # noqa: E402
-from servers.daemon import Daemon  # noqa: E402
+from servers.daemon import Daemon, Installation  # noqa: E402
 
 CONNECTIONS = 64
 QUOTA = {"publish_records_per_second": 1e6, "publish_bytes_per_second": 1e9, "requests_per_second": 1e6}
@@ -58,32 +59,43 @@ def measure(gateway: Daemon, script: str, seconds: float) -> Run:
     return Run(measured.rate, measured.requests / (daemons.cpu_seconds(gateway.pid) - before))
 
 
+def gateways(store: str, folder: Path, stack: ExitStack) -> list[tuple[Installation, Path, list[str]]]:
+    """How the open and the guarded one are started."""
+    checkout = daemons.Checkout(ROOT)
+    registry = f'[registry]\ndriver = "embedded"\npath = "{folder}/registry"\n'
+    if store == "kafka":
+        cluster = daemons.kafka()
+        stack.callback(cluster.close)
+        kafka = f'[storage.default]\ndriver = "kafka"\nbrokers = ["{cluster.bootstrap}"]\ncreate_topics = true\n'
+        tables = [kafka, kafka + registry]
+    else:
+        tables = [f'[storage.default]\npath = "{folder}/{name}-data"\n' for name in ("open", "guarded")]
+        tables[1] += registry
+    made: list[tuple[Installation, Path, list[str]]] = []
+    for name, text in zip(("open", "guarded"), tables, strict=True):
+        (folder / f"{name}.toml").write_text(text)
+        made.append((checkout, folder / name, ["--config", str(folder / f"{name}.toml")]))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", choices=("embedded", "kafka"), default="embedded")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     load.require_wrk()
-    with tempfile.TemporaryDirectory(prefix="kateway-bench-") as name:
-        folder, checkout = Path(name), daemons.Checkout(ROOT)
-        config = folder / "kateway.toml"
-        config.write_text(
-            f'[storage.default]\ndriver = "embedded"\npath = "{folder}/data"\n[registry]\ndriver = "embedded"\n'
-        )
-        started: list[Daemon] = []
-        try:
-            started.append(daemons.daemon(checkout, folder / "open", []))
-            started.append(daemons.daemon(checkout, folder / "guarded", ["--config", str(config)]))
-            scripts = [load.ONE_RECORD, register(started[1])]
-            rounds = []
-            for gateway, script in zip(started, scripts, strict=True):
-                measure(gateway, script, 1.0)
-            for _ in range(options.rounds):
-                rounds.append([measure(*pair, options.seconds) for pair in zip(started, scripts, strict=True)])
-                print(*(f"{run.rate:8.0f}/s {run.rate_of_cpu:8.0f}/cpu-s" for run in rounds[-1]), flush=True)
-        finally:
-            for gateway in started:
-                gateway.close()
+    with tempfile.TemporaryDirectory(prefix="kateway-bench-") as name, ExitStack() as stack:
+        started = [daemons.daemon(*each) for each in gateways(options.store, Path(name), stack)]
+        for gateway in started:
+            stack.callback(gateway.close)
+        scripts = [load.ONE_RECORD, register(started[1])]
+        rounds = []
+        for gateway, script in zip(started, scripts, strict=True):
+            measure(gateway, script, 1.0)
+        for _ in range(options.rounds):
+            rounds.append([measure(*pair, options.seconds) for pair in zip(started, scripts, strict=True)])
+            print(*(f"{run.rate:8.0f}/s {run.rate_of_cpu:8.0f}/cpu-s" for run in rounds[-1]), flush=True)
     print(f"{daemons.machine()}, revision {daemons.revision(ROOT)}")
     for what, index in (("requests a second", 0), ("requests a second of processor time", 1)):
         ratio = statistics.median(guarded[index] / opened[index] for opened, guarded in rounds)

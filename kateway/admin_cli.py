@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from kateway import __version__
-from kateway.admin_client import AdminClient, Refused, Unreachable
+from kateway.admin_client import AdminClient, Misused, Refused, Unreachable
 from kateway.admin_tables import show, table
 from kateway.registry.secrets import hash_secret, new_secret
 
@@ -27,6 +28,11 @@ QUOTAS = (
     "requests_per_second",
     "readers",
 )
+APP, KEY = "APP", "KEY"
+TOPIC = "APP/TOPIC/VERSION"
+BINDING = "SUBSCRIBER/APP/TOPIC/VERSION"
+"""How names are written: with so many parts."""
+
 Act = Callable[[AdminClient, argparse.Namespace], Any]
 
 
@@ -38,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"kateway-admin: {error}", file=sys.stderr)
         return 1
+    except Misused as error:
+        print(f"kateway-admin: {error}", file=sys.stderr)
+        return 2
     except (Unreachable, OSError) as error:
         print(f"kateway-admin: {error}", file=sys.stderr)
         return 3
@@ -80,57 +89,63 @@ def _parser() -> argparse.ArgumentParser:
 
 def _apps(apps: Any) -> None:
     _listing(apps, "/applications")
-    _showing(apps, "APP", "/applications/{}")
+    _showing(apps, APP, "/applications/{}")
     put = _command(apps, "put", "make an application or change it", _put_application)
-    put.add_argument("name", metavar="APP")
-    put.add_argument("--description")
+    put.add_argument("name", metavar=APP)
+    put.add_argument("--description", help="for people")
     _quota_options(put)
-    _deleting(apps, "APP", "/applications/{}")
+    _deleting(apps, APP, "/applications/{}")
 
 
 def _keys(keys: Any) -> None:
     listing = _command(keys, "list", "list them; never a secret", _list_keys)
-    listing.add_argument("app", metavar="APP")
+    listing.add_argument("app", metavar=APP)
     make = _command(keys, "make", "make a key; its secret is shown this once", _make_key)
-    make.add_argument("app", metavar="APP")
-    make.add_argument("--kind", choices=("pub", "sub"), required=True)
+    make.add_argument("app", metavar=APP)
+    make.add_argument("--kind", choices=("pub", "sub"), required=True, help="to publish or to subscribe")
     make.add_argument("--key", help="its name; without, one is made up")
     _quota_options(make)
     quota = _command(keys, "quota", "give a key a quota of its own (no options: its application's again)", _key_quota)
     rotate = _command(keys, "rotate", "give a key a new secret", _rotate_key)
-    rotate.add_argument("--grace-seconds", type=float, help="how long the old secret works on (default 3600)")
+    rotate.add_argument("--grace-seconds", type=_finite, help="how long the old secret works on (default 3600)")
     revoke = _command(keys, "revoke", "revoke a key at once", _revoke_key)
     for command in (quota, rotate, revoke):
-        command.add_argument("app", metavar="APP")
-        command.add_argument("key", metavar="KEY")
+        command.add_argument("app", metavar=APP)
+        command.add_argument("key", metavar=KEY)
     _quota_options(quota)
 
 
 def _topics(topics: Any) -> None:
     _listing(topics, "/topics")
-    _showing(topics, "APP/TOPIC/VERSION", "/topics/{}")
+    _showing(topics, TOPIC, "/topics/{}")
     put = _command(topics, "put", "make a topic, take one over, or change it", _put_topic)
-    put.add_argument("name", metavar="APP/TOPIC/VERSION")
-    put.add_argument("--cluster")
-    put.add_argument("--partitions", type=int)
-    put.add_argument("--replicas", type=int)
-    put.add_argument("--retention-hours", type=_number_or_none, default=argparse.SUPPRESS, help="or none: for ever")
+    put.add_argument("name", metavar=TOPIC)
+    put.add_argument("--cluster", help="a [storage.CLUSTER] of the configuration (default: default)")
+    put.add_argument("--partitions", type=int, help="they can become more, never fewer (default: 4)")
+    put.add_argument("--replicas", type=int, help="of a topic that is made (default: 1)")
+    put.add_argument(
+        "--retention-hours", type=_limit, default=argparse.SUPPRESS, help="or none: for ever (default: 168)"
+    )
     put.add_argument("--storage-name", help="take over this topic of the store")
-    put.add_argument("--state", choices=("active", "deprecated", "retired"))
-    put.add_argument("--sunset", metavar="TIME", help="such as 2027-01-01T00:00:00Z")
-    delete = _deleting(topics, "APP/TOPIC/VERSION", "/topics/{}")
+    put.add_argument(
+        "--state", choices=("active", "deprecated", "retired"), help="deprecated: tells who uses it; retired: 410"
+    )
+    put.add_argument("--sunset", metavar="TIME", help="when it is to be retired: 2027-01-01T00:00:00Z")
+    delete = _deleting(topics, TOPIC, "/topics/{}")
     delete.add_argument("--delete-records", action="store_true", help="delete its records in the store too")
 
 
 def _bindings(bindings: Any) -> None:
     _listing(bindings, "/bindings")
-    _showing(bindings, "SUBSCRIBER/APP/TOPIC/VERSION", "/bindings/{}")
+    _showing(bindings, BINDING, "/bindings/{}")
     put = _command(bindings, "put", "make a binding or change it", _put_binding)
-    put.add_argument("name", metavar="SUBSCRIBER/APP/TOPIC/VERSION")
+    put.add_argument("name", metavar=BINDING)
     put.add_argument("--group", action="append", dest="groups", metavar="GROUP", help="may be repeated; * is any")
     put.add_argument("--max-deliveries", type=int, help="then to the dead-letter queue; 0: never")
-    put.add_argument("--dead-letter", action=argparse.BooleanOptionalAction, default=None)
-    _deleting(bindings, "SUBSCRIBER/APP/TOPIC/VERSION", "/bindings/{}")
+    put.add_argument(
+        "--dead-letter", action=argparse.BooleanOptionalAction, default=None, help="whether there is such a queue"
+    )
+    _deleting(bindings, BINDING, "/bindings/{}")
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
@@ -141,9 +156,12 @@ def _common(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
 
     url = os.environ.get("KATEWAY_ADMIN_URL", DEFAULT_URL)
     parser.add_argument("--url", default=default(url), help=f"the admin listener (KATEWAY_ADMIN_URL; now {url})")
-    parser.add_argument("--token-file", default=default(os.environ.get("KATEWAY_ADMIN_TOKEN_FILE", "")))
-    parser.add_argument("--ca-file", default=default(""), help="who signed the listener's certificate")
-    parser.add_argument("--timeout", type=float, default=default(30.0), metavar="SECONDS")
+    token = os.environ.get("KATEWAY_ADMIN_TOKEN_FILE", "")
+    parser.add_argument("--token-file", default=default(token), metavar="FILE", help="holds the admin token")
+    parser.add_argument("--ca-file", default=default(""), metavar="FILE", help="who signed the listener's certificate")
+    parser.add_argument(
+        "--timeout", type=_positive, default=default(30.0), metavar="SECONDS", help="for an answer (default: 30)"
+    )
     parser.add_argument("--json", action="store_true", default=default(False), help="print the API's JSON")
 
 
@@ -164,7 +182,7 @@ def _listing(commands: Any, path: str) -> None:
 
 def _showing(commands: Any, metavar: str, path: str) -> None:
     def act(client: AdminClient, options: argparse.Namespace) -> Any:
-        return client.call("GET", path.format(client.name(options.name))).body
+        return client.call("GET", path.format(client.name(options.name, metavar))).body
 
     _command(commands, "show", "show one", act).add_argument("name", metavar=metavar)
 
@@ -172,7 +190,7 @@ def _showing(commands: Any, metavar: str, path: str) -> None:
 def _deleting(commands: Any, metavar: str, path: str) -> argparse.ArgumentParser:
     def act(client: AdminClient, options: argparse.Namespace) -> Any:
         query = "?delete_records=true" if getattr(options, "delete_records", False) else ""
-        return client.call("DELETE", path.format(client.name(options.name)) + query).body
+        return client.call("DELETE", path.format(client.name(options.name, metavar)) + query).body
 
     parser = _command(commands, "delete", "delete one", act)
     parser.add_argument("name", metavar=metavar)
@@ -182,14 +200,28 @@ def _deleting(commands: Any, metavar: str, path: str) -> argparse.ArgumentParser
 def _quota_options(parser: argparse.ArgumentParser) -> None:
     for name in QUOTAS:
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=_number_or_none, default=argparse.SUPPRESS, metavar="N", help="or none")
+        parser.add_argument(option, type=_limit, default=argparse.SUPPRESS, metavar="N", help="or none: no limit")
 
 
-def _number_or_none(text: str) -> float | int | None:
-    if text == "none":
-        return None
-    number = float(text)
+def _finite(text: str) -> float | int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(number) if number.is_integer() else number
+
+
+def _limit(text: str) -> float | int | None:
+    return None if text == "none" else _finite(text)
+
+
+def _positive(text: str) -> float:
+    number = _finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
 
 
 # --- what the commands do --------------------------------------------------------------------------------------
@@ -205,8 +237,11 @@ def _run(act: Act, options: argparse.Namespace) -> int:
 def _token(token_file: str) -> str:
     if not token_file:
         return os.environ.get("KATEWAY_ADMIN_TOKEN", "").strip()
-    with open(token_file, encoding="utf-8") as file:
-        return file.read().strip()
+    try:
+        with open(token_file, encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misused(f"the token file {token_file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _quota(options: argparse.Namespace) -> dict[str, Any]:
@@ -227,30 +262,36 @@ def _put_application(client: AdminClient, options: argparse.Namespace) -> Any:
         quota = _without_none({**now.get("quota", {}), **_quota(options)})
         return {**now, **_given(options, "description"), "quota": quota}
 
-    return client.change(f"/applications/{client.name(options.name)}", change)
+    return client.change(f"/applications/{client.name(options.name, APP)}", change)
 
 
 def _put_topic(client: AdminClient, options: argparse.Namespace) -> Any:
     given = _given(options, "cluster", "partitions", "replicas", "storage_name", "state", "sunset")
     if hasattr(options, "retention_hours"):
         given["retention_hours"] = options.retention_hours
-    return client.change(f"/topics/{client.name(options.name)}", lambda now: {**now, **given})
+    return client.change(f"/topics/{client.name(options.name, TOPIC)}", lambda now: {**now, **given})
 
 
 def _put_binding(client: AdminClient, options: argparse.Namespace) -> Any:
     given = _given(options, "groups", "max_deliveries", "dead_letter")
-    return client.change(f"/bindings/{client.name(options.name)}", lambda now: {**now, **given})
+
+    def change(now: dict[str, Any]) -> dict[str, Any]:
+        if not now and "groups" not in given:
+            raise Misused("a new binding needs --group GROUP (it may be repeated), or --group '*' for any")
+        return {**now, **given}
+
+    return client.change(f"/bindings/{client.name(options.name, BINDING)}", change)
 
 
 def _list_keys(client: AdminClient, options: argparse.Namespace) -> Any:
-    return client.list(f"/applications/{client.name(options.app)}/keys")
+    return client.list(f"/applications/{client.name(options.app, APP)}/keys")
 
 
 def _make_key(client: AdminClient, options: argparse.Namespace) -> Any:
     body = {"kind": options.kind, **_given(options, "key")}
     if quota := _without_none(_quota(options)):
         body["quota"] = quota
-    return client.call("POST", f"/applications/{client.name(options.app)}/keys", body).body
+    return client.call("POST", f"/applications/{client.name(options.app, APP)}/keys", body).body
 
 
 def _key_quota(client: AdminClient, options: argparse.Namespace) -> Any:
@@ -271,7 +312,7 @@ def _revoke_key(client: AdminClient, options: argparse.Namespace) -> Any:
 
 
 def _key_path(client: AdminClient, options: argparse.Namespace) -> str:
-    return f"/applications/{client.name(options.app)}/keys/{client.name(options.key)}"
+    return f"/applications/{client.name(options.app, APP)}/keys/{client.name(options.key, KEY)}"
 
 
 def _hash_secret(options: argparse.Namespace) -> int:

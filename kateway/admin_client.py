@@ -13,6 +13,8 @@ from urllib.parse import quote, urlencode, urlsplit
 PREFIX = "/admin/v1"
 PAGE = 500
 MAX_ATTEMPTS = 5
+NO_API = "There is nothing here"
+"""How whatever is not the admin API says 404."""
 
 
 class Refused(Exception):
@@ -25,6 +27,10 @@ class Refused(Exception):
 
 class Unreachable(Exception):
     """No answer, or none of an admin listener."""
+
+
+class Misused(Exception):
+    """What was asked for cannot be asked; the text says what can."""
 
 
 class Answer(NamedTuple):
@@ -51,8 +57,11 @@ class AdminClient:
         self._opener = urllib.request.build_opener(*handlers)
 
     @staticmethod
-    def name(text: str) -> str:
-        """A name for a path: its slashes part its segments, all else that is special is encoded."""
+    def name(text: str, like: str) -> str:
+        """A name for a path: its slashes part its segments, as many as in ``like``; what is special is encoded."""
+        segments = text.split("/")
+        if not all(segments) or len(segments) != like.count("/") + 1:
+            raise Misused(f"{text!r} is not {like}")
         return quote(text, safe="/")
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
@@ -69,7 +78,10 @@ class AdminClient:
                 return Answer(response.status, json.loads(raw) if raw else None, response.headers.get("ETag", ""))
         except urllib.error.HTTPError as error:
             with error:
-                raise Refused(error.code, _reason(error.code, error.read())) from error
+                text = _reason(error.code, error.read())
+                if error.code == 404 and NO_API in text:
+                    text = f"{self._url} has no admin API: is it the address of an admin listener, without a path?"
+                raise Refused(error.code, text) from error
         except urllib.error.URLError as error:
             raise Unreachable(f"{self._url} cannot be reached: {error.reason}") from error
         except (OSError, ValueError) as error:

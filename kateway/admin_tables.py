@@ -40,7 +40,8 @@ def _cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case Mapping():
-            return " ".join(f"{name}={_cell(limit)}" for name, limit in value.items())
+            shown = ((name, _cell(inner)) for name, inner in value.items())
+            return " ".join(f"{name}={text}" for name, text in shown if text)
         case list():
             return ",".join(map(_cell, value))
         case _:
@@ -55,5 +56,5 @@ def _lines(found: Any, indent: str = "") -> list[str]:
             lines.append(f"{indent}{name}:")
             lines += _lines(value, indent + "  ")
         else:
-            lines.append(f"{indent}{name}: {_cell(value)}".rstrip())
+            lines.append(f"{indent}{name}: {'none' if value is None or value in ({}, []) else _cell(value)}".rstrip())
     return lines

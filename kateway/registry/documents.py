@@ -67,7 +67,7 @@ def from_table(kind: Kind, name: str, table: object, etag: str = "", *, lenient:
     """
     if lenient and isinstance(table, Mapping):
         table = {member: value for member, value in table.items() if member in _MEMBERS[kind]}
-    given = _taken(table, _MEMBERS[kind])
+    given = _taken("", table, _MEMBERS[kind])
     parts = name.split("/")
     members = NAME_MEMBERS[kind]
     if len(parts) != len(members):
@@ -82,9 +82,9 @@ def from_table(kind: Kind, name: str, table: object, etag: str = "", *, lenient:
     return CLASSES[kind](**given)
 
 
-def _taken(table: object, members: tuple[str, ...]) -> Table:
+def _taken(of: str, table: object, members: tuple[str, ...]) -> Table:
     if not isinstance(table, Mapping):
-        raise BadRequest(f"must be a table of {', '.join(members)}")
+        raise BadRequest(f"{of} must be a table of {', '.join(members)}".lstrip())
     unknown = sorted(str(member) for member in table if member not in members)
     if unknown:
         raise InvalidParameter(f"{unknown[0]}: there is no such member, only {', '.join(members)}")
@@ -93,7 +93,7 @@ def _taken(table: object, members: tuple[str, ...]) -> Table:
 
 def _read(member: str, value: Any) -> Any:
     if member == "quota" and value is not None:
-        return Quota(**_taken(value, _QUOTA_MEMBERS))
+        return Quota(**_taken("quota", value, _QUOTA_MEMBERS))
     if member in _TIMES:
         return _milliseconds(member, value)
     if member == "groups" and not isinstance(value, (list, tuple)):

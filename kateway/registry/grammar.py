@@ -12,6 +12,10 @@ from kateway.errors import InvalidName, InvalidParameter
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 STORAGE_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+KAFKAS_OWN = frozenset(
+    {"__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata", "__remote_log_metadata"}
+)
+"""Topics in which Kafka keeps what it knows."""
 SECRET_HASH = re.compile(r"sha256\$[0-9a-f]{32}\$[0-9a-f]{64}")
 
 MAX_DESCRIPTION_CHARACTERS = 1024
@@ -39,6 +43,8 @@ def storage_name(_instance: Any, attribute: Any, value: Any) -> None:
         return
     if not isinstance(value, str) or not STORAGE_NAME.fullmatch(value) or value in {".", ".."}:
         raise InvalidName(f"{attribute.name} must be 1 to 249 of A-Z a-z 0-9 . _ -, is {_short(value)}")
+    if value in KAFKAS_OWN:
+        raise InvalidName(f"{attribute.name}: {value} is Kafka's own")
 
 
 def groups(_instance: Any, attribute: Any, value: Collection[str]) -> None:

@@ -14,10 +14,12 @@ from administered import ALL_AUDITED, Administered, Make, prepared
 from gateways import Client, eventually
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 from wsclient import SocketClient
 from wsproto.events import CloseConnection, Message
 
+from kateway.admin_cli import main
 from kateway.config import HttpConfig
 
 here = pytest_twisted.ensureDeferred
@@ -255,6 +257,15 @@ async def test_the_admin_listener_knows_its_names_everywhere(hot: Administered) 
         assert (answer.status, answer.code) == (403, "denied"), path
     assert (await hot.ask_admin("GET", "/live")).status == 200
     assert (await hot.ask_admin("GET", "/ready")).status == 200
+
+
+@here
+async def test_the_command_line_tells_who_is_no_admin_listener(
+    hot: Administered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in (f"http://127.0.0.1:{hot.port}", f"http://127.0.0.1:{hot.admin_port}/elsewhere"):
+        assert await deferToThread(main, ["--url", url, "status"]) == 1
+        assert f"{url} has no admin API" in capsys.readouterr().err
 
 
 # --- audit -----------------------------------------------------------------------------------------------------------

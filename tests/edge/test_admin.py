@@ -189,7 +189,7 @@ async def test_an_application_is_made_changed_read_listed_and_deleted(admin: Adm
         {"quota": {"publish_records_per_second": 0}},
         {"quota": {"publish_records_per_second": "many"}},
         {"quota": {"readers": -1}},
-        {"description": "x" * 300_000},
+        {"description": "x" * 1025},
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -415,7 +415,10 @@ async def test_a_topic_that_the_store_has_is_taken_over_and_can_grow_but_not_shr
         ("/topics/app1/foo/v1", {"partitions": "4"}, 400),
         ("/topics/app1/foo/v1", {"state": "gone"}, 400),
         ("/topics/app1/foo/v1", {"storage_name": "a/b"}, 400),
+        ("/topics/app1/foo/v1", {"storage_name": "__consumer_offsets"}, 400),
         ("/topics/app1/foo/v1", {"other": 1}, 400),
+        ("/topics/app1/foo/v1", b"{", 400),
+        ("/topics/app1/foo/v1", b"{}" + b" " * 262_144, 413),
         ("/topics/app1/foo/1", {}, 400),
         ("/topics/app1/f.oo/v1", {}, 400),
         ("/topics/nobody/foo/v1", {}, 404),

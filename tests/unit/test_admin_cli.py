@@ -169,9 +169,31 @@ async def test_a_refusal_is_told_in_the_gateways_words(gateway: Gateway) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_names_cannot_lead_elsewhere(gateway: Gateway) -> None:
-    for name in ("../status", "app1?x=1", "app1#", "{}", "ü"):
+    for name in ("..", "app1?x=1", "app1#", "{}", "ü"):
         assert (await gateway("apps", "put", name)).status == 1
     assert gateway.registry.snapshot.applications == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_of_too_few_or_many_parts_is_told_before_anybody_is_asked(gateway: Gateway) -> None:
+    for like, arguments in (
+        ("APP", ["apps", "put", "../status"]),
+        ("APP", ["apps", "show", ""]),
+        ("APP", ["keys", "list", "app1/"]),
+        ("APP/TOPIC/VERSION", ["topics", "put", "app1/foo"]),
+        ("APP/TOPIC/VERSION", ["topics", "delete", "app1//v1"]),
+        ("SUBSCRIBER/APP/TOPIC/VERSION", ["bindings", "show", "app1/foo/v1"]),
+    ):
+        told = await gateway(*arguments)
+        assert (told.status, told.out) == (2, "")
+        assert told.err.endswith(f" is not {like}\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_binding_without_groups_is_told_how_to_give_them(gateway: Gateway) -> None:
+    told = await gateway("bindings", "put", "app2/app1/foo/v1", "--max-deliveries", "3")
+    assert told.status == 2
+    assert "--group" in told.err
 
 
 @pytest_twisted.ensureDeferred
@@ -202,7 +224,8 @@ async def test_the_token_comes_from_a_file_too(
     token_file.write_text(TOKEN + "\n")
     assert (await gateway("apps", "list", "--token-file", str(token_file))).status == 0
     told = await gateway("apps", "list", "--token-file", str(tmp_path / "missing"))
-    assert told.status == 3
+    assert told.status == 2
+    assert f"the token file {tmp_path}/missing: No such file" in told.err
     assert "missing" in told.err
 
 
@@ -277,6 +300,40 @@ def test_misuse_says_how_to_use_it(arguments: list[str], capsys: pytest.CaptureF
         main(arguments)
     assert left.value.code == 2
     assert "usage: kateway-admin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["x", "nan", "inf", "-inf", ""])
+def test_what_is_not_a_number_is_told_so(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["apps", "put", "a", f"--readers={number}"], ["status", f"--timeout={number}"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert f"{number!r} is not a number" in capsys.readouterr().err
+
+
+def test_every_option_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [
+        *(["apps", action] for action in ("list", "show", "put", "delete")),
+        *(["keys", action] for action in ("list", "make", "quota", "rotate", "revoke")),
+        *([group, action] for group in ("topics", "bindings") for action in ("list", "show", "put", "delete")),
+        *([command] for command in ("gateways", "status", "reload", "hash-secret")),
+        [],
+    ]
+    for command in commands:
+        with pytest.raises(SystemExit) as left:
+            main([*command, "--help"])
+        assert left.value.code == 0
+        shown = capsys.readouterr().out
+        options = shown.partition("options:")[2].splitlines()
+        for line, following in zip(options, [*options[1:], ""], strict=True):
+            if line.startswith("  -"):
+                # the help stands behind the option, or on the next line where that is long
+                assert "  " in line.strip() or following.startswith("        "), (command, line)
+
+
+def test_an_object_is_shown_without_what_it_has_not() -> None:
+    found = {"quota": {}, "sunset": None, "description": "", "last": {"ok": True, "reason": "", "at": "now"}}
+    shown = "quota: none\nsunset: none\ndescription:\nlast: ok=yes at=now"
+    assert show(found, as_json=False) == shown
 
 
 def test_a_table_leaves_out_what_nobody_has_and_drives_no_terminal() -> None:

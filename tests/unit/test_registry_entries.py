@@ -131,7 +131,7 @@ def test_a_version_is_v_and_a_number(version: str) -> None:
         Topic(application="app", topic="t", version=version)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a" * 250, "a b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a" * 250, "a b", "__consumer_offsets"])
 def test_a_name_that_no_store_takes_is_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         Topic(application="app", topic="t", version="v1", storage_name=name)

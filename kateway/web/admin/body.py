@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed
+from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed, TooLarge
 from kateway.registry.interface import ABSENT, ANY
 from kateway.web import params
 from kateway.web.exchange import JSON, NO_STORE, Header, Request, Response
@@ -35,7 +35,7 @@ class Call(NamedTuple):
         if not body.strip():
             return {}
         if len(body) > MAX_BODY_BYTES:
-            raise BadRequest(f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
         try:
             table = orjson.loads(body)
         except orjson.JSONDecodeError as error:
