@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = "python3 -m venv .venv && .venv/bin/pip install --quiet tox && .venv/bin/tox"
+COMMAND = "python3 -m venv .venv && .venv/bin/pip install --quiet tox && .venv/bin/tox p"
 
 
 def commands(path: str) -> list[str]:
