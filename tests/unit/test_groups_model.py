@@ -68,6 +68,9 @@ class GroupsMachine(RuleBasedStateMachine):
             self.world.member.lose(*partitions)
         else:
             answer = self.world.member.revoke(*partitions)
+            holding = [p for p in self.programs if p.client.reader.unsettled()]
+            if holding and data.draw(st.booleans()):
+                self.close(data.draw(st.sampled_from(holding)), orderly=data.draw(st.booleans()))
             for _ in range(5):
                 self.outlive(0.25)
             assert answer is None or answer.called
