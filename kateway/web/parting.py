@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 0.02
 """In which a program that half-closes and ends at once is found out by its reset."""
-FIRST_LOOK_SECONDS = 0.005
+FIRST_LOOK_SECONDS = 0.001
 LONGEST_LOOK_SECONDS = 0.1
-MARGIN_SECONDS = 0.01
-"""Beyond the round trip within which a closed client's reset must be here."""
 
 
 class Parting:
@@ -118,7 +116,7 @@ class Parting:
         self._call = None
         if not self.lost() and self._say is not None:
             self._said = True
-            self._prompt_until = self._seconds() + 2 * self._wire.round_trip_seconds() + MARGIN_SECONDS
+            self._prompt_until = self._seconds() + self._wire.round_trip_seconds()
             self._say()
         self._look()
 

@@ -33,9 +33,11 @@ from kateway.web.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
 _SIOCOUTQ = 0x5411
-# linux/tcp.h: struct tcp_info up to tcpi_rttvar; tcpi_rtt, in microseconds
-_TCP_INFO_BYTES = 76
+# linux/tcp.h: struct tcp_info up to tcpi_min_rtt; tcpi_rtt and tcpi_rttvar; all in microseconds
+_TCP_INFO_BYTES = 152
 _TCPI_RTT = 68
+_TCPI_MIN_RTT = 148
+_NEAR_MICROSECONDS = 1000
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
@@ -154,15 +156,17 @@ class PromptConnection(tcp.Connection):
         return max(self.handed - cast(int, unacknowledged), 0)
 
     def round_trip_seconds(self) -> float:
-        """What the kernel expects a round trip to take at most: its mean and four times its deviation."""
+        """How long an answer to what is sent now may be under way, as far as the kernel has seen."""
         if not self.counts:
             return 0.0
         try:
             information = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             mean, deviation = struct.unpack_from("II", information, _TCPI_RTT)
+            (least,) = struct.unpack_from("I", information, _TCPI_MIN_RTT)
         except (OSError, AttributeError, struct.error):
             return 0.0
-        return float(mean + 4 * deviation) / 1e6
+        # near by, delayed acknowledgements are most of the mean; far away, the net's own moods
+        return float(3 * least if least < _NEAR_MICROSECONDS else 2 * (mean + 4 * deviation)) / 1e6
 
     def stalled(self) -> bool:
         """Bytes wait, in the process or in the kernel, and none has moved since the last look."""
