@@ -36,6 +36,7 @@ from servers.oracle import Oracle  # noqa: E402
 TOPIC, GROUP = "soak", "soak-readers"
 RECOVERY_SECONDS = 15.0
 """Until the gateway has found a group's coordinator again, or its new one, and could commit."""
+SESSION_SECONDS = 6
 COMMIT_SECONDS = 1.5
 """What was settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
 
@@ -66,10 +67,14 @@ class Soak:
             addresses = json.dumps(self.cluster.addresses)
             store = f'driver = "kafka"\nbrokers = {addresses}\nmetadata_refresh_seconds = 5'
         # a client that does not read is held to have read after settle_seconds: no client here stands still for so long
-        delivery = f"settle_seconds = {60 if options.rounds else 5}\nsession_timeout_seconds = 6"
+        delivery = f"settle_seconds = {60 if options.rounds else 5}\nsession_timeout_seconds = {SESSION_SECONDS}"
         path = settings(folder / "kateway.toml", store, delivery)
-        self.gateway = Daemon(Checkout(), folder, ["--config", str(path)], env={"PYTHONPATH": str(ROOT)}).start()
-        self.run = Run(TOPIC, [self.gateway], group=GROUP, seed=options.seed)
+        command = ["--config", str(path)]
+        self.gateways = [
+            Daemon(Checkout(), folder / f"gateway-{number}", command, env={"PYTHONPATH": str(ROOT)}).start()
+            for number in range(options.gateways)
+        ]
+        self.run = Run(TOPIC, self.gateways, group=GROUP, seed=options.seed)
         self.faults: Counter[str] = Counter()
         self.slow: list[Client] = []
 
@@ -98,19 +103,21 @@ class Soak:
         return time.monotonic() - self.started
 
     def kill_gateway(self) -> None:
+        gateway = self.chosen.choice(self.gateways)
         with self.outage("gateway killed"):
-            self.gateway.kill()
-            self.gateway.start()
+            gateway.kill()
+            gateway.start()
 
     def restart_gateway(self) -> None:
+        gateway = self.chosen.choice(self.gateways)
         with self.outage("gateway restarted"):
-            self.gateway.terminate()
-            self.gateway.start()
+            gateway.terminate()
+            gateway.start()
 
     def slow_reader(self) -> None:
         """Takes part in a group of its own and stops reading: it costs the others nothing."""
         self.note("slow reader")
-        client = Client(self.gateway.public_port, receive_buffer_bytes=4096)
+        client = Client(self.chosen.choice(self.gateways).public_port, receive_buffer_bytes=4096)
         client.send("GET", f"/v1/topics/{TOPIC}/slow{len(self.slow) % 8}?follow=1")
         self.slow.append(client)
         if len(self.slow) > 8:
@@ -187,7 +194,7 @@ class Soak:
         if self.oracle is not None:
             final = from_oracle(self.oracle, TOPIC, GROUP, drained=True)
         else:
-            final = from_gateway(self.gateway.public_port, TOPIC, GROUP, drained=True)
+            final = from_gateway(self.gateways[0].public_port, TOPIC, GROUP, drained=True)
         report = check(
             self.run.history,
             final,
@@ -213,7 +220,8 @@ class Soak:
 
     def close(self) -> None:
         self.run.close()
-        self.gateway.close()
+        for gateway in self.gateways:
+            gateway.close()
         if self.cluster is not None:
             self.cluster.close()
 
@@ -226,6 +234,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--store", choices=["embedded", "kafka"], default="embedded")
     parser.add_argument("--brokers", type=int, choices=[1, 3], default=3)
+    parser.add_argument("--gateways", type=int, default=1, help="so many in one group, before Kafka")
     parser.add_argument("--kafka-version", default="4.3.1")
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--faults", choices=["all", "gateway", "brokers", "none"], default="all")
