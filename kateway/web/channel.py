@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from kateway.errors import KatewayError, RequestTimeout
 from kateway.web.bridge import drive
+from kateway.web.ending import Ending
 from kateway.web.exchange import Request, Watcher
 from kateway.web.parsing import Parsed, RequestParser, new_request_id
 from kateway.web.problems import problem
@@ -52,21 +53,23 @@ class HttpChannel(Protocol):
         self.deadline = inf
         """When the factory's sweep is to look at this connection, on the factory's clock."""
         self._turned_away = turned_away
+        self.ending = Ending(self)
         self._parser: RequestParser | None = None
-        self._other: Any = None
+        self.other: Any = None
+        """Who has taken the connection over."""
         self._subject: str | None = None
         self.remembered: Any = None
-        self._advancing = self._closing = self._fin = self._paused = self._secure = False
+        self._advancing = self._paused = self._secure = False
 
     # --- the transport's side ---------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         self._secure = isinstance(self.transport, TLSMemoryBIOProtocol)
-        witness = self._witness = Witness(self.transport)
+        witness = self.witness = Witness(self.transport)
         if witness.wire is not None:
             witness.wire.drained = self._drained
         if witness.tls is not None:
-            witness.tls.leaving = self._in_doubt
+            witness.tls.leaving = self.ending.in_doubt
         factory = self.factory
         self.deadline = factory.tick + factory.config.header_timeout_seconds
         factory.opened(self)
@@ -74,12 +77,12 @@ class HttpChannel(Protocol):
             self._refuse(self._turned_away)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._other is not None:
-            self._other.dataReceived(data)
+        if self.other is not None:
+            self.other.dataReceived(data)
             return
-        if self._closing:
+        if self.ending.begun:
             return  # a lingering close: what still comes is dropped
-        witness = self._witness
+        witness = self.witness
         if witness.watchers and self.exchange is None and not witness.backlog():
             witness.asked()
         parser = self._parser
@@ -131,25 +134,10 @@ class HttpChannel(Protocol):
         return True
 
     def readConnectionLost(self) -> None:
-        """The client's FIN. One that comes with its request is a half-close and still gets the answer; one that comes
-        later, or in the middle of a response, means that it has left, or that it merely sends no more.
-        """
-        self._fin = True
-        exchange = self.exchange
-        if self._closing and self._witness.parting is None:
-            self._close_if_confirmed()
-        elif exchange is not None and self._other is None and exchange.fresh:
-            age = self.factory.seconds() - exchange.request.received
-            if age > self.factory.config.half_close_seconds and not self._in_doubt():
-                self._leave()
-        elif not self._in_doubt():
-            self._leave()
+        self.ending.client_ends()
 
     def writeConnectionLost(self) -> None:
-        if self._closing:
-            self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
-            if self._fin:
-                self._close_if_confirmed()
+        self.ending.we_ended()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self.gone = True
@@ -159,7 +147,7 @@ class HttpChannel(Protocol):
             self._held = None
         parser, self._parser = self._parser, None
         exchange, self.exchange = self.exchange, None
-        other, self._other = self._other, None
+        other, self.other = self.other, None
         budget = self.factory.budget
         if parser is not None:
             parser.close()
@@ -167,35 +155,35 @@ class HttpChannel(Protocol):
         if exchange is not None:
             budget.held -= exchange.body_bytes
         try:
-            self._witness.over(reason, self.sent)
+            self.witness.over(reason, self.sent)
             if exchange is not None:
                 exchange.client_gone()
             if other is not None:
                 other.connectionLost(reason)
         finally:
             # whatever those make of it, the connection is counted no longer
-            self._witness.forget()
+            self.witness.forget()
             self.factory.closed(self)
 
     # --- Connection -------------------------------------------------------------------------------------------------
 
     def confirmed(self) -> int | None:
-        return self._witness.confirmed()
+        return self.witness.confirmed()
 
     def stalled(self) -> bool:
-        return self._witness.stalled()
+        return self.witness.stalled()
 
     def watch(self, watcher: Watcher) -> None:
-        self._witness.watch(watcher)
+        self.witness.watch(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
-        self._witness.unwatch(watcher)
+        self.witness.unwatch(watcher)
 
     def told_to_wait(self, seconds: float) -> None:
         factory = self.factory
         now = factory.seconds()
         pause = factory.config.refused_pause_seconds
-        if now < self._wait_until and pause and self._held is None and not self._closing:
+        if now < self._wait_until and pause and self._held is None and not self.ending.begun:
             self._held = factory.later(pause, self._read_on)
             self.transport.pauseProducing()
         self._wait_until = now + seconds
@@ -226,12 +214,12 @@ class HttpChannel(Protocol):
 
     def writable(self) -> bool:
         """Whether the client has room for more, and has not said goodbye."""
-        witness = self._witness
+        witness = self.witness
         return not witness.backlog() and witness.parting is None
 
     def must_close(self) -> bool:
         """Whether the connection ends with the response that is given now, whatever the client wishes."""
-        if self._fin:
+        if self.ending.fin:
             return self._parser is None or not self._parser.ready
         return self.factory.draining
 
@@ -241,23 +229,33 @@ class HttpChannel(Protocol):
             self.factory.budget.held -= exchange.body_bytes
         self.exchange = None
         if not exchange.keep_alive or self.factory.draining:  # a stream's head was sent before the draining began
-            self._close()
+            self.ending.after_response()
         elif not self._advancing:
             self._advance()
 
     def cut(self) -> None:
         """Resets the connection."""
-        if not self.gone:
-            self._closing = self._witness.cut = True
-            self.transport.abortConnection()
+        self.ending.by_force()
 
     def end(self) -> None:
         """Ends a connection that was taken over, once what was sent has arrived."""
-        self._close()
+        self.ending.after_response()
+
+    def take_no_more(self) -> None:
+        """Lets what still arrives come, and be dropped."""
+        if self._parser is not None:
+            self._parser.close()
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self._paused = True
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
 
     def hand_over(self, protocol: Any) -> bytes:
         """See ``WireExchange.take_over``."""
-        self._other = protocol
+        self.other = protocol
         self.deadline = inf
         parser, self._parser = self._parser, None
         if self._paused:
@@ -280,7 +278,7 @@ class HttpChannel(Protocol):
             return
         self._advancing = True
         try:
-            while self.exchange is None and not self._closing and self._other is None and self._held is None:
+            while self.exchange is None and not self.ending.begun and self.other is None and self._held is None:
                 if parser.ready:
                     self._handle(parser.ready.pop(0))
                 elif parser.rest:
@@ -291,7 +289,7 @@ class HttpChannel(Protocol):
                     break
         finally:
             self._advancing = False
-        if self._other is not None or self._closing or self.gone or self._held is not None:
+        if self.other is not None or self.ending.begun or self.gone or self._held is not None:
             return
         if (parser.rest != b"") is not self._paused:
             self._paused = not self._paused
@@ -339,114 +337,24 @@ class HttpChannel(Protocol):
     def expired(self) -> None:
         """The deadline has passed: the sweep calls."""
         parser = self._parser
-        if self._closing:
-            self._close_if_confirmed(waited=True)
+        if self.ending.begun:
+            self.ending.go_on(waited=True)
         elif parser is not None and parser.arriving:
             parser.close()
             part = "body" if parser.in_body else "head"
             self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."))
         else:
-            self._leave()
-
-    def check_stall(self, now: float) -> None:
-        """Cuts a client that has taken nothing for ``write_stall_timeout_seconds`` while bytes wait for it."""
-        if self._witness.stuck(now, self.factory.config.write_stall_timeout_seconds):
-            self.cut()
+            self.ending.at_once()
 
     def close_if_idle(self) -> None:
         """Closes between requests (draining)."""
         parser = self._parser
-        idle = self.exchange is None and not self._closing and self._other is None
+        idle = self.exchange is None and not self.ending.begun and self.other is None
         if idle and (parser is None or not parser.arriving):
-            self._leave()
-
-    def _close(self) -> None:
-        """Ends after the last response: our FIN first, then the client's, so that it reads
-        the answer and not a reset.
-        """
-        if self._closing or self.gone:
-            return
-        self._closing = True
-        parser = self._parser
-        if parser is not None:
-            parser.close()
-        self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
-        if self._held is not None:
-            self._held.cancel()
-            self._held = None
-            self._paused = True
-        if self._paused:
-            self._paused = False
-            self.transport.resumeProducing()
-        if self._fin and self._witness.part(self.factory, None, self._parted):
-            self.deadline = inf  # our FIN would be the last that is heard of it
-        elif self._witness.wire is None or self._secure:
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
-
-    def _close_if_confirmed(self, waited: bool = False) -> None:
-        """Goes on with a lingering close; bytes that are still on their way to the client hold it up."""
-        if self.gone:
-            return
-        witness = self._witness
-        if (waited or witness.watchers) and witness.under_way():
-            # bounded by the write stall timeout
-            self.deadline = self.factory.tick + self.factory.interval
-            return
-        if waited and (self._secure or witness.backlog()):
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
-
-    def _leave(self) -> None:
-        """Ends now: the client has left, or is idle."""
-        if self.gone:
-            return
-        self._closing = True
-        self.deadline = self.factory.tick + self.factory.config.lingering_close_seconds
-        if self._witness.backlog():
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
-
-    def _in_doubt(self) -> bool:
-        """The client has said that it sends no more: whether anything depends on what it means by that."""
-        if not self._witness.part(self.factory, self._say_goodbye, self._parted):
-            return False
-        self.deadline = inf
-        self._closing = self._closing or (self.exchange is None and self._other is None)
-        return True
-
-    def _say_goodbye(self) -> None:
-        """Ends the response, or sends what a client that has had its response may ignore."""
-        tls = self._witness.tls
-        if self.exchange is not None:
-            self.exchange.keep_alive = False
-            self.exchange.leave()
-        elif self._other is not None:
-            self._other.leave()
-        elif tls is None:
-            self.send(b"\r\n")  # RFC 9112 9.2
-        if tls is not None:
-            tls.say_goodbye()
-
-    def _parted(self) -> None:
-        """What a goodbye meant has become clear."""
-        wire, parting = self._witness.wire, self._witness.parting
-        if wire is None or parting is None:
-            return
-        if wire.reset:
-            wire.abortConnection()  # type: ignore[no-untyped-call]
-        elif parting.settled and self.exchange is not None and self.exchange.fresh:
-            self._witness.parting = None  # it still gets its answer
-        elif parting.settled or parting.closed:
-            wire.loseConnection()  # type: ignore[no-untyped-call]
-        else:
-            self.cut()
+            self.ending.at_once()
 
     def _drained(self) -> None:
         if self.exchange is not None:
             self.exchange.drained()
-        elif self._other is not None:
-            self._other.drained()
+        elif self.other is not None:
+            self.other.drained()

@@ -174,4 +174,4 @@ class HttpFactory(Factory):
         if now - self._stall_look >= self._stall_interval:
             self._stall_look = now
             for channel in tuple(self._channels):
-                channel.check_stall(now)
+                channel.ending.check_stall(now)

@@ -115,9 +115,10 @@ class Parting:
     def _ask(self) -> None:
         self._call = None
         if not self.lost() and self._say is not None:
-            self._said = True
+            before = self._wire.offered
             self._prompt_until = self._seconds() + self._wire.round_trip_seconds()
             self._say()
+            self._said = self._wire.offered > before
         self._look()
 
     def _twice(self) -> None:
@@ -136,7 +137,7 @@ class Parting:
         if self.lost() or self.settled or (now >= self._limit_at and not self.alive):
             over()
             return
-        self._prompt = now <= self._prompt_until
+        self._prompt = now < self._prompt_until
         self._interval = min(self._interval * 2, LONGEST_LOOK_SECONDS)
         self._call = self._later(self._interval, self._look)
 

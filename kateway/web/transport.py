@@ -37,7 +37,7 @@ _SIOCOUTQ = 0x5411
 _TCP_INFO_BYTES = 152
 _TCPI_RTT = 68
 _TCPI_MIN_RTT = 148
-_NEAR_MICROSECONDS = 1000
+_HERE_MICROSECONDS, _NEAR_MICROSECONDS = 100, 1000
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
@@ -165,6 +165,8 @@ class PromptConnection(tcp.Connection):
             (least,) = struct.unpack_from("I", information, _TCPI_MIN_RTT)
         except (OSError, AttributeError, struct.error):
             return 0.0
+        if least < _HERE_MICROSECONDS:
+            return 0.0  # within the machine: it is there before the call that sends returns
         # near by, delayed acknowledgements are most of the mean; far away, the net's own moods
         return float(3 * least if least < _NEAR_MICROSECONDS else 2 * (mean + 4 * deviation)) / 1e6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from socket_gateway import self_signed
+from servers.certificate import self_signed
 
 
 @pytest.fixture

@@ -150,7 +150,12 @@ async def test_who_ends_in_the_middle_of_a_response_has_left_and_its_handler_hea
         client = gateway.connect()
         exchange, ending, end = await streamed(gateway, client, b"record")
         heard: list[str] = []
-        exchange.on_gone(lambda: heard.append("gone"))
+
+        def gone() -> None:
+            heard.append("gone")
+            exchange.finish()
+
+        exchange.on_gone(gone)
         assert await deferToThread(client.recv, 4096)
         await acknowledged(exchange, end)
         client.close()
@@ -249,7 +254,7 @@ async def test_who_half_closes_with_its_request_gets_the_response_and_lives_unti
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
         client.shutdown(socket.SHUT_WR)
-        await turn(lambda: exchange.connection._fin)  # type: ignore[attr-defined]
+        await turn(lambda: exchange.connection.ending.fin)  # type: ignore[attr-defined]
         exchange.begin(200, [])
         end = exchange.write([b"record"]).end
         exchange.finish()
@@ -271,7 +276,7 @@ async def test_who_half_closes_with_its_request_and_dies_with_the_response_unrea
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
         client.shutdown(socket.SHUT_WR)
-        await turn(lambda: exchange.connection._fin)  # type: ignore[attr-defined]
+        await turn(lambda: exchange.connection.ending.fin)  # type: ignore[attr-defined]
         exchange.begin(200, [])
         end = exchange.write([b"record"]).end
         exchange.finish()

@@ -27,11 +27,14 @@ class Wire:
 
 
 class World:
-    def __init__(self, wire: Wire, limit_seconds: float = 2.0, came_first: bool = False) -> None:
+    def __init__(
+        self, wire: Wire, limit_seconds: float = 2.0, came_first: bool = False, speechless: bool = False
+    ) -> None:
         self.clock = Clock()
         self.wire = wire
         self.unsettled = True
         self.said: list[float] = []
+        self.speechless = speechless
         self.over: list[float] = []
         self.parting = Parting(wire, self.clock.seconds, self.clock.callLater, lambda: self.unsettled)  # type: ignore[arg-type]
         if came_first:
@@ -41,7 +44,8 @@ class World:
 
     def _say(self) -> None:
         self.said.append(self.clock.seconds())
-        self.wire.offered += 5
+        if not self.speechless:
+            self.wire.offered += 5
 
     def _over(self) -> None:
         self.over.append(self.clock.seconds())
@@ -127,6 +131,13 @@ def test_who_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
 
 def test_who_answers_nothing_and_had_not_acknowledged_everything_is_not() -> None:
     world = World(Wire(acknowledged=60), limit_seconds=2.0)
+    world.passes(2.3)
+    assert world.ended
+    assert not world.parting.closed
+
+
+def test_who_could_not_be_asked_is_held_to_nothing() -> None:
+    world = World(Wire(), limit_seconds=2.0, speechless=True)
     world.passes(2.3)
     assert world.ended
     assert not world.parting.closed
