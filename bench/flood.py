@@ -2,8 +2,8 @@
 
 Four times in each round: undisturbed; while the other application publishes just what its quota allows; beside its
 flood; and beside the same flood on *another* gateway of the same machine, which takes its share of the processor and
-nothing else. What is admitted is written by the same store and has its price; what the flood adds to that is what the gateway
-itself fails to keep apart.
+nothing else. What is admitted is written by the same store and has its price; what the flood adds to that is what the
+gateway itself fails to keep apart.
 """
 
 from __future__ import annotations
