@@ -99,7 +99,9 @@ class Parting:
         self._notice()
         if self.twice:
             return not self._wire.reset
-        return self._said and self._whole and not self.alive and (self._prompt or not self._wire.reset)
+        if not self._said or not self._whole or self.alive:
+            return False
+        return self._prompt if self._wire.reset else not self._wire.unsent()
 
     @property
     def settled(self) -> bool:

@@ -33,11 +33,10 @@ from kateway.web.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
 _SIOCOUTQ = 0x5411
-# linux/tcp.h: struct tcp_info up to tcpi_min_rtt; tcpi_rtt and tcpi_rttvar; all in microseconds
+# linux/tcp.h: struct tcp_info up to tcpi_min_rtt; tcpi_rtt and tcpi_rttvar; times in microseconds
 _TCP_INFO_BYTES = 152
-_TCPI_RTT = 68
-_TCPI_MIN_RTT = 148
-_HERE_MICROSECONDS, _NEAR_MICROSECONDS = 100, 1000
+_TCPI_RTT, _TCPI_NOTSENT_BYTES, _TCPI_MIN_RTT = 68, 144, 148
+_NEAR_MICROSECONDS = 1000
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
@@ -160,15 +159,30 @@ class PromptConnection(tcp.Connection):
         if not self.counts:
             return 0.0
         try:
-            information = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-            mean, deviation = struct.unpack_from("II", information, _TCPI_RTT)
-            (least,) = struct.unpack_from("I", information, _TCPI_MIN_RTT)
+            if self.socket.getpeername()[0] == self.socket.getsockname()[0]:
+                return 0.0  # within the machine: it is there before the call that sends returns
+            mean, deviation = self._told("II", _TCPI_RTT)
+            (least,) = self._told("I", _TCPI_MIN_RTT)
         except (OSError, AttributeError, struct.error):
             return 0.0
-        if least < _HERE_MICROSECONDS:
-            return 0.0  # within the machine: it is there before the call that sends returns
         # near by, delayed acknowledgements are most of the mean; far away, the net's own moods
         return float(3 * least if least < _NEAR_MICROSECONDS else 2 * (mean + 4 * deviation)) / 1e6
+
+    def unsent(self) -> bool:
+        """Whether bytes wait that the kernel has not sent even once: the client's window is shut."""
+        if not self.counts:
+            return False
+        try:
+            (waiting,) = self._told("I", _TCPI_NOTSENT_BYTES)
+        except (OSError, AttributeError, struct.error):
+            return False
+        return bool(waiting) or self.handed < self.offered
+
+    def _told(self, kind: str, at: int) -> tuple[int, ...]:
+        """A part of ``TCP_INFO``."""
+        return struct.unpack_from(
+            kind, self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES), at
+        )
 
     def stalled(self) -> bool:
         """Bytes wait, in the process or in the kernel, and none has moved since the last look."""

@@ -157,10 +157,6 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def tls_endpoint(certificate: Path) -> str:
-    return f"ssl:0:interface=127.0.0.1:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem"
-
-
 async def tls_client(gateway: Gateway, certificate: Path) -> ssl.SSLSocket:
     context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     plain = gateway.connect()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from servers.certificate import tls_endpoint
 from socket_gateway import (
     GET,
     MEGABYTE,
@@ -19,7 +20,6 @@ from socket_gateway import (
     streamed,
     sweep,
     tls_client,
-    tls_endpoint,
     turn,
     verdict,
 )

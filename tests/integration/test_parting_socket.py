@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from servers.certificate import tls_endpoint
 from socket_gateway import (
     MEGABYTE,
     Ending,
@@ -24,7 +25,6 @@ from socket_gateway import (
     streamed,
     sweep,
     tls_client,
-    tls_endpoint,
     turn,
     verdict,
 )

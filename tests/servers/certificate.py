@@ -33,6 +33,6 @@ def self_signed(folder: Path) -> Path:
     return folder
 
 
-def endpoint(folder: Path, port: int = 0) -> str:
+def tls_endpoint(folder: Path, port: int = 0) -> str:
     """A TLS endpoint that shows it."""
     return f"ssl:{port}:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/cert.pem"

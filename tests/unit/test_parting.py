@@ -15,9 +15,13 @@ class Wire:
         self.acknowledged = acknowledged
         self.reset = self.resetting = False
         self.round_trip = round_trip
+        self.shut = False
 
     def confirmed(self) -> int | None:
         return self.acknowledged
+
+    def unsent(self) -> bool:
+        return self.shut
 
     def look_for_error(self) -> None:
         self.reset = self.resetting
@@ -138,6 +142,15 @@ def test_who_answers_nothing_and_had_not_acknowledged_everything_is_not() -> Non
 
 def test_who_could_not_be_asked_is_held_to_nothing() -> None:
     world = World(Wire(), limit_seconds=2.0, speechless=True)
+    world.passes(2.3)
+    assert world.ended
+    assert not world.parting.closed
+
+
+def test_who_has_no_room_for_what_is_sent_has_not_closed() -> None:
+    wire = Wire()
+    wire.shut = True
+    world = World(wire, limit_seconds=2.0)
     world.passes(2.3)
     assert world.ended
     assert not world.parting.closed
