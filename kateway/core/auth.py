@@ -143,7 +143,7 @@ class Authentication:
         now: Callable[[], float],
     ) -> None:
         self._methods = tuple(methods)
-        self._failures = failures
+        self.failures = failures
         self._snapshot = snapshot
         self._now = now
         self._challenges = tuple(("WWW-Authenticate", way.challenge) for way in methods if way.challenge)
@@ -168,13 +168,13 @@ class Authentication:
             raise Unauthorized("this needs credentials", headers=self._challenges)
         if not isinstance(failure, CredentialsExpired):
             # what was good until lately is no guess, and must not lock out who shares the address
-            self._failures.note(credentials.address)
+            self.failures.note(credentials.address)
         raise self.challenged(failure)
 
     def refuse(self, address: str) -> None:
         """``TooManyFailures`` for an address that was wrong too often."""
-        if self._failures.seen:
-            self._failures.refuse(address)
+        if self.failures.seen:
+            self.failures.refuse(address)
 
     def challenged(self, failure: KatewayError) -> KatewayError:
         """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""

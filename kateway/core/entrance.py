@@ -154,7 +154,9 @@ class GuardedEntrance:
         snapshot, access = rules  # type: ignore[misc]
         if snapshot is not self._snapshot() or access is not self.access:  # type: ignore[has-type]
             return False
-        self.access.authentication.refuse(address)
+        failures = access.authentication.failures  # type: ignore[has-type]
+        if failures.seen:
+            failures.refuse(address)
         return True
 
     def enter(self, asked: Asked, show: Show) -> Visit:

@@ -18,7 +18,7 @@ from kateway.errors import KatewayError, QuotaExceeded
 from kateway.model import Message
 from kateway.web import params
 from kateway.web.credentials import Shown, credentials, shown
-from kateway.web.exchange import Exchange
+from kateway.web.exchange import Exchange, Head
 
 CLIENT_GONE = "client-gone"
 """The outcome of a request whose client did not wait for it."""
@@ -32,6 +32,7 @@ class Remembered(NamedTuple):
 
     path: params.TopicPath
     purpose: Purpose
+    head: Head | None
     shown: Shown
     until: float
     rules: object
@@ -57,7 +58,8 @@ class Front:
             return entrance.enter(Asked(purpose, path.version, path.topic, path.group), _nobody)
         connection = exchange.connection
         request = exchange.request
-        seen = shown(request.headers)
+        head = request.head
+        seen: Shown | None = None
         now = self._seconds()
         last: Remembered | None = connection.remembered
         # most requests are like the one before on their connection: whoever was let in a moment ago is let in again,
@@ -66,21 +68,23 @@ class Front:
             last is not None
             and last.path is path
             and last.purpose is purpose
-            and last.shown == seen
             and now < last.until
+            # the same head shows the same, unread
+            and ((head is not None and last.head is head) or last.shown == (seen := shown(request.headers)))
             and entrance.same_rules(last.rules, request.peer)
         ):
             visit = last.visit
             exchange.caller = last.caller
         else:
             rules = entrance.rules()
+            brought = seen or shown(request.headers)
             visit = entrance.enter(
                 Asked(purpose, path.version, path.topic, path.group),
-                lambda purpose: credentials(seen, request.peer, purpose, connection.subject),
+                lambda purpose: credentials(brought, request.peer, purpose, connection.subject),
             )
             exchange.caller = actor(visit.principal)
             until = now + REMEMBERED_SECONDS if visit.principal.expires is None else 0.0
-            connection.remembered = Remembered(path, purpose, seen, until, rules, visit, exchange.caller)
+            connection.remembered = Remembered(path, purpose, head, brought, until, rules, visit, exchange.caller)
         if visit.headers:
             exchange.extra_headers = (*exchange.extra_headers, *visit.headers)
         return visit
@@ -111,8 +115,7 @@ class Front:
                 _told_to_wait(exchange, error)
                 raise
             finally:
-                if self.quota_headers:
-                    exchange.extra_headers = (*exchange.extra_headers, *allowance.headers(now))
+                self._tell(exchange, allowance, now)
 
     def count_message(self, visit: Visit, message: Message) -> None:
         """Counts a message on a socket that was opened some time ago; ``QuotaExceeded``. The quota is that of now."""
@@ -122,7 +125,8 @@ class Front:
 
     def _tell(self, exchange: Exchange, allowance: Allowance, now: float) -> None:
         if self.quota_headers:
-            exchange.extra_headers = (*exchange.extra_headers, *allowance.headers(now))
+            told = allowance.headers(now)
+            exchange.extra_headers = (*exchange.extra_headers, *told) if exchange.extra_headers else told
 
     def enter_reader(self, visit: Visit) -> Callable[[], None]:
         """Counts a reader until the callable returned is called; ``QuotaExceeded``."""
