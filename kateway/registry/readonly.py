@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NoReturn
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 
 from kateway.errors import KatewayError, RegistryOpen
 from kateway.model import Health
-from kateway.registry.current import Current
-from kateway.registry.interface import (
-    Application,
-    Binding,
-    BindingName,
-    Callback,
-    GatewayEntry,
-    Key,
-    Snapshot,
-    Topic,
-    TopicName,
-    Written,
-)
+from kateway.registry.interface import GatewayEntry, Snapshot, Written
+from kateway.registry.plans import Plan
+from kateway.registry.writing import Changes, E
 
 
-class ReadOnlyRegistry(ABC):
-    """Every write is refused; the only gateway known is this one; key use is kept in memory."""
+class ReadOnlyRegistry(Changes):
+    """Every change is refused; the only gateway known is this one; key use is kept in memory."""
 
     read_only = True
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._current = Current(snapshot)
+        super().__init__(snapshot)
         self._gateway: GatewayEntry | None = None
         self._used: dict[str, int] = {}
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return self._current.snapshot
-
-    def watch(self, callback: Callback) -> Callable[[], None]:
-        return self._current.watch(callback)
 
     @abstractmethod
     def _refusal(self) -> KatewayError: ...
 
-    def _refuse(self) -> NoReturn:
+    async def _put(self, entry: E, expected: str | None) -> Written[E]:
         raise self._refusal()
 
-    async def put_application(self, application: Application, expected: str | None = None) -> Written[Application]:
-        self._refuse()
-
-    async def delete_application(self, name: str, expected: str | None = None) -> None:
-        self._refuse()
-
-    async def put_key(self, key: Key, expected: str | None = None) -> Written[Key]:
-        self._refuse()
-
-    async def delete_key(self, application: str, key: str, expected: str | None = None) -> None:
-        self._refuse()
-
-    async def put_topic(self, topic: Topic, expected: str | None = None) -> Written[Topic]:
-        self._refuse()
-
-    async def delete_topic(self, name: TopicName, expected: str | None = None) -> None:
-        self._refuse()
-
-    async def put_binding(self, binding: Binding, expected: str | None = None) -> Written[Binding]:
-        self._refuse()
-
-    async def delete_binding(self, name: BindingName, expected: str | None = None) -> None:
-        self._refuse()
+    async def _delete(self, plan: Plan) -> None:
+        raise self._refusal()
 
     async def register_gateway(self, entry: GatewayEntry) -> None:
         self._gateway = entry

@@ -1,4 +1,7 @@
-"""The part of a registry that reads and writes alike in all drivers: plans go in, a driver's ``_commit`` does them."""
+"""What is alike in all drivers: the snapshot and its watchers, and what each change is as a plan.
+
+``WritableRegistry`` has a driver's ``_commit`` carry the plans out; ``readonly`` refuses them.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,11 @@ def abandonable(running: Deferred[T]) -> Deferred[T]:
     return answer
 
 
-class WritableRegistry(ABC):
-    """Snapshot, watch and writes; how a plan is carried out is the driver's."""
+class Changes(ABC):
+    """Snapshot, watch, and every change as one of two kinds."""
 
-    read_only = False
-
-    def __init__(self) -> None:
-        self._current = Current(Snapshot())
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._current = Current(snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -52,15 +53,10 @@ class WritableRegistry(ABC):
         return self._current.watch(callback)
 
     @abstractmethod
-    async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
-        """Carries a plan out; answers the snapshots that it was made on and that came of it."""
+    async def _put(self, entry: E, expected: str | None) -> Written[E]: ...
 
-    async def _put(self, entry: E, expected: str | None) -> Written[E]:
-        before, after = await self._commit(plans.put(entry, expected))
-        kind, name = kind_of(entry), name_of(entry)
-        # it may be gone again, where finding out whether it was written took long
-        now = plans.found(after, kind, name) or entry
-        return Written(cast(E, now), plans.found(before, kind, name) is None)
+    @abstractmethod
+    async def _delete(self, plan: Plan) -> None: ...
 
     async def put_application(self, application: Application, expected: str | None = None) -> Written[Application]:
         return await self._put(application, expected)
@@ -75,13 +71,36 @@ class WritableRegistry(ABC):
         return await self._put(binding, expected)
 
     async def delete_application(self, name: str, expected: str | None = None) -> None:
-        await self._commit(plans.delete("applications", name, expected))
+        await self._delete(plans.delete("applications", name, expected))
 
     async def delete_key(self, application: str, key: str, expected: str | None = None) -> None:
-        await self._commit(plans.delete_key(application, key, expected))
+        await self._delete(plans.delete_key(application, key, expected))
 
     async def delete_topic(self, name: TopicName, expected: str | None = None) -> None:
-        await self._commit(plans.delete("topics", "/".join(name), expected))
+        await self._delete(plans.delete("topics", "/".join(name), expected))
 
     async def delete_binding(self, name: BindingName, expected: str | None = None) -> None:
-        await self._commit(plans.delete("bindings", "/".join(name), expected))
+        await self._delete(plans.delete("bindings", "/".join(name), expected))
+
+
+class WritableRegistry(Changes):
+    """How a plan is carried out is the driver's."""
+
+    read_only = False
+
+    def __init__(self) -> None:
+        super().__init__(Snapshot())
+
+    @abstractmethod
+    async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
+        """Carries a plan out; answers the snapshots that it was made on and that came of it."""
+
+    async def _put(self, entry: E, expected: str | None) -> Written[E]:
+        before, after = await self._commit(plans.put(entry, expected))
+        kind, name = kind_of(entry), name_of(entry)
+        # it may be gone again, where finding out whether it was written took long
+        now = plans.found(after, kind, name) or entry
+        return Written(cast(E, now), plans.found(before, kind, name) is None)
+
+    async def _delete(self, plan: Plan) -> None:
+        await self._commit(plan)
