@@ -29,9 +29,11 @@ from history.check import Report, check, trace  # noqa: E402
 from history.final import ends, from_gateway, from_oracle  # noqa: E402
 from history.run import Run, settings  # noqa: E402
 from history.wire import Client  # noqa: E402
+from servers.certificate import self_signed, tls_endpoint  # noqa: E402
 from servers.daemon import Daemon, Installation  # noqa: E402
 from servers.kafka import KafkaCluster  # noqa: E402
 from servers.oracle import Oracle  # noqa: E402
+from servers.process import free_port  # noqa: E402
 
 TOPIC, GROUP = "soak", "soak-readers"
 RECOVERY_SECONDS = 15.0
@@ -39,6 +41,8 @@ RECOVERY_SECONDS = 15.0
 SESSION_SECONDS = 6
 COMMIT_SECONDS = 1.5
 """What was settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
+SETTLE_SECONDS = 8
+"""No client here stands still for so long, except one that has half-closed: it holds its partition."""
 
 
 class Checkout(Installation):
@@ -66,13 +70,15 @@ class Soak:
             self.oracle.create_topic(TOPIC, options.partitions, len(self.cluster.nodes))
             addresses = json.dumps(self.cluster.addresses)
             store = f'driver = "kafka"\nbrokers = {addresses}\nmetadata_refresh_seconds = 5'
-        # a client that does not read is held to have read after settle_seconds: no client here stands still for so long
-        delivery = f"settle_seconds = {60 if options.rounds else 5}\nsession_timeout_seconds = {SESSION_SECONDS}"
+        # a client that does not read is held to have read after settle_seconds
+        delivery = f"settle_seconds = {SETTLE_SECONDS}\nsession_timeout_seconds = {SESSION_SECONDS}"
         path = settings(folder / "kateway.toml", store, delivery)
-        command = ["--config", str(path)]
+        self.secure_port = free_port()
+        secure = ["--public", tls_endpoint(self_signed(folder), self.secure_port)]
         self.gateways = [
             Daemon(Checkout(), folder / f"gateway-{number}", command, env={"PYTHONPATH": str(ROOT)}).start()
             for number in range(options.gateways)
+            for command in [["--config", str(path), *([] if number else secure)]]
         ]
         self.run = Run(TOPIC, self.gateways, group=GROUP, seed=options.seed)
         self.faults: Counter[str] = Counter()
@@ -175,7 +181,9 @@ class Soak:
         self.run.write(options.writers, batch=20, pause_seconds=options.pause, timeout_seconds=30)
         if options.visitors:
             self.run.visit(
-                options.visitors, rounds=-(-options.rounds // options.visitors) if options.rounds else 1 << 30
+                options.visitors,
+                rounds=-(-options.rounds // options.visitors) if options.rounds else 1 << 30,
+                secure_port=self.secure_port,
             )
         if options.readers:
             explicit = "&ack_timeout=5" if options.ack else ""

@@ -101,6 +101,8 @@ class Ending:
     def in_doubt(self) -> bool:
         """The client has said that it sends no more: whether anything depends on what it means by that."""
         channel = self._channel
+        if self.begun and channel.witness.parting is None:
+            return False  # we have said goodbye first, and can ask nothing any more
         if not channel.witness.part(channel.factory, self._say_goodbye, self._parted):
             return False
         channel.deadline = inf

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from history.record import History, Ident, Place
+from history.websocket import CLOSE, HEADERS, SocketIncoming, frame
 from history.wire import ACCEPT, Client, Incoming
 
 CUTS = ("head", "mid", "boundary", "end", "never")
-ENDS = ("fin", "reset", "half-close", "kill")
-FORMS = tuple(ACCEPT)
+ENDS = ("fin", "goodbye", "reset", "half-close", "kill", "half-close kill")
+FORMS = (*ACCEPT, "websocket")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Plan:
     """How one client goes about it: how much its program reads, and how it ends.
 
     ``cut``: it reads ``skip`` bytes of the head; ``records`` records and ``skip`` bytes more; exactly so many records;
-    everything; or nothing at all. Then it waits ``hold_seconds`` and ends.
+    everything; or nothing at all. Then it waits ``hold_seconds`` and ends. A ``goodbye`` is TLS's or the WebSocket's
+    own before the FIN; with ``half-close kill`` it half-closes before it waits.
     """
 
     form: str
@@ -37,14 +39,16 @@ class Plan:
     skip: int
     end: str
     hold_seconds: float = 0.0
+    secure: bool = False
+    """Over TLS."""
 
     @property
     def name(self) -> str:
-        return f"{self.form} {self.cut} {self.end}"
+        return f"{'tls ' if self.secure else ''}{self.form} {self.cut} {self.end}"
 
 
-def plans(seed: object) -> Iterator[Plan]:
-    """Every cut with every end first, then at random."""
+def plans(seed: object, secure: bool = False) -> Iterator[Plan]:
+    """Every cut with every end first, then at random; some over TLS, where it is ``secure``."""
     chosen = random.Random(str(seed))
     matrix = list(itertools.product(CUTS, ENDS))
     chosen.shuffle(matrix)
@@ -59,19 +63,44 @@ def plans(seed: object) -> Iterator[Plan]:
             skip=chosen.randrange(1, 30),
             end=end,
             hold_seconds=chosen.choice((0, 0, 0.05, 0.3)),
+            secure=secure and chosen.random() < 0.4,
         )
+
+
+@dataclass
+class LastId:
+    """What a program that reads events gives back when it comes again; once, for it may be another's turn by then."""
+
+    value: str = ""
+
+    def take(self) -> str:
+        value, self.value = self.value, ""
+        return value
 
 
 class Attendance:
     """One client carrying out its plan up to its end."""
 
-    def __init__(self, port: int, target: str, plan: Plan, delivered: Callable[[Ident, Place | None], None]) -> None:
+    def __init__(
+        self,
+        port: int,
+        target: str,
+        plan: Plan,
+        delivered: Callable[[Ident, Place | None], None],
+        last_id: str = "",
+    ) -> None:
         self._plan = plan
         self._delivered = delivered
-        self.client = Client(port, 20, receive_buffer_bytes=4096 if plan.cut == "never" else 0)
-        self.incoming = Incoming(plan.form)
-        self.client.send("GET", f"{target}?{plan.query}", Accept=ACCEPT[plan.form])
+        self.client = Client(port, 20, receive_buffer_bytes=4096 if plan.cut == "never" else 0, secure=plan.secure)
+        as_socket = plan.form == "websocket"
+        self.incoming = SocketIncoming() if as_socket else Incoming(plan.form)
+        headers = dict(HEADERS) if as_socket else {"Accept": ACCEPT[plan.form]}
+        if last_id and plan.form == "sse":
+            headers["Last_Event_ID"] = last_id
+        self.client.send("GET", f"{target}?{plan.query}", **headers)
         self.count = 0
+        self.ended = False
+        """The gateway's FIN was read, or TLS's goodbye."""
 
     def read(self) -> None:
         """As much as planned."""
@@ -93,31 +122,53 @@ class Attendance:
 
     def rest(self) -> None:
         """Everything to the end."""
+        if self._plan.form == "websocket":
+            self.client.socket.settimeout(1.0)  # it has no end of its own while fewer records than its limit come
         while self._some(65536):
             pass
 
+    def say_goodbye(self) -> None:
+        with contextlib.suppress(OSError):  # the gateway may have gone
+            if self._plan.form == "websocket" and self.incoming.status == 101:
+                self.client.put(frame(CLOSE, (1000).to_bytes(2, "big")))
+            self.client.say_goodbye()
+
     def _some(self, size: int) -> bool:
         try:
-            data = b"" if self.incoming.complete else self.client.socket.recv(size)
+            # a WebSocket is over with the gateway's FIN
+            over = self.incoming.complete and self.incoming.status != 101
+            data = None if over else self.client.take(size)
         except OSError:
             return False
-        for read in self.incoming.feed(data):
+        for read in self.incoming.feed(data or b""):
             self._delivered(*read)
             self.count += 1
-        return bool(data)
+        if isinstance(self.incoming, SocketIncoming) and self.incoming.answers:
+            with contextlib.suppress(OSError):  # half-closed, or the gateway has gone
+                self.client.put(bytes(self.incoming.answers))
+            self.incoming.answers.clear()
+        self.ended = data is None
+        return data is not None
 
 
-def attend(history: History, reader: str, port: int, target: str, plan: Plan) -> int:
+def attend(history: History, reader: str, port: int, target: str, plan: Plan, last: LastId) -> int:
     """Runs one client; answers the status that it saw (0: none). A killed one is a process of its own."""
-    session = history.begin(f"{reader}: {plan.name}")
-    if plan.end == "kill":
+    session = history.begin(f"{reader}: {plan.name} {plan.query}")
+    try:
+        return _attend(history, session, port, target, plan, last)
+    finally:
+        history.end(session)
+
+
+def _attend(history: History, session: int, port: int, target: str, plan: Plan, last: LastId) -> int:
+    if plan.end.endswith("kill"):
         return _victim(history, session, port, target, plan)
     left = False
 
     def delivered(name: Ident, place: Place | None) -> None:
         history.deliver(session, name, place, late=left)
 
-    attendance = Attendance(port, target, plan, delivered)
+    attendance = Attendance(port, target, plan, delivered, last.take() if plan.form == "sse" else "")
     client = attendance.client
     attendance.read()
     if plan.hold_seconds:
@@ -130,15 +181,21 @@ def attend(history: History, reader: str, port: int, target: str, plan: Plan) ->
             left = True
             client.socket.settimeout(5.0)
             attendance.rest()
+        elif plan.end == "goodbye":
+            attendance.say_goodbye()
         client.close()
-        if attendance.incoming.complete:
+        # what is behind a WebSocket's goodbye has to be read as well, or the kernel makes a reset of the close
+        whole = attendance.ended or plan.form != "websocket"
+        if attendance.incoming.complete and whole and not left:
             history.clean(session)
+    last.value = attendance.incoming.last_id or last.value
     return attendance.incoming.status
 
 
 def _victim(history: History, session: int, port: int, target: str, plan: Plan) -> int:
     """A program that is killed while it stands still, so that what it had is exactly what it said."""
-    arguments = [str(port), target, plan.form, plan.query, plan.cut, str(plan.records), str(plan.skip)]
+    arguments = [str(port), target, plan.form, plan.query, plan.cut, str(plan.records), str(plan.skip), plan.end]
+    arguments.append("secure" if plan.secure else "")
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).with_name("victim.py")), *arguments],
         stdout=subprocess.PIPE,
@@ -159,7 +216,7 @@ def _victim(history: History, session: int, port: int, target: str, plan: Plan) 
 
 
 class Visitor(threading.Thread):
-    """Client after client by plan, until ``rounds`` have been or ``stop`` is set."""
+    """Client after client by plan, until ``rounds`` have been or ``stop`` is set. ``secure_port`` is for TLS."""
 
     def __init__(
         self,
@@ -171,21 +228,25 @@ class Visitor(threading.Thread):
         seed: object,
         rounds: int,
         stop: threading.Event,
+        secure_port: int = 0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._history = history
         self._port = port
         self._target = target
-        self._plans = itertools.islice(plans(f"{seed} {name}"), rounds)
+        self._secure_port = secure_port
+        self._plans = itertools.islice(plans(f"{seed} {name}", bool(secure_port)), rounds)
         self._stop_event = stop
         self.statuses: list[int] = []
+        self._last = LastId()
 
     def run(self) -> None:
         for plan in self._plans:
             if self._stop_event.is_set():
                 break
             try:
-                self.statuses.append(attend(self._history, self.name, self._port(), self._target, plan))
+                port = self._secure_port if plan.secure else self._port()
+                self.statuses.append(attend(self._history, self.name, port, self._target, plan, self._last))
             except OSError:
                 self._stop_event.wait(0.1)  # the gateway is away just now
 
@@ -252,6 +313,8 @@ class Reader(threading.Thread):
         assert self._client is not None
         client, incoming = self._client, Incoming(self._form)
         session = self._history.begin(self.name)
+        if last is not None:
+            self._history.end(last)
         client.send("GET", f"{self._target}?{self._query}", Accept=ACCEPT[self._form])
         unacknowledged: list[Place] = []
         heard_at = time.monotonic()

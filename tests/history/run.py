@@ -76,8 +76,8 @@ class Run:
             reader.start()
         return started
 
-    def visit(self, count: int, rounds: int) -> None:
-        """Starts clients that end in every way."""
+    def visit(self, count: int, rounds: int, secure_port: int = 0) -> None:
+        """Starts clients that end in every way, some over TLS where there is a port for it."""
         for _ in range(count):
             number = len(self.visitors)
             visitor = Visitor(
@@ -88,6 +88,7 @@ class Run:
                 seed=self.seed,
                 rounds=rounds,
                 stop=self._visiting,
+                secure_port=secure_port,
             )
             self.visitors.append(visitor)
             visitor.start()

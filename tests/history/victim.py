@@ -10,13 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from history.readers import Attendance, Plan
 
 if __name__ == "__main__":
-    port, target, form, query, cut, records, skip = sys.argv[1:]
+    port, target, form, query, cut, records, skip, end, secure = sys.argv[1:]
     had = []
-    plan = Plan(form, query, cut, int(records), int(skip), "kill")
-    try:
-        attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
-    except OSError:
-        sys.exit()  # nobody listens just now
+    plan = Plan(form, query, cut, int(records), int(skip), end, secure=bool(secure))
+    attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
     attendance.read()
+    if end == "half-close kill":
+        attendance.client.half_close()
     print(json.dumps([attendance.incoming.status, had]), flush=True)
     signal.pause()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from history.record import Ident, Place, ident
 
@@ -22,7 +24,12 @@ class Read(NamedTuple):
     place: Place | None
 
 
-ACCEPT = {"raw": "*/*", "ndjson": "application/x-ndjson", "frames": "application/vnd.kateway.frames"}
+ACCEPT = {
+    "raw": "*/*",
+    "ndjson": "application/x-ndjson",
+    "frames": "application/vnd.kateway.frames",
+    "sse": "text/event-stream",
+}
 
 
 class Incoming:
@@ -35,7 +42,11 @@ class Incoming:
         """What is no whole record yet (``form`` empty: everything)."""
         self.complete = False
         """All of it came: the last chunk, or as many bytes as its head said."""
+        self.last_id = ""
+        """Of the last event, in a stream of such."""
         self._form = form
+        self._id = ""
+        self._data: dict[str, Any] = {}
         self._raw = bytearray()
         self._expects = "size"
         self._left = 0
@@ -110,10 +121,24 @@ class Incoming:
             del self.body[: end + 1]
             if self._form == "raw":
                 found.append(Read(ident(line), None))
+            elif self._form == "sse":
+                found += self._event(line)
             elif line.strip():
                 record = json.loads(line)
                 found.append(Read(ident(record["value"].encode()), Place(record["partition"], record["offset"])))
         return found
+
+    def _event(self, line: bytes) -> list[Read]:
+        """One line of an event, which has its id before its data and is whole with the empty line behind them."""
+        name, _, value = line.decode().partition(": ")
+        if name == "id":
+            self._id = value
+        elif name == "data":
+            self._data = json.loads(value)
+        elif not line and self._data:
+            record, self._data, self.last_id = self._data, {}, self._id
+            return [Read(ident(record["value"].encode()), Place(record["partition"], record["offset"]))]
+        return []
 
     def _frames(self) -> list[Read]:
         found = []
@@ -150,15 +175,18 @@ def _bytes(body: bytearray, at: int) -> tuple[bytes | None, int]:
 
 
 class Client:
-    """A connection to a gateway."""
+    """A connection to a gateway, over TLS where ``secure``."""
 
-    def __init__(self, port: int, timeout_seconds: float = 30.0, receive_buffer_bytes: int = 0) -> None:
+    def __init__(
+        self, port: int, timeout_seconds: float = 30.0, receive_buffer_bytes: int = 0, *, secure: bool = False
+    ) -> None:
         self.socket = socket.socket()
         if receive_buffer_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self.socket.settimeout(timeout_seconds)
         try:
             self.socket.connect(("127.0.0.1", port))
+            self._tls = Tls(self.socket) if secure else None
         except OSError:
             self.socket.close()
             raise
@@ -168,7 +196,24 @@ class Client:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
-        self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+        self.put("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+
+    def put(self, data: bytes) -> None:
+        self.socket.sendall(data if self._tls is None else self._tls.sealed(data))
+
+    def take(self, size: int) -> bytes | None:
+        """Takes at most so many bytes from the kernel, and gives what they say: over TLS perhaps nothing yet.
+        ``None`` at the end.
+        """
+        data = self.socket.recv(size)
+        if not data:
+            return None
+        return data if self._tls is None else self._tls.opened(data)
+
+    def say_goodbye(self) -> None:
+        """TLS's close alert; without TLS nothing."""
+        if self._tls is not None:
+            self.socket.sendall(self._tls.goodbye())
 
     def ask(self, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
         """Sends a request and reads its whole answer; ``ConnectionError`` when it was cut off."""
@@ -191,6 +236,48 @@ class Client:
     def close(self) -> None:
         """In order, if all was read; else the kernel makes it a reset."""
         self.socket.close()
+
+
+class Tls:
+    """TLS over bytes that are fed to it, so that it never takes more from the kernel than its program does."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connected.sendall(self._out.read())
+                data = connected.recv(65536)
+                if not data:
+                    raise ConnectionError("the handshake was cut off") from None
+                self._in.write(data)
+        connected.sendall(self._out.read())
+
+    def sealed(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._out.read()
+
+    def opened(self, data: bytes) -> bytes | None:
+        """``None`` when the gateway has said goodbye."""
+        self._in.write(data)
+        plain = bytearray()
+        try:
+            while piece := self._tls.read(65536):
+                plain += piece
+        except ssl.SSLWantReadError:
+            return bytes(plain)
+        return bytes(plain) or None
+
+    def goodbye(self) -> bytes:
+        with contextlib.suppress(ssl.SSLError):  # its answer is not waited for
+            self._tls.unwrap()
+        return self._out.read()
 
 
 def ask(port: int, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:

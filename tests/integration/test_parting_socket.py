@@ -358,3 +358,14 @@ async def test_who_says_goodbye_and_dies_with_something_unread_has_not_had_it(ce
         assert not talk.ending.over.called
         talk.client.close()
         assert not await talk.had_all()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_closes_behind_the_gateway_s_goodbye_has_had_what_it_was_sent(certificate: Path) -> None:
+    async with secure_talk(certificate) as talk:
+        talk.exchange.keep_alive = False  # type: ignore[attr-defined]
+        talk.exchange.finish()
+        assert (await deferToThread(everything, talk.client)).endswith(b"0\r\n\r\n")
+        talk.end = talk.exchange.connection.sent  # type: ignore[attr-defined]
+        talk.client.close()
+        assert await talk.had_all()

@@ -15,7 +15,9 @@ from history.final import committed, ends, from_gateway
 from history.record import Ident
 from history.run import Run, settings, wait_until
 from history.wire import ACCEPT, Client, Incoming, ask
+from servers.certificate import self_signed, tls_endpoint
 from servers.daemon import Daemon
+from servers.process import free_port
 
 pytestmark = pytest.mark.system
 Daemons = Callable[..., Daemon]
@@ -25,19 +27,21 @@ Daemons = Callable[..., Daemon]
 def gateway(daemon: Daemons, tmp_path: Path) -> Callable[..., Daemon]:
     """Starts a gateway with lines of ``[delivery]``."""
 
-    def start(delivery: str = "", store: str = "") -> Daemon:
+    def start(delivery: str = "", store: str = "", *options: str) -> Daemon:
         path = settings(tmp_path / "kateway.toml", f'path = "{tmp_path / "data"}"\n{store}', delivery)
-        return daemon("--config", str(path)).start()
+        return daemon("--config", str(path), *options).start()
 
     return start
 
 
-def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon]) -> None:
+def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon], tmp_path: Path) -> None:
     # a client that lives on without reading is held to have read what its TCP took: nobody here waits for that long
-    up = gateway("settle_seconds = 60", "partitions = 3")
+    secure_port = free_port()
+    public = ["--public", tls_endpoint(self_signed(tmp_path), secure_port)]
+    up = gateway("settle_seconds = 4", "partitions = 3", *public)
     with Run("matrix", [up], seed=2) as run:
         run.write(3, count=1500, batch=50)
-        run.visit(3, rounds=20)
+        run.visit(3, rounds=20, secure_port=secure_port)
         run.visited()
         run.written()
         run.read(1, query="limit=1000&timeout=1&idle=0.2")
