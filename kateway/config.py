@@ -55,6 +55,8 @@ class HttpConfig:
     max_inflight_body_bytes: int = attrs.field(default=268435456, validator=_at_least(1048576))
     lingering_close_seconds: float = attrs.field(default=2.0, validator=_between(0, 60))
     half_close_seconds: float = attrs.field(default=1.0, validator=_between(0, 60))
+    heartbeat_seconds: float = attrs.field(default=15.0, validator=_between(0.1, 3600))
+    max_unsent_bytes: int = attrs.field(default=65536, validator=_between(4096, 1 << 26))
     refused_pause_seconds: float = attrs.field(default=0.05, validator=_between(0, 1))
     cors_origins: tuple[str, ...] = ()
 

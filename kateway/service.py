@@ -119,7 +119,9 @@ class GatewayService(Service):
         self._front.quota_headers = settings.quotas.headers
 
         gateway = Gateway(topic_creation(settings), self.groups, reactor)
-        self._subscriptions = SubscribeEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
+        self._subscriptions = SubscribeEdge(
+            gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
+        )
         self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         plane = build_plane(gateway, self._front, self._subscriptions, self._publish_sockets, self._cors_origins)
         self._administration = Administration(self.registry, self.stores, self._audit, time.time)
@@ -297,6 +299,7 @@ class GatewayService(Service):
         self._public.configure(settings.http)
         self._admin.configure(settings.http)
         self._subscriptions.max_message_bytes = settings.http.max_body_bytes
+        self._subscriptions.heartbeat_seconds = settings.http.heartbeat_seconds
         self._publish_sockets.max_message_bytes = settings.http.max_body_bytes
         self.groups.config = settings.delivery
         self._front.quota_headers = settings.quotas.headers

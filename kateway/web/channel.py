@@ -68,6 +68,7 @@ class HttpChannel(Protocol):
         witness = self.witness = Witness(self.transport)
         if witness.wire is not None:
             witness.wire.drained = self._drained
+            witness.wire.keep_unsent_below(self.factory.config.max_unsent_bytes)
         if witness.tls is not None:
             witness.tls.leaving = self.ending.in_doubt
         factory = self.factory

@@ -18,7 +18,6 @@ from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web.exchange import Span
 
-HEARTBEAT_SECONDS = 15.0
 FIRST_BATCH_BYTES = 16384
 LARGEST_BATCH_BYTES = 262144
 BATCH_RECORDS = 4000
@@ -75,9 +74,11 @@ class Feed:
         outlet: Outlet,
         bounds: Bounds,
         clock: IReactorTime,
+        heartbeat_seconds: float,
         pause: Callable[[int], float] | None = None,
     ) -> None:
         """``pause`` counts bytes against a quota and answers the seconds to wait before the next."""
+        self._heartbeat_seconds = heartbeat_seconds
         self._pause = pause
         self._paused_until = 0.0
         self._reader = reader
@@ -104,7 +105,7 @@ class Feed:
         self._outlet.on_writable(self._turn)
         self._reader.on_readable(self._turn)
         self._reader.on_failed(self.fail)
-        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.first_seconds)
+        self._wait(self._heartbeat_seconds if self._follows else self._bounds.first_seconds)
         pause = 0.0 if self._pause is None else self._pause(0)
         if pause:
             # what was read before has used up the quota
@@ -150,7 +151,7 @@ class Feed:
             self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
         else:
             self._reader.rest()
-        self._wait(HEARTBEAT_SECONDS if self._follows else self._bounds.idle_seconds + pause)
+        self._wait(self._heartbeat_seconds if self._follows else self._bounds.idle_seconds + pause)
 
     def _grow(self) -> None:
         """A client that takes what it is given is given more at a time; one that merely lets it lie in buffers is not:
@@ -186,7 +187,7 @@ class Feed:
             return
         if self._outlet.writable():
             self._outlet.beat()
-        self._wait(HEARTBEAT_SECONDS)
+        self._wait(self._heartbeat_seconds)
 
     # --- ends ------------------------------------------------------------------------------------------------
 

@@ -30,12 +30,16 @@ from kateway.web.websocket import accept, wants_websocket
 class SubscribeEdge:
     """Turns subscribe requests into readers and feeds them to their clients."""
 
-    def __init__(self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int) -> None:
+    def __init__(
+        self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int, heartbeat_seconds: float
+    ) -> None:
         self._gateway = gateway
         self._front = front
         self._clock = clock
         self.max_message_bytes = max_message_bytes
         """Of a WebSocket message that a client sends; a reload may change it."""
+        self.heartbeat_seconds = heartbeat_seconds
+        """Between signs of life on streams without records; a reload may change it for those to come."""
         self._feeds: set[Feed] = set()
         """Those under way."""
         self._queries = params.Cache(params.subscribe_query)
@@ -98,7 +102,7 @@ class SubscribeEdge:
     ) -> None:
         max_bytes = math.inf if query.max_bytes is None else query.max_bytes
         bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle)
-        feed = Feed(reader, outlet, bounds, self._clock, self._front.pause(visit))
+        feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, self._front.pause(visit))
         release = self._front.permits.hold(visit, feed.fail)
 
         def ended() -> None:

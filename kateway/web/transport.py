@@ -40,8 +40,6 @@ _NEAR_MICROSECONDS = 1000
 _COUNTS = sys.platform == "linux"
 _MOST_PAIRS = 1024
 _BACKLOG = 1024
-_MOST_UNSENT_BYTES = 65536
-"""That the kernel may hold for a client beyond what is on its way to it: what a slow client is sent stays small."""
 
 
 class PromptConnection(tcp.Connection):
@@ -154,6 +152,11 @@ class PromptConnection(tcp.Connection):
         # a FIN of ours that is under way counts as one byte: too few for a moment, never too many
         return max(self.handed - cast(int, unacknowledged), 0)
 
+    def keep_unsent_below(self, size: int) -> None:
+        """Limits what the kernel holds beyond what is on its way to the client: what a slow one costs."""
+        if self.counts:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+
     def round_trip_seconds(self) -> float:
         """How long an answer to what is sent now may be under way, as far as the kernel has seen."""
         if not self.counts:
@@ -217,8 +220,6 @@ class PromptServer(PromptConnection, tcp.Server):
         super().__init__(sock, *arguments)
         # answers leave at once: Nagle would hold a small one back behind an unacknowledged other
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _COUNTS:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
 
 
 class PromptUnixServer(PromptConnection, unix.Server):

@@ -14,7 +14,9 @@ from kateway.core.reader import Watcher
 from kateway.core.taken import Taken
 from kateway.errors import Denied, KatewayError, Unavailable
 from kateway.web.exchange import Span
-from kateway.web.feed import FIRST_BATCH_BYTES, HEARTBEAT_SECONDS, Bounds, Feed
+from kateway.web.feed import FIRST_BATCH_BYTES, Bounds, Feed
+
+HEARTBEAT_SECONDS = 7.0
 
 
 class Outlet:
@@ -85,7 +87,7 @@ class World:
         self.ended = 0
         reader = groups.reader("default", "g", "t", connection=self.outlet)
         given = {"records": 1000, "bytes": math.inf, "first_seconds": 30.0, "idle_seconds": 1.0, **bounds}
-        self.feed = Feed(reader, self.outlet, Bounds(**given), self.clock, pause)  # type: ignore[arg-type]
+        self.feed = Feed(reader, self.outlet, Bounds(**given), self.clock, HEARTBEAT_SECONDS, pause)  # type: ignore[arg-type]
         self.feed.start(self._ended)
         self.store.subscriptions[-1].give(0)
 
