@@ -88,12 +88,21 @@ class Options(usage.Options):
         for option, endpoints in (("http.public", http.public), ("http.admin", http.admin)):
             problems += [
                 f"{option}: {endpoint!r} is no endpoint; one begins with {', '.join(ENDPOINTS)} and a colon"
+                f"{_meant(endpoint)}"
                 for endpoint in endpoints
                 if endpoint.partition(":")[0] not in ENDPOINTS or not endpoint.partition(":")[2]
             ]
         if problems:
             raise ConfigError(problems)
         return settings
+
+
+def _meant(endpoint: str) -> str:
+    """What somebody who gave a host and a port wanted to say."""
+    host, _, port = endpoint.rpartition(":")
+    if not port.isdigit() or ":" in host:
+        return ""
+    return f", such as tcp:{port}" + (f":interface={host}" if host else "")
 
 
 def _broker_problems(name: str, cluster: StorageConfig) -> list[str]:

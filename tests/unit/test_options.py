@@ -69,6 +69,13 @@ def test_every_fault_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_host_and_a_port_are_refused_with_what_they_should_be(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(capsys, "--public", "127.0.0.1:9090", "--admin", "9091", "--public", "[::1]:9090")
+    assert "such as tcp:9090:interface=127.0.0.1\n" in told
+    assert "such as tcp:9091\n" in told
+    assert told.count("such as") == 2
+
+
 def test_a_file_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "No such file" in refused(capsys, "--config", str(tmp_path / "none.toml"))
 
