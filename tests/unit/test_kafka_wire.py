@@ -81,9 +81,20 @@ def test_a_fetch_asks_for_committed_records_of_many_partitions_at_once():
     )
 
 
+def test_in_a_fetch_session_only_what_changed_is_said():
+    bounds = {"max_wait_ms": 500, "min_bytes": 1, "max_bytes": 1000, "session": 77}
+    assert wire.encode_fetch("t", [wire.Wanted(3, 9, 200)], **bounds, epoch=4, forgotten=[1, 2]) == (
+        pack(">iiiibii", -1, 500, 1, 1000, 1, 77, 4)
+        + (pack(">i", 1) + text("t") + pack(">i", 1) + pack(">iiqqi", 3, -1, 9, -1, 200))
+        + (pack(">i", 1) + text("t") + pack(">iii", 2, 1, 2))
+    )
+    nothing_new = pack(">iiiibii", -1, 500, 1, 1000, 1, 77, 5) + pack(">ii", 0, 0)
+    assert wire.encode_fetch("t", [], **bounds, epoch=5) == nothing_new
+
+
 def test_a_fetch_answer_gives_each_partition_with_its_aborted_transactions():
     body = (
-        pack(">ihi", 0, 0, 0)
+        pack(">ihi", 0, 0, 9)
         + pack(">i", 1)
         + text("t")
         + pack(">i", 2)
@@ -96,6 +107,7 @@ def test_a_fetch_answer_gives_each_partition_with_its_aborted_transactions():
     )
     assert wire.decode_fetch(body) == (
         0,
+        9,
         [
             wire.FetchedPartition(0, 0, 30, 20, 2, [(77, 3), (78, 9)], b"blob"),
             wire.FetchedPartition(1, 6, -1, -1, -1, [], b""),

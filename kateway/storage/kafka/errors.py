@@ -34,6 +34,9 @@ CLUSTER_AUTHORIZATION_FAILED = 31
 TOPIC_ALREADY_EXISTS = 36
 DUPLICATE_SEQUENCE = 46
 
+SESSION_LOST = frozenset({70, 71})
+"""Of a fetch: the broker does not know the fetch session, or is at another request of it."""
+
 REROUTE = frozenset({3, 5, 6, 9, 72, 74, 75, 100, 103})
 """What is known of leaders is old: look again."""
 

@@ -3,6 +3,9 @@ broker, each a long poll. Plain callbacks: this is the hot path of reading.
 
 Asks only for partitions whose buffer has room. While some have none, the polls of the others are short, so that a
 reader that begins to take again does not wait for a long one to end.
+
+With many partitions a broker keeps what was asked for (``fetch_session``), and what is done here for each request is in
+proportion to what has changed: buffers note themselves in their lane's ``changes``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from twisted.python.failure import Failure
 from kateway.errors import CorruptRecords, KatewayError
 from kateway.storage.kafka.client import Client, Pool
 from kateway.storage.kafka.connection import RequestFailed
-from kateway.storage.kafka.errors import OFFSET_OUT_OF_RANGE, REROUTE, error_for
+from kateway.storage.kafka.errors import OFFSET_OUT_OF_RANGE, REROUTE, SESSION_LOST, error_for
+from kateway.storage.kafka.fetch_session import FetchSession
 from kateway.storage.kafka.prefetch import Prefetch
 from kateway.storage.kafka.primitives import MalformedResponse
 from kateway.storage.kafka.wire import FETCH, FETCH_VERSION, FetchedPartition, Wanted, decode_fetch, encode_fetch
@@ -32,6 +36,8 @@ LET_GO_SECONDS = 2.0
 FIRST_ASK_BYTES = 32768
 """Of all partitions of a subscription together, at the start."""
 LEAST_ASK_BYTES = 4096
+SESSION_PARTITIONS = 16
+"""From so many on a session is worth one of the broker's slots (a thousand by default)."""
 
 
 class Reading(Protocol):
@@ -48,9 +54,13 @@ class Reading(Protocol):
 
 
 class _Lane:
-    """One broker: what is under way to it."""
+    """One broker: the partitions that it leads, and what is under way to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, former_session: int = 0) -> None:
+        self.buffers: dict[int, Prefetch] = {}
+        self.changes: set[int] = set()
+        """Of partitions that may have to be asked for differently than last time."""
+        self.session = FetchSession(former_session)
         self.under_way: Deferred[bytes] | None = None
         self.waiting: IDelayedCall | None = None
         self.failures = 0
@@ -68,25 +78,33 @@ class Fetcher:
         self._reading = reading
         self._most_bytes = client.config.fetch_max_bytes
         self._lanes: dict[int | None, _Lane] = {}
+        """By node id; under ``None`` the partitions without a known leader."""
+        self._lane_of: dict[int, _Lane] = {}
+        self._sessions: dict[int, int] = {}
+        """What brokers may still hold of lanes that are gone: the next request to one ends it."""
         self._held: set[int] = set()
         self._looking: IDelayedCall | None = None
         # while something is at hand: whether anybody takes it
         self._filling: IDelayedCall | None = None
         self._closed = False
         self.buffers: dict[int, Prefetch] = {}
-        self._forget = client.watch(self.fill)
+        self._forget = client.watch(self._leaders_changed)
 
     def own(self, partitions: frozenset[int]) -> None:
         """Makes buffers; a partition is fetched once its buffer has a position."""
         first = max(LEAST_ASK_BYTES, FIRST_ASK_BYTES // max(1, len(partitions)))
         for partition in sorted(partitions):
             self.buffers[partition] = Prefetch(partition, min(first, self._most_bytes), self._most_bytes)
+        self._route()
 
     def disown(self) -> None:
         """Forgets all partitions and what was asked for them."""
         self.buffers.clear()
+        self._lane_of.clear()
         lanes, self._lanes = self._lanes, {}
         for node, lane in lanes.items():
+            if node is not None and lane.session.id:
+                self._sessions[node] = lane.session.id
             if lane.waiting is not None and lane.waiting.active():
                 lane.waiting.cancel()
             if lane.under_way is not None:
@@ -106,13 +124,13 @@ class Fetcher:
 
     def wake(self, buffer: Prefetch) -> None:
         """Somebody takes again from where nobody did; often from other partitions, too, in the same turn."""
-        buffer.asleep = False
+        buffer.wake()
         self.taken(buffer)
 
     def taken(self, buffer: Prefetch) -> None:
         """Something was taken: there may be room now. Hot."""
         buffer.taken_at = self._reactor.seconds()
-        lane = self._lanes.get(self._client.leader(self._topic, buffer.partition))
+        lane = self._lane_of.get(buffer.partition)
         if lane is not None:
             lane.short_wait_ms = SHORT_WAIT_MS
             if lane.under_way is not None or lane.waiting is not None:
@@ -129,59 +147,95 @@ class Fetcher:
         """Asks each broker that nothing is asked of for what there is room for."""
         if self._closed:
             return
-        by_node: dict[int | None, list[Prefetch]] = {}
-        for partition, buffer in self.buffers.items():
-            if buffer.position is not None and partition not in self._held:
-                by_node.setdefault(self._client.leader(self._topic, partition), []).append(buffer)
-        for node, buffers in by_node.items():
-            lane = self._lanes.get(node)
-            if lane is None:
-                lane = self._lanes[node] = _Lane()
+        for node, lane in list(self._lanes.items()):
             if lane.under_way is not None or lane.waiting is not None:
                 continue
-            if node is None:
+            if node is not None:
+                self._ask(node, lane)
+            elif any(buffer.position is not None for buffer in lane.buffers.values()):
                 self._look_again(lane)
-            else:
-                self._ask(node, lane, buffers)
 
     def hold(self, partition: int) -> None:
         """Leaves a partition alone for a while: what it holds could not be read."""
         self._held.add(partition)
-        lane = self._lanes.setdefault(None, _Lane())
-        self._again(lane, CORRUPT_RETRY_SECONDS)
+        self._changed(partition)
+        self._again(self._lane(None), CORRUPT_RETRY_SECONDS)
 
-    def _ask(self, node: int, lane: _Lane, buffers: list[Prefetch]) -> None:
-        wanted = [Wanted(buffer.partition, buffer.next_fetch, wants) for buffer in buffers if (wants := buffer.wants)]
-        if not wanted:
+    def _leaders_changed(self) -> None:
+        self._route()
+        self.fill()
+
+    def _route(self) -> None:
+        """Puts each partition into the lane of its leader."""
+        for partition, buffer in self.buffers.items():
+            lane = self._lane(self._client.leader(self._topic, partition))
+            before = self._lane_of.get(partition)
+            if lane is not before:
+                if before is not None:
+                    del before.buffers[partition]
+                    before.changes.add(partition)
+                self._lane_of[partition] = lane
+                lane.buffers[partition] = buffer
+                buffer.changes = lane.changes
+                lane.changes.add(partition)
+
+    def _lane(self, node: int | None) -> _Lane:
+        lane = self._lanes.get(node)
+        if lane is None:
+            lane = self._lanes[node] = _Lane(0 if node is None else self._sessions.pop(node, 0))
+        return lane
+
+    def _changed(self, partition: int) -> None:
+        lane = self._lane_of.get(partition)
+        if lane is not None:
+            lane.changes.add(partition)
+
+    def _ask(self, node: int, lane: _Lane) -> None:
+        buffers = lane.buffers
+
+        def wanted(partition: int) -> Wanted | None:
+            buffer = buffers.get(partition)
+            if buffer is None or partition in self._held or not (wants := buffer.wants):
+                return None
+            return Wanted(partition, buffer.next_fetch, wants)
+
+        asking = lane.session.ask(buffers, lane.changes, wanted, keep=len(buffers) >= SESSION_PARTITIONS)
+        if asking is None:
             return
+        lane.changes.clear()
         wait_ms = MAX_WAIT_MS
-        if len(wanted) < len(buffers):
+        if len(lane.session.asked) < len(buffers):
             wait_ms = lane.short_wait_ms
             lane.short_wait_ms = min(MAX_WAIT_MS, wait_ms * 2)
-        idle_since = self._reactor.seconds() - IDLE_SECONDS
-        for buffer in buffers:
-            if buffer.taken_at < idle_since:
-                buffer.shrink()
-        body = encode_fetch(self._topic, wanted, max_wait_ms=wait_ms, min_bytes=1, max_bytes=self._most_bytes)
+        body = encode_fetch(
+            self._topic,
+            asking.wanted,
+            max_wait_ms=wait_ms,
+            min_bytes=1,
+            max_bytes=self._most_bytes,
+            session=asking.session,
+            epoch=asking.epoch,
+            forgotten=asking.forgotten,
+        )
         timeout = self._client.config.request_timeout_seconds + wait_ms / 1000
         lane.under_way = answer = self._pool.request(node, FETCH, FETCH_VERSION, body, timeout_seconds=timeout)
-        asked = {want.partition: want.offset for want in wanted}
-        answer.addCallbacks(self._answered, self._failed, callbackArgs=(lane, asked), errbackArgs=(lane,))
+        answer.addCallbacks(self._answered, self._failed, callbackArgs=(lane,), errbackArgs=(lane,))
         answer.addErrback(self._broke, lane)
 
-    def _answered(self, body: bytes, lane: _Lane, asked: dict[int, int]) -> None:
+    def _answered(self, body: bytes, lane: _Lane) -> None:
         lane.under_way = None
-        error, partitions = decode_fetch(body)
+        error, session, partitions = decode_fetch(body)
         if error:
-            self._reading.trouble(error_for(error, f"fetching from {self._topic}"))
-            self._again(lane, MAX_RETRY_SECONDS)
+            self._refused_all(error, lane)
             return
+        asked = lane.session.asked
+        lane.session.answered(session)
         lane.failures = 0
         reroute = False
         arrived: list[int] = []
         for found in partitions:
-            buffer = self.buffers.get(found.partition)
-            if buffer is None or buffer.position is None or buffer.next_fetch != asked.get(found.partition):
+            buffer, want = lane.buffers.get(found.partition), asked.get(found.partition)
+            if buffer is None or buffer.position is None or want is None or buffer.next_fetch != want.offset:
                 continue  # moved meanwhile
             if buffer.asleep:
                 continue  # nobody takes it any more
@@ -210,25 +264,40 @@ class Fetcher:
             return False
         if not had:
             buffer.taken_at = self._reactor.seconds()
-            if self._looking is None:
-                self._looking = self._reactor.callLater(LET_GO_SECONDS, self._let_go)
+            self._look_later()
         # whoever gets data goes to the end: a broker fills a request's partitions in their order
-        self.buffers[buffer.partition] = self.buffers.pop(buffer.partition)
+        buffers = self._lane_of[buffer.partition].buffers
+        buffers[buffer.partition] = buffers.pop(buffer.partition)
         return not had and buffer.readable
 
-    def _let_go(self) -> None:
-        """Drops what nobody has taken for a while."""
-        self._looking = None
-        at_hand = False
-        since = self._reactor.seconds() - LET_GO_SECONDS
-        for buffer in self.buffers.values():
-            if buffer.readable:
-                if buffer.taken_at <= since:
-                    buffer.let_go()
-                else:
-                    at_hand = True
-        if at_hand:
+    def _look_later(self) -> None:
+        if self._looking is None:
             self._looking = self._reactor.callLater(LET_GO_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        """Drops what nobody has taken for a while; asks for little again where nobody has for longer."""
+        self._looking = None
+        again = False
+        now = self._reactor.seconds()
+        for buffer in self.buffers.values():
+            if buffer.readable and buffer.taken_at <= now - LET_GO_SECONDS:
+                buffer.let_go()
+            elif buffer.grown and buffer.taken_at < now - IDLE_SECONDS:
+                buffer.shrink()
+            again = again or buffer.readable or buffer.grown
+        if again:
+            self._look_later()
+
+    def _refused_all(self, error: int, lane: _Lane) -> None:
+        """The broker has done nothing of what was asked."""
+        lane.session.lost()
+        if error in SESSION_LOST:
+            # it keeps only so many, and none over its restart
+            lane.failures += 1
+            self._again(lane, 0 if lane.failures == 1 else MAX_RETRY_SECONDS)
+            return
+        self._reading.trouble(error_for(error, f"fetching from {self._topic}"))
+        self._again(lane, MAX_RETRY_SECONDS)
 
     def _refused(self, buffer: Prefetch, found: FetchedPartition) -> bool:
         """Whether the leaders have to be looked up again."""
@@ -236,7 +305,7 @@ class Fetcher:
             if buffer.readable:  # first what is at hand; then it is asked and refused again
                 self.hold(buffer.partition)
             else:
-                buffer.position = None
+                buffer.lose_place()
                 self._reading.out_of_range(buffer.partition)
             return False
         if found.error in REROUTE:
@@ -247,12 +316,14 @@ class Fetcher:
 
     def _failed(self, failure: Failure, lane: _Lane) -> None:
         lane.under_way = None
+        lane.session.lost()
         if not failure.check(CancelledError):
             failure.trap(RequestFailed)
             self._look_again(lane)
 
     def _broke(self, failure: Failure, lane: _Lane) -> None:
         failure.trap(MalformedResponse)
+        lane.session.lost()
         self._again(lane, MAX_RETRY_SECONDS)
 
     def _look_again(self, lane: _Lane) -> None:
@@ -268,5 +339,7 @@ class Fetcher:
     def _go_on(self, lane: _Lane) -> None:
         lane.waiting = None
         if lane is self._lanes.get(None):
+            for partition in self._held:
+                self._changed(partition)
             self._held.clear()
         self.fill()

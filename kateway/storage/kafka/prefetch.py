@@ -31,6 +31,8 @@ class Prefetch:
         """When something was last taken, or came where there was nothing, by the reader's clock."""
         self.asleep = False
         """What was at hand was let go of, because nobody took it: nothing is wanted until somebody does."""
+        self.changes: set[int] = set()
+        """Of partitions that are to be asked for differently, or not: whoever asks puts its own set here."""
         self._least = limit
         self._most = most
         self._batches: list[Batch] = []
@@ -50,6 +52,7 @@ class Prefetch:
         self.held_bytes = 0
         self._drained = self.asleep = False
         self.position = self.next_fetch = offset
+        self.changes.add(self.partition)
 
     @property
     def readable(self) -> bool:
@@ -73,6 +76,7 @@ class Prefetch:
         if was_empty and drained and len(blob) * 2 > self.limit:
             self.limit = min(self._most, self.limit * 2)
         self._drained = False
+        self.changes.add(self.partition)
         self.next_fetch = found[-1].last_offset + 1
         for batch in found:
             self._batches.append(batch)
@@ -86,6 +90,7 @@ class Prefetch:
         Hot: a batch that fits is handed over as the list that it was decoded to, without a look at its records.
         """
         taken: list[Record] = []
+        self.changes.add(self.partition)
         while self.readable and (not taken or (max_records > 0 and max_bytes > 0)):
             if self._at >= len(self._records):
                 try:
@@ -126,10 +131,26 @@ class Prefetch:
         self.shrink()
         self.asleep = True
 
+    def wake(self) -> None:
+        """Somebody takes again."""
+        self.asleep = False
+        self.changes.add(self.partition)
+
+    def lose_place(self) -> None:
+        """The position is not in the partition any more."""
+        self.position = None
+        self.changes.add(self.partition)
+
     def shrink(self) -> None:
         """Nobody takes: what comes next is as little as at the start."""
         self.limit = self._least
         self._drained = False
+        self.changes.add(self.partition)
+
+    @property
+    def grown(self) -> bool:
+        """Whether more is asked for than at the start."""
+        return self.limit > self._least
 
     # --- the head batch ----------------------------------------------------------------------------------------
 

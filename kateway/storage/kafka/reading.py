@@ -93,7 +93,7 @@ class Reads:
         )
         timeout = wait_seconds + self._client.config.request_timeout_seconds
         answer = await pool.request(leader, FETCH, FETCH_VERSION, body, timeout_seconds=timeout)
-        error, partitions = decode_fetch(answer)
+        error, _session, partitions = decode_fetch(answer)
         found = partitions[0] if partitions else None
         error = error or (found.error if found is not None else 0)
         about = f"topic {topic} partition {wanted.partition}"

@@ -7,7 +7,7 @@ DeleteTopics v1, DescribeGroups v0: versions that every broker from 2.1 to 4.x s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kateway.model import Committed
@@ -25,6 +25,9 @@ CREATE_PARTITIONS, CREATE_PARTITIONS_VERSION = 37, 1
 
 EARLIEST, LATEST = -2, -1
 """Timestamps of ListOffsets that stand for the ends of a partition."""
+
+SESSION_BEGINS, SESSIONLESS = 0, -1
+"""Epochs of a fetch request that names everything: the broker may keep it as a session, or shall not."""
 
 READ_COMMITTED = i8(1)
 _CONSUMER = i32(-1)
@@ -58,8 +61,20 @@ class FetchedPartition(NamedTuple):
         return self.last_stable_offset if self.last_stable_offset >= 0 else self.high_watermark
 
 
-def encode_fetch(topic: str, wanted: Iterable[Wanted], *, max_wait_ms: int, min_bytes: int, max_bytes: int) -> bytes:
-    """Fetch v10 without a fetch session, committed records only. One batch comes even if it is over ``max_bytes``."""
+def encode_fetch(
+    topic: str,
+    wanted: Sequence[Wanted],
+    *,
+    max_wait_ms: int,
+    min_bytes: int,
+    max_bytes: int,
+    session: int = 0,
+    epoch: int = SESSIONLESS,
+    forgotten: Sequence[int] = (),
+) -> bytes:
+    """Fetch v10, committed records only. One batch comes even if it is over ``max_bytes``. In a fetch session
+    ``wanted`` is what has changed, and ``forgotten`` what is not wanted any more.
+    """
     return b"".join(
         (
             _CONSUMER,
@@ -67,25 +82,26 @@ def encode_fetch(topic: str, wanted: Iterable[Wanted], *, max_wait_ms: int, min_
             i32(min_bytes),
             i32(max_bytes),
             READ_COMMITTED,
-            i32(0),  # no session
-            _NO_EPOCH,
-            i32(1),
-            string(topic),
+            i32(session),
+            i32(epoch),
+            i32(1) + string(topic) if wanted else i32(0),
             array(
                 i32(partition) + _NO_EPOCH + i64(offset) + _FOLLOWER_ONLY + i32(most)
                 for partition, offset, most in wanted
-            ),
-            i32(0),  # no topics to forget
+            )
+            if wanted
+            else b"",
+            i32(1) + string(topic) + array(map(i32, forgotten)) if forgotten else i32(0),
         )
     )
 
 
-def decode_fetch(body: bytes) -> tuple[int, list[FetchedPartition]]:
-    """Fetch answer v10: the error of the whole, and the partitions of all its topics (one was asked for)."""
+def decode_fetch(body: bytes) -> tuple[int, int, list[FetchedPartition]]:
+    """Fetch answer v10: the error of the whole, the session, the partitions of all its topics (one was asked for)."""
     read = Reader(body)
     read.i32()  # throttle time
     error = read.i16()
-    read.i32()  # session id
+    session = read.i32()
 
     def transaction() -> tuple[int, int]:
         return read.i64(), read.i64()
@@ -99,7 +115,7 @@ def decode_fetch(body: bytes) -> tuple[int, list[FetchedPartition]]:
         read.string()
         return read.array(partition)
 
-    return error, [found for topic_found in read.array(topic) for found in topic_found]
+    return error, session, [found for topic_found in read.array(topic) for found in topic_found]
 
 
 def encode_list_offsets(topic: str, timestamps: Mapping[int, int]) -> bytes:
