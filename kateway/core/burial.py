@@ -40,7 +40,7 @@ class Burial:
         if delivery.dying:
             self._queue += [(delivery, item) for item in delivery.dying]
             delivery.dying.clear()
-        self._write()
+            self._write()
 
     def stop(self) -> None:
         """Writes no more; what was not written was not acknowledged either."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -17,6 +17,12 @@ _log = Logger()
 
 Collect = Callable[[], list[tuple[Delivery, Committed]]]
 Send = Callable[[Mapping[int, Committed]], Deferred[None]]
+
+
+def committable(deliveries: Iterable[Delivery]) -> list[tuple[Delivery, Committed]]:
+    """Those that have something to commit, and what."""
+    found = [(delivery, delivery.to_commit()) for delivery in deliveries]
+    return [(delivery, committed) for delivery, committed in found if committed is not None]
 
 
 class Commits:

@@ -145,6 +145,13 @@ class Feeding:
         if lag is not None and offset < position + lag:
             share.delivery.skip(offset)
 
+    def step(self, shares: Iterable[Share]) -> None:
+        """Steps over what nobody may see, wherever everything taken is done and something was committed or can be."""
+        for share in shares:
+            delivery = share.delivery
+            if self.subscription is not None and (delivery.committed or delivery.to_commit()):
+                delivery.step(self.subscription.position(share.partition))
+
     def give_back(self, taken: Taken) -> Share | None:
         """A batch goes to the next reader, in order, before everything later; answers whose partition can be fed."""
         offset = taken.delivery.give_back(taken)

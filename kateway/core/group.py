@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from kateway.config import DeliveryConfig
 from kateway.core.burial import Burial
-from kateway.core.commits import Commits
+from kateway.core.commits import Commits, committable
 from kateway.core.deadletter import DeadLetters
 from kateway.core.delivery import Delivery
 from kateway.core.feeding import Feeding, Share
@@ -172,7 +172,7 @@ class Group:
             reader.tick(self.now())
         # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
         # would look as if everything before were done
-        self._step(shares)
+        self._feeding.step(shares)
         held_up = self._hand_overs.begin(shares, self.now())
         if self._hand_overs:
             self._tick_soon()
@@ -216,7 +216,7 @@ class Group:
         self._wake_explicit()
 
     def _commit_last(self, shares: list[Share]) -> Deferred[None] | None:
-        found = self._committable(shares)
+        found = committable(share.delivery for share in shares)
         if not found:
             return None
         sent = self._send({delivery.partition: committed for delivery, committed in found})
@@ -346,10 +346,11 @@ class Group:
         waits = bool(self._watched)
         for share in self._feeding.all:
             delivery = share.delivery
-            if delivery.expire(now):
-                self._wake_for(share)
-            self._burial.take(delivery)
-            waits = waits or delivery.due < inf
+            if delivery.due < inf:  # seldom, and there may be thousands of partitions
+                if delivery.expire(now):
+                    self._wake_for(share)
+                self._burial.take(delivery)
+                waits = waits or delivery.due < inf
         if self._hand_overs:
             self._hand_overs.look(now)
         self._linger()
@@ -395,18 +396,8 @@ class Group:
     # --- committing -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[tuple[Delivery, Committed]]:
-        self._step(self._feeding.all)
-        return self._committable(self._feeding.all)
-
-    def _step(self, shares: Iterable[Share]) -> None:
-        for share in shares:
-            delivery = share.delivery
-            if self._feeding.subscription is not None and (delivery.committed or delivery.to_commit()):
-                delivery.step(self._feeding.subscription.position(share.partition))
-
-    def _committable(self, shares: Iterable[Share]) -> list[tuple[Delivery, Committed]]:
-        found = [(share.delivery, share.delivery.to_commit()) for share in shares]
-        return [(delivery, committed) for delivery, committed in found if committed is not None]
+        self._feeding.step(self._feeding.all)
+        return committable(share.delivery for share in self._feeding.all)
 
     def _send(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         assert self._feeding.subscription is not None
