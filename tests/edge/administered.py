@@ -11,6 +11,7 @@ import attrs
 from gateways import Answer, RunningGateway, config
 
 from kateway.config import AuditConfig, Config, RegistryConfig
+from kateway.registry.secrets import hash_secret
 
 
 def guarded(data: Path, **tables: Any) -> Config:
@@ -18,6 +19,24 @@ def guarded(data: Path, **tables: Any) -> Config:
     given = {"registry": RegistryConfig(driver="embedded")} | tables
     return attrs.evolve(config(data), **given)
 
+
+REGISTRY = f"""
+[applications.app1]
+[[applications.app1.keys]]
+key = "app1-pub"
+kind = "pub"
+secret_hash = "{hash_secret("first-secret")}"
+[[applications.app1.keys]]
+key = "app1-sub"
+kind = "sub"
+secret_hash = "{hash_secret("second-secret")}"
+[topics."app1/foo/v1"]
+partitions = 4
+"""
+"""A registry file: app1 with two keys and the topic foo."""
+
+IN_FILE = {"app1-pub": "first-secret", "app1-sub": "second-secret"}
+"""The keys of ``REGISTRY`` with their secrets."""
 
 ALL_AUDITED = AuditConfig(publishes=True, subscribes=True, acknowledgements=True)
 

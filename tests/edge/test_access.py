@@ -10,11 +10,10 @@ from typing import Any
 import jwt
 import pytest
 import pytest_twisted
-from administered import Administered, Make, guarded, prepared
+from administered import IN_FILE, REGISTRY, Administered, Make, guarded, prepared
 from gateways import WAYS, plain
 
 from kateway.config import AuthConfig, EmbeddedStorageConfig, JwtConfig, RegistryConfig
-from kateway.registry.secrets import hash_secret
 
 here = pytest_twisted.ensureDeferred
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes-for-hs256"
@@ -324,22 +323,6 @@ async def test_a_retired_topic_is_gone(shop: Administered) -> None:
 
 # --- a registry file, and none ---------------------------------------------------------------------------------------
 
-REGISTRY = f"""
-[applications.app1]
-[[applications.app1.keys]]
-key = "app1-pub"
-kind = "pub"
-secret_hash = "{hash_secret("first-secret")}"
-
-[[applications.app1.keys]]
-key = "app1-sub"
-kind = "sub"
-secret_hash = "{hash_secret("second-secret")}"
-
-[topics."app1/foo/v1"]
-partitions = 2
-"""
-
 
 @here
 async def test_a_registry_file_is_in_force_and_its_topics_are_made(tmp_path: Path, administered: Make) -> None:
@@ -347,18 +330,18 @@ async def test_a_registry_file_is_in_force_and_its_topics_are_made(tmp_path: Pat
     registry = RegistryConfig(driver="file", path=str(tmp_path / "registry.toml"))
     shop = administered(registry=registry)
     await shop.start()
-    shop.secrets = {"app1-pub": "first-secret", "app1-sub": "second-secret"}
+    shop.secrets = dict(IN_FILE)
     assert (await shop.publish("app1", "foo")).status == 201
-    assert len((await shop.read("app1", "foo")).json()["partitions"]) == 2
+    assert len((await shop.read("app1", "foo")).json()["partitions"]) == 4
     assert (await shop.publish("app1", "bar")).status == 404
     answer = await shop.admin("PUT", "/topics/app1/bar/v1", {})
     assert (answer.status, answer.code) == (409, "registry-read-only")
     (tmp_path / "registry.toml").write_text(
-        REGISTRY.replace("partitions = 2", "partitions = 3") + '[topics."app1/bar/v1"]\n'
+        REGISTRY.replace("partitions = 4", "partitions = 5") + '[topics."app1/bar/v1"]\n'
     )
     assert (await shop.admin("POST", "/reload")).status == 200
     assert (await shop.publish("app1", "bar")).status == 201
-    assert len((await shop.read("app1", "foo")).json()["partitions"]) == 3
+    assert len((await shop.read("app1", "foo")).json()["partitions"]) == 5
     (tmp_path / "registry.toml").write_text(
         REGISTRY + '[topics."app9/bar/v1"]\n[bindings."app1/app9/none/v1"]\ngroups=["*"]\n'
     )

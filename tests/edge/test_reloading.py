@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from administered import Administered
+from administered import IN_FILE, REGISTRY, Administered
 from cryptography import x509
 from gateways import Client, eventually
 from test_tls_listener import issue, save
@@ -23,26 +23,11 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from kateway.configfile import load
-from kateway.registry.secrets import hash_secret
 from kateway.service import GatewayService
 
 here = pytest_twisted.ensureDeferred
 PUBLISHERS, STREAMS, RELOADS = 50, 20, 20
 LOOPBACK = '["tcp:0:interface=127.0.0.1"]'
-
-REGISTRY = f"""
-[applications.app1]
-[[applications.app1.keys]]
-key = "app1-pub"
-kind = "pub"
-secret_hash = "{hash_secret("first-secret")}"
-[[applications.app1.keys]]
-key = "app1-sub"
-kind = "sub"
-secret_hash = "{hash_secret("second-secret")}"
-[topics."app1/foo/v1"]
-partitions = 4
-"""
 
 
 class FromFile(Administered):
@@ -56,7 +41,7 @@ class FromFile(Administered):
         self.write()
         super().__init__(load(self.file))
         self.service = GatewayService(load(self.file), reactor, lambda: load(self.file))
-        self.secrets = {"app1-pub": "first-secret", "app1-sub": "second-secret"}
+        self.secrets = dict(IN_FILE)
 
     def write(self, http: str = "", tables: str = "", public: str = LOOPBACK) -> None:
         self.file.write_text(

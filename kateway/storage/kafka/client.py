@@ -38,6 +38,7 @@ from kateway.storage.kafka.metadata import (
     too_old,
 )
 from kateway.storage.kafka.primitives import MalformedResponse
+from kateway.storage.kafka.waiting import answer_all
 
 PROBE_INTERVAL_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 2.0
@@ -366,13 +367,7 @@ class Client:
 
     def _answer_waiters(self, waiters: list[Deferred[None]], error: KatewayError | None) -> None:
         waiting, waiters[:] = list(waiters), []
-        for waiter in waiting:
-            if waiter.called:
-                continue
-            if error is None:
-                waiter.callback(None)
-            else:
-                waiter.errback(error)
+        answer_all(waiting, error)
 
 
 def _was_cancelled(failure: Failure) -> None:

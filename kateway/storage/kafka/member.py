@@ -22,7 +22,7 @@ from kateway.storage.kafka.coordinators import Coordinators
 from kateway.storage.kafka.fetcher import Fetcher
 from kateway.storage.kafka.membership import Membership
 from kateway.storage.kafka.offsets import Offsets
-from kateway.storage.kafka.waiting import at_most
+from kateway.storage.kafka.waiting import answer_all, at_most
 
 T = TypeVar("T")
 
@@ -183,7 +183,7 @@ class KafkaSubscription:
         self._repeats.clear()
         for task in list(self._background):
             task.cancel()
-        self._answer(self._waiting, self._not_ours())
+        answer_all(self._waiting, self._not_ours())
         self._waiting = []
         await gatherResults([self._pool.close(), self._fetch_pool.close()])
         self._on_closed(self)
@@ -200,7 +200,7 @@ class KafkaSubscription:
                 waiters, self._waiting = self._waiting, []
                 generation = self._membership.generation
                 if generation is None:
-                    self._answer(waiters, self._not_ours())
+                    answer_all(waiters, self._not_ours())
                     continue
                 try:
                     errors = await self._offsets.commit(
@@ -212,25 +212,16 @@ class KafkaSubscription:
                         member=generation.member,
                     )
                 except CancelledError:
-                    self._answer(waiters, Unavailable("the subscription was closed"))
+                    answer_all(waiters, Unavailable("the subscription was closed"))
                     raise
                 except KatewayError as error:
-                    self._answer(waiters, error)
+                    answer_all(waiters, error)
                     continue
                 if errors and generation == self._membership.generation and errors & EXPELLED:
                     self._membership.expelled()
-                self._answer(waiters, self._not_ours() if errors else None)
+                answer_all(waiters, self._not_ours() if errors else None)
         finally:
             self._committing = None
-
-    def _answer(self, waiters: list[Deferred[None]], error: KatewayError | None) -> None:
-        for waiter in waiters:
-            if waiter.called:
-                continue
-            if error is None:
-                waiter.callback(None)
-            else:
-                waiter.errback(error)
 
     # --- what the membership brings ----------------------------------------------------------------------------
 

@@ -1,10 +1,22 @@
-"""Waiting for something, but not for ever."""
+"""Waiting for something, but not for ever; and the end of it for all who wait."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+
+
+def answer_all(waiters: Iterable[Deferred[None]], error: Exception | None) -> None:
+    """Tells everybody who has not given up that it is done, or how it failed."""
+    for waiter in waiters:
+        if waiter.called:
+            continue
+        if error is None:
+            waiter.callback(None)
+        else:
+            waiter.errback(error)
 
 
 async def at_most(reactor: Any, seconds: float, waited_for: Deferred[Any]) -> bool:
