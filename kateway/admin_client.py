@@ -119,7 +119,9 @@ class AdminClient:
 def _reason(status: int, raw: bytes) -> str:
     try:
         problem = json.loads(raw)
-        lines = [f"{problem['detail']} ({status} {problem['type'].rpartition(':')[2]})"]
-        return "\n  ".join([*lines, *problem.get("problems", ())])
+        detail = problem["detail"]
+        first = f"{detail} ({status} {problem['type'].rpartition(':')[2]})"
+        # where there is one, it is the detail
+        return "\n  ".join([first, *(each for each in problem.get("problems", ()) if each != detail)])
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"the answer was {status}, and not one of kateway's admin listener"

@@ -336,6 +336,8 @@ async def test_a_registry_file_is_in_force_and_its_topics_are_made(tmp_path: Pat
     assert (await shop.publish("app1", "bar")).status == 404
     answer = await shop.admin("PUT", "/topics/app1/bar/v1", {})
     assert (answer.status, answer.code) == (409, "registry-read-only")
+    keys = (await shop.admin("GET", "/applications/app1/keys")).json()["items"]
+    assert [(key["name"], key["made"]) for key in keys] == [("app1-pub", None), ("app1-sub", None)]
     (tmp_path / "registry.toml").write_text(
         REGISTRY.replace("partitions = 4", "partitions = 5") + '[topics."app1/bar/v1"]\n'
     )

@@ -163,6 +163,7 @@ async def test_a_refusal_is_told_in_the_gateways_words(gateway: Gateway) -> None
     told = await gateway("reload")
     assert told.status == 1
     assert "\n  registry.path: no such file" in told.err
+    assert told.err.count("registry.path: no such file") == 2, "among all in one line, and in a line of its own"
     assert (await gateway("topics", "delete", "app1/foo/v1", "--delete-records")).status == 0
     assert (await gateway("apps", "delete", "app1")).status == 0
 

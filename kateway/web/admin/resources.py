@@ -25,7 +25,8 @@ def show_key(key: Key, used: int | None) -> dict[str, Any]:
     """A key as it is shown to people: never a secret, never a hash."""
     shown: dict[str, Any] = {
         "kind": key.kind,
-        "made": time_text(key.made),
+        # a registry file need not say
+        "made": time_text(key.made) if key.made else None,
         "last_used": None if used is None else time_text(used),
         "quota": to_table(key)["quota"],
     }
