@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 class Ending:
     """One connection's. ``begun``: nothing that arrives is handled any more; ``fin``: the client's was seen."""
 
-    __slots__ = ("_channel", "begun", "fin")
+    __slots__ = ("_channel", "_held", "begun", "fin")
 
     def __init__(self, channel: HttpChannel) -> None:
         self._channel = channel
         self.begun = self.fin = False
+        self._held = False
+        # our FIN waits for the answer to a WebSocket's goodbye
 
     def after_response(self) -> None:
         """Our FIN first, then the client's, so that it reads the answer and not a reset."""
@@ -29,7 +31,21 @@ class Ending:
         witness = channel.witness
         if self.fin and witness.part(channel.factory, None, self._parted):
             channel.deadline = inf  # our FIN would be the last that is heard of it
-        elif witness.wire is None or channel.secure:
+        elif channel.other is not None and witness.unsettled():
+            self._held = True
+        else:
+            self._send_fin()
+
+    def goodbye_answered(self) -> None:
+        """A WebSocket's client has had ours, and so everything before it (RFC 6455 7.1.1: the server closes first)."""
+        if self._held:
+            self._send_fin()
+
+    def _send_fin(self) -> None:
+        channel = self._channel
+        self._held = False
+        channel.deadline = channel.factory.tick + channel.factory.config.lingering_close_seconds
+        if channel.witness.wire is None or channel.secure:
             channel.transport.loseConnection()
         else:
             channel.transport.loseWriteConnection()
@@ -43,6 +59,8 @@ class Ending:
         if (waited or witness.watchers) and witness.under_way():
             # bounded by the write stall timeout
             channel.deadline = channel.factory.tick + channel.factory.interval
+        elif self._held:
+            self._send_fin()
         elif waited and (channel.secure or witness.backlog()):
             channel.transport.abortConnection()
         else:
@@ -80,7 +98,7 @@ class Ending:
         self.fin = True
         channel = self._channel
         exchange = channel.exchange
-        if self.begun and channel.witness.parting is None:
+        if self.begun and channel.witness.parting is None and not self._held:
             self.go_on()
             return
         if exchange is not None and exchange.fresh:
@@ -101,7 +119,7 @@ class Ending:
     def in_doubt(self) -> bool:
         """The client has said that it sends no more: whether anything depends on what it means by that."""
         channel = self._channel
-        if self.begun and channel.witness.parting is None:
+        if self.begun and channel.witness.parting is None and not self._held:
             return False  # we have said goodbye first, and can ask nothing any more
         if not channel.witness.part(channel.factory, self._say_goodbye, self._parted):
             return False
@@ -113,7 +131,9 @@ class Ending:
         """Ends the response, or sends what a client that has had its response may ignore."""
         channel = self._channel
         tls = channel.witness.tls
-        if channel.other is not None:
+        if self._held and tls is None:
+            channel.send(b"\r\n")  # RFC 6455 1.4: what is behind a goodbye is discarded
+        elif channel.other is not None:
             channel.other.leave()
         elif channel.exchange is not None:
             channel.exchange.keep_alive = False

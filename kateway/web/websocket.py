@@ -10,12 +10,13 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wsproto.connection import Connection as Parser
 from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
-from wsproto.utilities import RemoteProtocolError
+from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from kateway.errors import BadRequest, UpgradeRequired
 from kateway.web.exchange import Exchange, Span
@@ -159,6 +160,7 @@ class Socket:
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
+            self._await_goodbye(data)
             return
         if self._message is None:
             self.early += data  # a few turns at most, until ``listen``
@@ -172,6 +174,13 @@ class Socket:
         except RemoteProtocolError as error:
             hint = error.event_hint
             self.close(int(hint.code) if isinstance(hint, CloseConnection) else 1002, str(error))
+
+    def _await_goodbye(self, data: bytes) -> None:
+        """We have said ours: nothing but the client's answer matters now."""
+        with suppress(ProtocolError):
+            self._parser.receive_data(data)
+            if any(isinstance(event, CloseConnection) for event in self._parser.events()):
+                self._channel.ending.goodbye_answered()
 
     def drained(self) -> None:
         """Everything that waited was handed to the socket."""
@@ -201,6 +210,7 @@ class Socket:
                 self._pong(bytes(payload))
             case CloseConnection(code=code):
                 self.close(int(code) if int(code) not in {1005, 1006} else NORMAL)
+                self._channel.ending.goodbye_answered()  # the client's own came first
                 self.connectionLost()
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:

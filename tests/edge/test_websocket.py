@@ -109,6 +109,32 @@ async def test_acknowledgements_are_messages(gateway: RunningGateway) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_answers_the_gateway_s_goodbye_is_let_go_at_once_and_has_read_what_it_was_sent(
+    gateway: RunningGateway,
+) -> None:
+    await publish(gateway, "a", "b", "c")
+    socket = await SocketClient.open(gateway, f"{G}?limit=2")
+    socket.answer_pings = False
+    await eventually(lambda: socket.first(CloseConnection) is not None)
+    assert not socket.client.lost
+    closing = socket.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    socket.send(closing.response())
+    await eventually(lambda: socket.client.lost, 1.5)
+    assert (await gateway.request("GET", f"{G}?timeout=5")).body == b"c"
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_reset_before_it_has_answered_the_gateway_s_goodbye_has_not_read(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    socket = await SocketClient.open(gateway, f"{G}?limit=2")
+    socket.answer_pings = False
+    await eventually(lambda: socket.first(CloseConnection) is not None)
+    socket.client.reset()
+    assert (await gateway.request("GET", f"{G}?timeout=5")).body == b"a"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_limit_ends_in_good_order(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
     socket = await SocketClient.open(gateway, f"{G}?limit=2")

@@ -24,7 +24,7 @@ class SocketIncoming(Incoming):
     def __init__(self) -> None:
         super().__init__("websocket")
         self.answers = bytearray()
-        """Pongs to be sent."""
+        """Pongs to be sent, and the answer to a goodbye."""
 
     def _take(self) -> None:
         if self.status != 101:
@@ -44,6 +44,7 @@ class SocketIncoming(Incoming):
                 self.answers += frame(PONG, payload)
             elif kind == CLOSE:
                 self.complete = True
+                self.answers += frame(CLOSE, payload[:2])
         return found
 
 
