@@ -13,7 +13,10 @@ if __name__ == "__main__":
     port, target, form, query, cut, records, skip, end, secure = sys.argv[1:]
     had = []
     plan = Plan(form, query, cut, int(records), int(skip), end, secure=bool(secure))
-    attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+    try:
+        attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+    except OSError:
+        sys.exit()  # nobody listens just now
     attendance.read()
     if end == "half-close kill":
         attendance.client.half_close()
