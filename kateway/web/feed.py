@@ -18,7 +18,7 @@ from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web.exchange import Span
 
-FIRST_BATCH_BYTES = 16384
+FIRST_BATCH_BYTES = 8192
 LARGEST_BATCH_BYTES = 262144
 BATCH_RECORDS = 4000
 """Of one turn of the loop, so that no client keeps the others waiting for long."""
