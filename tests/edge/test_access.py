@@ -360,7 +360,7 @@ async def test_a_registry_file_is_in_force_and_its_topics_are_made(tmp_path: Pat
 
 @here
 async def test_a_cluster_that_is_not_configured_here_is_503(tmp_path: Path, administered: Make) -> None:
-    text = REGISTRY.replace("partitions = 2", 'cluster = "elsewhere"')
+    text = REGISTRY + 'cluster = "elsewhere"\n'
     (tmp_path / "registry.toml").write_text(text)
     registry = RegistryConfig(driver="file", path=str(tmp_path / "registry.toml"))
     shop = administered(registry=registry)
