@@ -296,17 +296,17 @@ class Group:
             share = self._feeding.shares.get(partition)
             if share is None or isinstance(share.delivery.acknowledge_upto(offset), NotFound):
                 reader.read_up_to[partition] = offset
-        self.settled()
+        self.settled(read)
 
-    def settled(self) -> None:
-        """Something was settled: it can be committed, and partitions may be free for whom they wait."""
-        self._settled_in(self._feeding.all)
-
-    def _settled_in(self, shares: Iterable[Share]) -> None:
+    def settled(self, partitions: Iterable[int]) -> None:
+        """Something was settled there: it can be committed, and they may be free for whom they wait."""
         self._commits.due()
-        for share in shares:
+        for partition in partitions:
+            share = self._feeding.shares.get(partition)
+            if share is None or share.delivery.flights:
+                continue
             goal = share.goal
-            if goal is not None and goal.hungry and share.holder is not goal and not share.delivery.flights:
+            if goal is not None and goal.hungry and share.holder is not goal:
                 self.wake(goal)
         if self._hand_overs:
             self._hand_overs.look(self.now())
@@ -363,20 +363,17 @@ class Group:
         """Applies acknowledgements in order; answers ``None`` for each that holds, else what is wrong with it."""
         now = self.now()
         results: list[KatewayError | None] = []
-        touched: dict[int, Share] = {}
         for ack in acks:
-            partition = ack.partition
-            share = self._feeding.shares.get(partition)
+            share = self._feeding.shares.get(ack.partition)
             if share is None:
                 results.append(NotFound("no such record was delivered"))
                 continue
-            touched[partition] = share
             results.append(share.delivery.acknowledge(ack, now))
             if ack.outcome != "ack":
                 self._burial.take(share.delivery)
                 self._tick_soon()
         # only where something changed: a group may have thousands of partitions, and a request of its own for each ack
-        self._settled_in(touched.values())
+        self.settled({ack.partition for ack in acks})
         self._wake_explicit()
         return results
 

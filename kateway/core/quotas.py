@@ -148,7 +148,7 @@ class Allowance:
         if own is not None and key_quota is not None and key_quota.readers is not None:
             self._reader_meter, self._readers = own, key_quota.readers
         self._named = tuple(
-            (name, bucket, _policy(name, bucket))
+            (b'"%b";r=' % name, bucket, _policy(name, bucket))
             for name, bucket in (
                 (b"requests", self._requests),
                 (b"publish-records", self._records),
@@ -232,10 +232,10 @@ class Allowance:
             if share < least:
                 least = share
                 nearest = named
-        name, bucket, policy = nearest
+        prefix, bucket, policy = nearest
         left = bucket.tokens
         refill = ceil((bucket.capacity - left) / bucket.rate)
-        return policy, (b"RateLimit", b'"%b";r=%d;t=%d' % (name, left if left > 0 else 0, refill))
+        return policy, (b"RateLimit", prefix + b"%d;t=%d" % (left if left > 0 else 0, refill))
 
 
 def _policy(name: bytes, bucket: Bucket) -> tuple[bytes, bytes]:

@@ -223,7 +223,7 @@ class Reader:
             del unsettled[:done]
             for taken in settled:
                 taken.delivery.settle(taken)
-            self._group.settled()
+            self._group.settled({taken.partition for taken in settled})
 
     def tick(self, now: float) -> bool:
         """Looks whether more has arrived; answers whether there is still something to look for."""
