@@ -275,13 +275,29 @@ def test_a_partition_whose_leader_moved_is_sent_there(brokers: Brokers, producer
     assert outcome == [Receipt(0, 0)]
 
 
+def test_what_a_replaced_leader_refuses_may_be_written_and_keeps_its_number(
+    brokers: Brokers, producer: Producer
+) -> None:
+    first = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    second = publish(producer, b"b")
+    brokers.requests[0].reply(error=6)
+    brokers.pass_time(0.3)
+    assert brokers.requests[1].batches == {("t", 0): Sent(1, 0, [b"a"])}
+    brokers.requests[1].reply(error=46, offset=5)
+    brokers.pass_time(0.1)
+    assert brokers.requests[2].batches == {("t", 0): Sent(1, 1, [b"b"])}
+    brokers.requests[2].reply(offset=6)
+    assert [type(first[0]), second] == [Receipt, [Receipt(0, 6)]]
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "written"),
     [
         (19, NotEnoughReplicas, False),
         (20, WrittenTooNarrowly, True),
         (7, OutcomeUnknown, True),
-        (6, Unavailable, False),
+        (6, OutcomeUnknown, True),
     ],
 )
 def test_an_error_that_lasts_to_the_deadline_is_what_the_caller_is_told(

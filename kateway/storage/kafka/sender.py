@@ -26,7 +26,7 @@ from kateway.storage.interface import Outcome
 from kateway.storage.kafka.calls import Pending
 from kateway.storage.kafka.client import Pool
 from kateway.storage.kafka.connection import NeverSent
-from kateway.storage.kafka.errors import DUPLICATE_SEQUENCE, error_for
+from kateway.storage.kafka.errors import DUPLICATE_SEQUENCE, NOT_LEADER, error_for
 from kateway.storage.kafka.lane import MAX_IN_FLIGHT, Batch, Lane, Verdict
 from kateway.storage.kafka.metadata import API_VERSIONS, API_VERSIONS_VERSION
 from kateway.storage.kafka.primitives import MalformedResponse
@@ -308,7 +308,9 @@ class Sender:
 
     def _refused(self, lane: PartitionLane, batch: Batch[Pending], found: Written) -> None:
         verdict = _VERDICTS.get(found.error, Verdict.LOST)
-        if found is _NOT_SAID:
+        if found is _NOT_SAID or (found.error == NOT_LEADER and self.acks == -1):
+            # a leader that is replaced while it waits for its replicas says so of what it has written, too
+            # (Kafka's DelayedProduce): under the same number it is not written twice
             verdict = Verdict.UNKNOWN
         about = f"{lane.topic} partition {lane.partition}"
         self._fail(lane, batch, verdict, error_for(found.error, about))
