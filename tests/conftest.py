@@ -1,15 +1,53 @@
-"""What every test lives by: a logged error fails it, and so does a delayed call it left behind."""
+"""What every test lives by: it has a time limit, a logged error fails it, and so does a delayed call it left behind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import faulthandler
+import functools
+import inspect
+import os
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
 pytest_plugins = ["servers.fixtures"]
+
+# the end of the tests ends the reactor's threads and the servers; who waits for one that never ends says where
+_ENDING_SECONDS = 120
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Cancels a coroutine test shortly before its time limit, so that it says where it waited and the next can run.
+
+    pytest-timeout raises in whatever code runs when the time is over. While a coroutine waits that is the reactor,
+    which logs what is raised and goes on, and the test with it, for ever.
+    """
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = _limited(pyfuncitem.obj, _limit_seconds(pyfuncitem))
+    return (yield)
+
+
+def _limit_seconds(item: pytest.Function) -> float:
+    marker = item.get_closest_marker("timeout")
+    return 0.95 * float(marker.args[0] if marker else item.config.getini("timeout"))
+
+
+def _limited(test: Any, seconds: float) -> Any:
+    @functools.wraps(test)  # also what says to pytest-twisted that it is a coroutine
+    def limited(**fixtures: Any) -> Deferred[Any]:
+        return Deferred.fromCoroutine(test(**fixtures)).addTimeout(seconds, reactor)
+
+    return limited
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    stderr = os.dup(2)
+    faulthandler.dump_traceback_later(_ENDING_SECONDS, exit=True, file=stderr)
 
 
 @pytest.fixture(autouse=True)
