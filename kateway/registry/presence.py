@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import orjson
+from kazoo.exceptions import NoNodeError
 from twisted.logger import Logger
 
 from kateway.errors import BadRequest
@@ -40,6 +41,8 @@ class Presence:
         content = orjson.dumps(gateway_to_table(entry))
         if self._watched and content == self._written:
             return
+        # until all of this has come to its end, we do not know what is there
+        before, self._written = self._written, b""
         path = f"{self._folder}/{entry.name}"
         result, watch = self._client.exists_and_watch(path)
         stat = await result
@@ -51,7 +54,7 @@ class Presence:
             stat = None
         if stat is None:
             await self._client.create(path, content, ephemeral=True)
-        elif content != self._written:
+        elif content != before:
             await self._client.set(path, content)
         self._written = content
 
@@ -60,7 +63,11 @@ class Presence:
         self._changed()
 
     async def everybody(self) -> Sequence[GatewayEntry]:
-        names = await self._client.get_children(self._folder)
+        try:
+            names = await self._client.get_children(self._folder)
+        except NoNodeError:
+            # somebody deleted it: it comes again with the next look
+            return []
         found = await self._client.get_many([f"{self._folder}/{name}" for name in names])
         entries = []
         for path, (content, _stat) in found.items():

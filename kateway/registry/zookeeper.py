@@ -196,19 +196,22 @@ class ZookeeperRegistry(WritableRegistry):
     async def _look(self) -> None:
         if not self._rooted:
             await self._make_root()
+        try:
+            await self._catch_up(await self._read_revision())
+            await self._presence.ensure()
+        except NoNodeError:
+            # somebody deleted the root, or a folder below it
+            self._rooted = False
+            raise
+
+    async def _read_revision(self) -> layout.Revision:
         if self._watched:
-            data, stat = await self._client.get(self._revision_path)
-        else:
-            result, watch = self._client.get_and_watch(self._revision_path)
-            try:
-                data, stat = await result
-            except NoNodeError:
-                self._rooted = False
-                raise
-            self._watched = True
-            watch.addCallback(self._heard)
-        await self._catch_up(layout.read_revision(data, stat))
-        await self._presence.ensure()
+            return layout.read_revision(*await self._client.get(self._revision_path))
+        result, watch = self._client.get_and_watch(self._revision_path)
+        revision = layout.read_revision(*await result)
+        self._watched = True
+        watch.addCallback(self._heard)
+        return revision
 
     def _heard(self, _event: object) -> None:
         self._watched = False
@@ -238,8 +241,7 @@ class ZookeeperRegistry(WritableRegistry):
 
     async def _load_all(self) -> None:
         """Reads every entry. What changes meanwhile is in the steps since, or wakes us again."""
-        data, stat = await self._client.get(self._revision_path)
-        revision = layout.read_revision(data, stat)
+        revision = layout.read_revision(*await self._client.get(self._revision_path))
         nodes: dict[Kind, dict[str, Node]] = {}
         for kind in layout.KINDS:
             names = await self._client.get_children(f"{self._root}/{kind}")
@@ -289,8 +291,7 @@ class ZookeeperRegistry(WritableRegistry):
 
     async def _attempt(self, write: _Write) -> tuple[Snapshot, Snapshot]:
         await self._client.sync(self._revision_path)
-        data, stat = await self._client.get(self._revision_path)
-        revision = layout.read_revision(data, stat)
+        revision = layout.read_revision(*await self._client.get(self._revision_path))
         await self._catch_up(revision)
         if write.sent and revision.has(write.id):
             # an attempt that was not answered did it after all

@@ -100,8 +100,10 @@ async def test_a_gateway_finds_its_kafka_through_zookeeper_and_again_when_it_mov
         assert kafka_on_zookeeper.address(1) != address
         await eventually(lambda: health().healthy, 20)
         assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", b"after")).status == 201
-        # what was read just before may not have been committed: it comes again then
-        answer = await gateway.request("GET", f"{topic}/g1?limit=2&idle=1&timeout=20")
-        assert answer.body.endswith(b"after\n")
+        # what was read just before may not have been committed: it comes again then, and may come alone
+        read = await gateway.request("GET", f"{topic}/g1?timeout=20")
+        if read.body == b"before":
+            read = await gateway.request("GET", f"{topic}/g1?timeout=20")
+        assert read.body == b"after"
     finally:
         await gateway.stop()

@@ -379,6 +379,17 @@ async def test_a_root_that_somebody_deletes_is_made_again_empty(hosts: str, star
     await until_listed(registry, ["gw1"])
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_gateways_that_somebody_deletes_is_made_again_with_those_that_live(
+    hosts: str, start: Start
+) -> None:
+    registry = await start(hosts)
+    await registry.register_gateway(GatewayEntry(name="gw1"))
+    await by_hand(hosts, lambda client, root: client.delete(f"{root}/gateways", recursive=True))
+    await until_listed(registry, ["gw1"])
+    await until(lambda: registry.health().healthy)
+
+
 async def by_hand(hosts: str, work: Callable[[KazooClient, str], Any]) -> Any:
     """What an operator does with a client of his own."""
     address, _, root = hosts.partition("/")
