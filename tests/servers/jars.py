@@ -15,6 +15,15 @@ from pathlib import Path
 
 VERSIONS = ("3.9.2", "4.3.1")
 
+_ATTEMPTS = 3
+_ATTEMPT_SECONDS = 300
+# Maven's own patience with a download that stands still is half an hour. The first two are for 3.9, the third for 3.8.
+_PATIENCE = (
+    "-Daether.connector.connectTimeout=20000",
+    "-Daether.connector.requestTimeout=30000",
+    "-Dmaven.wagon.rto=30000",
+)
+
 POM = """<?xml version="1.0" encoding="UTF-8"?>
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -77,24 +86,33 @@ def _fetch(maven: str, version: str, home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=home) as temporary:
         work = Path(temporary)
         (work / "pom.xml").write_text(POM.format(version=version))
-        command = [
-            maven,
-            "-q",
-            "-B",
-            "dependency:copy-dependencies",
-            "-DoutputDirectory=libs",
-            "-DincludeScope=runtime",
-        ]
-        for _attempt in range(3):
-            done = subprocess.run(
-                command, check=False, cwd=work, capture_output=True, text=True, stdin=subprocess.DEVNULL
-            )
-            if done.returncode == 0:
+        goal = ("dependency:copy-dependencies", "-DoutputDirectory=libs", "-DincludeScope=runtime")
+        for attempt in range(1, _ATTEMPTS + 1):
+            said = _said(maven, "-q", "-B", *_PATIENCE, *goal, cwd=work)
+            if said is None:
                 break
+            print(f"Kafka {version}: attempt {attempt} of {_ATTEMPTS} to fetch it failed", flush=True)
         else:
-            raise ServersMissing(f"Maven could not fetch Kafka {version}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            raise ServersMissing(f"Maven could not fetch Kafka {version}:\n{said}")
         # a rename is atomic: the folder is there in full or not at all
         (work / "libs").rename(home / "libs")
+
+
+def _said(*command: str, cwd: Path) -> str | None:
+    """Runs it; None when it did what it should, otherwise the end of what it printed."""
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_ATTEMPT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        return f"{(late.stdout or b'').decode(errors='replace')[-4000:]}\nnot done in {_ATTEMPT_SECONDS} s"
+    return None if done.returncode == 0 else done.stdout.decode(errors="replace")[-4000:]
 
 
 def main() -> None:
