@@ -5,15 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import pytest_twisted
 from gateways import Client, RunningGateway, eventually
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 from wsclient import SocketClient
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, TextMessage
 
 from kateway.web.formats import frames
 
+reactor: Any = _reactor
 T = "/v1/topics/foobar"
 G = f"{T}/group1"
 
@@ -25,6 +30,14 @@ async def committed(gateway: RunningGateway) -> int | None:
     answer = await gateway.request("GET", f"{G}/offsets")
     found: int | None = answer.json()["partitions"][0]["committed"]
     return found
+
+
+async def until_committed(gateway: RunningGateway, offset: int, meanwhile: Callable[[], object] = list) -> None:
+    end = reactor.seconds() + 10
+    while (found := await committed(gateway)) != offset:
+        assert reactor.seconds() < end, f"{found} is committed, not {offset}"
+        meanwhile()
+        await deferLater(reactor, 0.01)
 
 
 async def publish(gateway: RunningGateway, *values: str) -> None:
@@ -61,17 +74,7 @@ async def test_a_pong_settles_what_was_sent_before_its_ping(gateway: RunningGate
     await publish(gateway, "a", "b")
     socket = await SocketClient.open(gateway, G)
     await eventually(lambda: len(socket.messages()) == 2)
-    seen: list[int | None] = []
-
-    async def look() -> None:
-        seen.append(await committed(gateway))
-
-    for _ in range(200):
-        await look()
-        if seen[-1] == 2:
-            break
-        socket.pump()
-    assert seen[-1] == 2
+    await until_committed(gateway, 2, meanwhile=socket.pump)
     socket.client.reset()
     answer = await gateway.request("GET", f"{G}?timeout=0.5")
     assert answer.status == 204
@@ -94,10 +97,7 @@ async def test_acknowledgements_are_messages(gateway: RunningGateway) -> None:
     socket = await SocketClient.open(gateway, f"{G}?ack=explicit")
     await eventually(lambda: len(socket.messages()) == 2)
     socket.send(TextMessage(data='[{"partition":0,"upto":1}]'))
-    for _ in range(200):
-        if await committed(gateway) == 2:
-            break
-    assert await committed(gateway) == 2
+    await until_committed(gateway, 2)
     assert len(socket.messages()) == 2  # what holds is not answered
     socket.send(TextMessage(data='[{"partition":0,"offset":77}]'))
     await eventually(lambda: len(socket.messages()) == 3)

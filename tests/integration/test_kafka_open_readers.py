@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kafka_reader import until
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
 from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 sys.path.append(str(Path(__file__).parents[1] / "edge"))
@@ -79,10 +81,10 @@ async def committed(gateway: RunningGateway, topic: str) -> int | None:
 
 
 async def until_committed(gateway: RunningGateway, topic: str, offset: int) -> None:
-    for _ in range(200):
-        if await committed(gateway, topic) == offset:
-            return
-    raise AssertionError(f"{await committed(gateway, topic)} is committed, not {offset}")
+    end = reactor.seconds() + 20
+    while (found := await committed(gateway, topic)) != offset:
+        assert reactor.seconds() < end, f"{found} is committed, not {offset}"
+        await deferLater(reactor, 0.05)
 
 
 @here
@@ -159,12 +161,14 @@ async def test_a_topic_made_anew_under_a_follower_is_read_from_its_start_and_the
 
 def made_anew(oracle: Oracle, topic: str) -> None:
     """Brokers take a moment to forget a topic: until then there still is one."""
+    end = time.monotonic() + 30
     while True:
         try:
             return oracle.create_topic(topic)
         except KafkaException as error:
-            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+            if error.args[0].name() != "TOPIC_ALREADY_EXISTS" or time.monotonic() > end:
                 raise
+        time.sleep(0.05)
 
 
 @here
