@@ -1,18 +1,20 @@
-"""Fetches for one subscription: all its partitions that one broker leads in one request, one request under way to a
-broker, each a long poll. Plain callbacks: this is the hot path of reading.
+"""Fetches for one subscription: the partitions that one broker leads in one request, each a long poll, the next when it
+is answered. Plain callbacks: this is the hot path of reading.
 
 Asks only for partitions whose buffer has room. While some have none, the polls of the others are short, so that a
 reader that begins to take again does not wait for a long one to end.
 
 With many partitions a broker keeps what was asked for (``fetch_session``), and what is done here for each request is in
-proportion to what has changed: buffers note themselves in their lane's ``changes``.
+proportion to what has changed: buffers note themselves in their lane's ``changes``. The broker itself looks at every
+partition of a request before it answers for one. So thousands are shared out to several requests, each on a connection
+of its own.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -38,6 +40,10 @@ FIRST_ASK_BYTES = 32768
 LEAST_ASK_BYTES = 4096
 SESSION_PARTITIONS = 16
 """From so many on a session is worth one of the broker's slots (a thousand by default)."""
+SHARE_PARTITIONS = 256
+"""In one request, about. Two thousand in one cost a broker some 20 ms each time that one of them had something."""
+MAX_SHARES = 16
+"""Connections to one broker."""
 
 
 class Reading(Protocol):
@@ -53,10 +59,21 @@ class Reading(Protocol):
         """The broker refuses, or holds what cannot be read."""
 
 
-class _Lane:
-    """One broker: the partitions that it leads, and what is under way to it."""
+class _Way(NamedTuple):
+    """Where a partition is fetched: of which broker, ``None`` while its leader is not known, and in which request."""
 
-    def __init__(self, former_session: int = 0) -> None:
+    node: int | None
+    share: int
+
+
+_NOWHERE = _Way(None, 0)
+
+
+class _Lane:
+    """One way: its partitions, and what is under way."""
+
+    def __init__(self, way: _Way, former_session: int) -> None:
+        self.way = way
         self.buffers: dict[int, Prefetch] = {}
         self.changes: set[int] = set()
         """Of partitions that may have to be asked for differently than last time."""
@@ -70,17 +87,19 @@ class _Lane:
 class Fetcher:
     """Keeps the buffers of a subscription's partitions filled."""
 
-    def __init__(self, client: Client, pool: Pool, topic: str, reading: Reading) -> None:
+    def __init__(self, client: Client, purpose: str, topic: str, reading: Reading) -> None:
         self._client = client
         self._reactor = client.reactor
-        self._pool = pool
+        self._pools: list[Pool] = []
+        """One for each share."""
+        self._purpose = purpose
         self._topic = topic
         self._reading = reading
         self._most_bytes = client.config.fetch_max_bytes
-        self._lanes: dict[int | None, _Lane] = {}
-        """By node id; under ``None`` the partitions without a known leader."""
+        self._share_of: dict[int, int] = {}
+        self._lanes: dict[_Way, _Lane] = {}
         self._lane_of: dict[int, _Lane] = {}
-        self._sessions: dict[int, int] = {}
+        self._sessions: dict[_Way, int] = {}
         """What brokers may still hold of lanes that are gone: the next request to one ends it."""
         self._held: set[int] = set()
         self._looking: IDelayedCall | None = None
@@ -93,27 +112,32 @@ class Fetcher:
     def own(self, partitions: frozenset[int]) -> None:
         """Makes buffers; a partition is fetched once its buffer has a position."""
         first = max(LEAST_ASK_BYTES, FIRST_ASK_BYTES // max(1, len(partitions)))
-        for partition in sorted(partitions):
+        shares = min(MAX_SHARES, -(-len(partitions) // SHARE_PARTITIONS))
+        for number, partition in enumerate(sorted(partitions)):
             self.buffers[partition] = Prefetch(partition, min(first, self._most_bytes), self._most_bytes)
+            self._share_of[partition] = number % shares
+        while len(self._pools) < shares:
+            self._pools.append(self._client.pool(self._purpose))
         self._route()
 
     def disown(self) -> None:
         """Forgets all partitions and what was asked for them."""
         self.buffers.clear()
+        self._share_of.clear()
         self._lane_of.clear()
         lanes, self._lanes = self._lanes, {}
-        for node, lane in lanes.items():
-            if node is not None and lane.session.id:
-                self._sessions[node] = lane.session.id
+        for way, lane in lanes.items():
+            if lane.session.id:
+                self._sessions[way] = lane.session.id
             if lane.waiting is not None and lane.waiting.active():
                 lane.waiting.cancel()
             if lane.under_way is not None:
                 lane.under_way.cancel()
-                if node is not None:
-                    self._pool.abort(node)  # the next request would wait for the answer to this one
+                if way.node is not None:
+                    self._pools[way.share].abort(way.node)  # the next request would wait for the answer to this one
 
-    def close(self) -> None:
-        """Ends all."""
+    def close(self) -> Deferred[None]:
+        """Ends all; answers when the connections are closed."""
         self._closed = True
         self._forget()
         self.disown()
@@ -121,6 +145,8 @@ class Fetcher:
             if call is not None:
                 call.cancel()
         self._looking = self._filling = None
+        pools, self._pools = self._pools, []
+        return gatherResults([pool.close() for pool in pools]).addCallback(lambda _: None)
 
     def wake(self, buffer: Prefetch) -> None:
         """Somebody takes again from where nobody did; often from other partitions, too, in the same turn."""
@@ -147,11 +173,11 @@ class Fetcher:
         """Asks each broker that nothing is asked of for what there is room for."""
         if self._closed:
             return
-        for node, lane in list(self._lanes.items()):
+        for lane in list(self._lanes.values()):
             if lane.under_way is not None or lane.waiting is not None:
                 continue
-            if node is not None:
-                self._ask(node, lane)
+            if lane.way.node is not None:
+                self._ask(lane.way.node, lane)
             elif any(buffer.position is not None for buffer in lane.buffers.values()):
                 self._look_again(lane)
 
@@ -159,7 +185,7 @@ class Fetcher:
         """Leaves a partition alone for a while: what it holds could not be read."""
         self._held.add(partition)
         self._changed(partition)
-        self._again(self._lane(None), CORRUPT_RETRY_SECONDS)
+        self._again(self._lane(_NOWHERE), CORRUPT_RETRY_SECONDS)
 
     def _leaders_changed(self) -> None:
         self._route()
@@ -168,7 +194,8 @@ class Fetcher:
     def _route(self) -> None:
         """Puts each partition into the lane of its leader."""
         for partition, buffer in self.buffers.items():
-            lane = self._lane(self._client.leader(self._topic, partition))
+            node = self._client.leader(self._topic, partition)
+            lane = self._lane(_NOWHERE if node is None else _Way(node, self._share_of[partition]))
             before = self._lane_of.get(partition)
             if lane is not before:
                 if before is not None:
@@ -179,10 +206,10 @@ class Fetcher:
                 buffer.changes = lane.changes
                 lane.changes.add(partition)
 
-    def _lane(self, node: int | None) -> _Lane:
-        lane = self._lanes.get(node)
+    def _lane(self, way: _Way) -> _Lane:
+        lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[node] = _Lane(0 if node is None else self._sessions.pop(node, 0))
+            lane = self._lanes[way] = _Lane(way, self._sessions.pop(way, 0))
         return lane
 
     def _changed(self, partition: int) -> None:
@@ -218,7 +245,8 @@ class Fetcher:
             forgotten=asking.forgotten,
         )
         timeout = self._client.config.request_timeout_seconds + wait_ms / 1000
-        lane.under_way = answer = self._pool.request(node, FETCH, FETCH_VERSION, body, timeout_seconds=timeout)
+        pool = self._pools[lane.way.share]
+        lane.under_way = answer = pool.request(node, FETCH, FETCH_VERSION, body, timeout_seconds=timeout)
         answer.addCallbacks(self._answered, self._failed, callbackArgs=(lane,), errbackArgs=(lane,))
         answer.addErrback(self._broke, lane)
 
@@ -332,13 +360,13 @@ class Fetcher:
         self._again(lane, min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(lane.failures - 1, 5)))
 
     def _again(self, lane: _Lane, seconds: float) -> None:
-        if self._closed or lane.waiting is not None or lane not in self._lanes.values():
+        if self._closed or lane.waiting is not None or lane is not self._lanes.get(lane.way):
             return
         lane.waiting = self._reactor.callLater(seconds, self._go_on, lane)
 
     def _go_on(self, lane: _Lane) -> None:
         lane.waiting = None
-        if lane is self._lanes.get(None):
+        if lane.way == _NOWHERE:
             for partition in self._held:
                 self._changed(partition)
             self._held.clear()

@@ -61,8 +61,7 @@ class KafkaSubscription:
         self.topic = topic
         self._grace_seconds = session_timeout_seconds * HAND_OVER_SHARE
         self._pool = client.pool(f"group {group}")
-        self._fetch_pool = client.pool(f"fetching for group {group}")
-        self._fetcher = Fetcher(client, self._fetch_pool, topic, self)
+        self._fetcher = Fetcher(client, f"fetching for group {group}", topic, self)
         self._membership = Membership(
             client,
             self._pool,
@@ -177,7 +176,7 @@ class KafkaSubscription:
         await self._free()
 
     async def _free(self) -> None:
-        self._fetcher.close()
+        fetching_ended = self._fetcher.close()
         for call in self._repeats.values():
             call.cancel()
         self._repeats.clear()
@@ -185,7 +184,7 @@ class KafkaSubscription:
             task.cancel()
         answer_all(self._waiting, self._not_ours())
         self._waiting = []
-        await gatherResults([self._pool.close(), self._fetch_pool.close()])
+        await gatherResults([self._pool.close(), fetching_ended])
         self._on_closed(self)
 
     def _not_ours(self) -> Conflict:
