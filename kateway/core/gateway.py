@@ -125,7 +125,7 @@ class Gateway:
             if again and not created and self._creation[place.cluster].allowed:
                 created = True
                 try:
-                    await self.topic(place, create=True)
+                    await self._make(place)
                 except KatewayError as error:
                     return [error if isinstance(outcome, TopicNotFound) else outcome for outcome in outcomes]
             else:
@@ -148,6 +148,9 @@ class Gateway:
         except TopicNotFound:
             if not create or not self._creation[place.cluster].allowed:
                 raise
+        return await self._make(place)
+
+    async def _make(self, place: Place) -> TopicInfo:
         creation = self._creation[place.cluster]
         try:
             return await place.store.create_topic(

@@ -58,7 +58,7 @@ class Store(Protocol):
         """All topics that are not the store's own business. Never creates one."""
 
     async def topic(self, topic: str) -> TopicInfo:
-        """One topic, asked for where it is not known; ``TopicNotFound`` after one fresh look. Never creates it."""
+        """One topic, asked for where it is not known; ``TopicNotFound`` after fresh looks. Never creates it."""
 
     async def create_topic(
         self, topic: str, *, partitions: int, replicas: int = 1, retention_ms: int | None = None
@@ -83,7 +83,7 @@ class Store(Protocol):
         does nothing: a publish handed over has an outcome whatever the caller does. A plain Deferred, not a
         coroutine, because one is made for every request of the hot path.
 
-        A topic that the store does not have is ``TopicNotFound`` for each message, after one fresh look.
+        A topic that the store does not have is ``TopicNotFound`` for each message, after fresh looks.
         ``Overloaded`` where the store's bounded bytes in flight are used up.
         """
 

@@ -17,6 +17,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,10 +34,12 @@ from kateway.storage.kafka.metadata import (
     METADATA_VERSION,
     NO_TOPICS,
     ClusterView,
+    TopicView,
     decode_api_versions,
     decode_metadata,
     too_old,
 )
+from kateway.storage.kafka.newtopics import NewTopics
 from kateway.storage.kafka.primitives import MalformedResponse
 from kateway.storage.kafka.waiting import answer_all
 
@@ -44,6 +47,9 @@ PROBE_INTERVAL_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 2.0
 LISTING_INTERVAL_SECONDS = 0.2
 """At most five full listings a second, however many ask."""
+
+LOOK_AGAIN_SECONDS = 0.25
+"""How long after a listing without a topic the next one tells that there is none."""
 
 COMPLAINT_INTERVAL_SECONDS = 60.0
 """The log hears at once that the cluster has gone, and no oftener than this that it ails of something new."""
@@ -143,6 +149,7 @@ class Client:
         self.view = ClusterView()
         self.listed = False
         """Whether a full listing has ever been had: before, nothing can be said of any topic."""
+        self._new = NewTopics()
         self.pools: set[Pool] = set()
         self._endpoint_factory = endpoint_factory or self._plain
         self._bootstrap = Bootstrap(reactor, config.brokers, discover)
@@ -213,6 +220,20 @@ class Client:
         self._waiters.append(waiter)
         self._hurry()
         return waiter
+
+    async def look_for(self, topic: str) -> TopicView | None:
+        """A topic that is not known, by fresh listings; ``None`` where two have none. One is not enough: who made a
+        topic is answered some milliseconds before brokers tell of it.
+        """
+        await self.refresh()
+        if topic not in self.view.topics:
+            await deferLater(self.reactor, LOOK_AGAIN_SECONDS)
+            await self.refresh()
+        return self.view.topics.get(topic)
+
+    def deleted(self, topic: str) -> None:
+        """A listing that lacks a topic is right."""
+        self._new.deleted(topic)
 
     def _waiters_forget(self, waiter: Deferred[None]) -> None:
         if waiter in self._waiters:
@@ -336,10 +357,11 @@ class Client:
         return False
 
     def _take(self, view: ClusterView) -> None:
-        before, self.view = self.view, view
-        self.listed = True
         self._listed_at = self.reactor.seconds()
-        if before == view:
+        before = self.view
+        self.view = self._new.added(view, before if self.listed else None, self._listed_at)
+        self.listed = True
+        if before == self.view:
             return
         for address in [address for address in self._sources if address not in self._known_addresses()]:
             self.let_go(self._sources.pop(address))

@@ -16,7 +16,9 @@ from kateway.storage.interface import Outcome
 from kateway.storage.kafka.client import Client
 
 LOOK_SECONDS = 0.25
-"""How often leaders are looked for while some partition has none that answers."""
+"""How often leaders are looked for while some partition has none that answers, and topics that are not known."""
+LOOKS = 2
+"""What so many do not find is not there. Who made a topic is answered a little before brokers tell of it."""
 
 
 @attrs.define(eq=False)
@@ -29,8 +31,8 @@ class Lookup:
     deadline: float
     size: int
     deferred: Deferred[list[Outcome]]
-    asked: bool = False
-    """The look that is under way began after it came: what that does not find is not there."""
+    looks: int = 0
+    """Begun after it came, with the one that is under way."""
 
 
 class Lookups:
@@ -94,7 +96,7 @@ class Lookups:
         self.wanted = False
         self.looked_at = self._client.reactor.seconds()
         for lookup in self._waiting:
-            lookup.asked = True
+            lookup.looks += 1
         looking = self._looking = self._client.refresh()
         looking.addCallbacks(self._looked, self._look_failed)
         if looking.called:
@@ -103,13 +105,13 @@ class Lookups:
     def _looked(self, _result: None) -> None:
         self._looking = None
         self.view_changed()
-        asked = [lookup for lookup in self._waiting if lookup.asked]
-        self._waiting = [lookup for lookup in self._waiting if not lookup.asked]
-        for lookup in asked:
+        last = [lookup for lookup in self._waiting if lookup.looks >= LOOKS]
+        self._waiting = [lookup for lookup in self._waiting if lookup.looks < LOOKS]
+        for lookup in last:
             if not self._send(lookup, True):
                 self._fail(lookup, TopicNotFound, f"there is no topic {lookup.topic}")
         self._heard()
-        if self._waiting:
+        if any(not lookup.looks for lookup in self._waiting):
             self._look()
 
     def _look_failed(self, failure: Failure) -> None:

@@ -229,8 +229,8 @@ class Membership:
         """
         if self._client.partition_count(self.topic) is not None:
             return
-        await self._client.refresh()
-        if self._member and self._client.partition_count(self.topic) is None:
+        found = await self._client.look_for(self.topic)
+        if self._member and found is None:
             await deferLater(self._reactor, DELETED_CHECK_SECONDS)
             await self._client.refresh()
         if self._client.partition_count(self.topic) is None:

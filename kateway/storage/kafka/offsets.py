@@ -44,12 +44,12 @@ class Offsets:
         self._timeout_seconds = client.config.request_timeout_seconds
 
     async def partitions(self, topic: str) -> int:
-        """A topic's partition count; ``TopicNotFound`` after one fresh look."""
+        """A topic's partition count; ``TopicNotFound`` after fresh looks."""
         count = self._client.partition_count(topic)
         if count is None:
-            await self._client.refresh()
-            count = self._client.partition_count(topic)
-        if count is None:
+            found = await self._client.look_for(topic)
+            count = len(found.leaders) if found is not None else 0
+        if not count:
             raise TopicNotFound(f"there is no topic {topic}")
         return count
 

@@ -33,18 +33,11 @@ class Topics:
         return self._client.view.infos()
 
     async def one(self, topic: str) -> TopicInfo:
-        """One topic; ``TopicNotFound`` after one fresh look."""
-        info = self._known(topic)
-        if info is None:
-            await self._client.refresh()
-            info = self._known(topic)
-        if info is None:
+        """One topic; ``TopicNotFound`` after fresh looks."""
+        view = self._client.view.topics.get(topic) or await self._client.look_for(topic)
+        if view is None or not view.leaders:
             raise TopicNotFound(f"there is no topic {topic}")
-        return info
-
-    def _known(self, topic: str) -> TopicInfo | None:
-        view = self._client.view.topics.get(topic)
-        return TopicInfo(topic, len(view.leaders), view.replicas) if view is not None and view.leaders else None
+        return TopicInfo(topic, len(view.leaders), view.replicas)
 
     async def create(self, topic: str, partitions: int, replicas: int, retention_ms: int | None) -> TopicInfo:
         """Makes a topic; ``Conflict`` where it exists."""
@@ -77,6 +70,7 @@ class Topics:
             await self._at_controller(wire.DELETE_TOPICS, wire.DELETE_TOPICS_VERSION, body)
         )
         self._check(error, "", topic)
+        self._client.deleted(topic)
         await self._when(topic, lambda view: view is None)
 
     @property
