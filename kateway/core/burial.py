@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from kateway.core.deadletter import DeadLetters
 from kateway.core.delivery import Delivery
 from kateway.core.taken import Item
-from kateway.errors import KatewayError
+from kateway.errors import KatewayError, Unavailable
 
 MAX_LETTERS = 100
 """Written at once."""
@@ -34,6 +34,7 @@ class Burial:
         self._writing: Deferred[None] | None = None
         self._later: IDelayedCall | None = None
         self._failures = 0
+        self._waiting: list[tuple[Deferred[None], frozenset[Item]]] = []
 
     def take(self, delivery: Delivery) -> None:
         """Takes over what a delivery has for the dead-letter queue."""
@@ -42,9 +43,25 @@ class Burial:
             delivery.dying.clear()
             self._write()
 
+    def done(self, only: Collection[tuple[int, int]] | None = None) -> Deferred[None]:
+        """Fires when everything taken until now is written, or ``only`` some, by partition and offset. Fails where an
+        attempt does, with what the store said, though more follow; and where a partition is given away before.
+        """
+        awaited = frozenset(
+            item for delivery, item in self._queue if only is None or (delivery.partition, item.record.offset) in only
+        )
+        if not awaited:
+            return succeed(None)
+        done: Deferred[None] = Deferred(self._forget)
+        self._waiting.append((done, awaited))
+        return done
+
     def stop(self) -> None:
         """Writes no more; what was not written was not acknowledged either."""
-        self._queue.clear()
+        queue, self._queue = self._queue, []
+        self._tell(
+            [item for _delivery, item in queue], Unavailable("the group was left before its dead letters were written")
+        )
         if self._later is not None:
             self._later.cancel()
             self._later = None
@@ -54,7 +71,10 @@ class Burial:
     def _write(self) -> None:
         if self._busy or self._later is not None:
             return
-        self._queue = [(delivery, item) for delivery, item in self._queue if delivery.live]
+        gone = [item for delivery, item in self._queue if not delivery.live]
+        if gone:
+            self._queue = [(delivery, item) for delivery, item in self._queue if delivery.live]
+            self._tell(gone, Unavailable("the partition was given away before its dead letters were written"))
         letters = self._queue[:MAX_LETTERS]
         if letters:
             self._busy = True
@@ -65,20 +85,39 @@ class Burial:
         results = await self._dead_letters.write([(delivery.partition, item) for delivery, item in letters])
         del self._queue[: len(letters)]
         errors: list[KatewayError] = []
+        failed: list[Item] = []
         for (delivery, item), error in zip(letters, results, strict=True):
             if error is None:
                 delivery.complete(item)
                 self._buried(delivery)
             else:
                 errors.append(error)
+                failed.append(item)
                 self._queue.append((delivery, item))
         self._busy = False
         if not errors:
             self._failures = 0
+            self._tell()
             self._write()
             return
+        self._tell(failed, errors[0])
         _log.warn("{n} dead letters could not be written: {e}", n=len(errors), e=errors[0].detail)
         self._again()
+
+    def _tell(self, failed: Collection[Item] = (), error: KatewayError | None = None) -> None:
+        """Tells those who wait what has failed, and whose items are all written."""
+        left = {item for _delivery, item in self._queue}
+        waiting, self._waiting = self._waiting, []
+        for done, awaited in waiting:
+            if error is not None and not awaited.isdisjoint(failed):
+                done.errback(error)
+            elif awaited.isdisjoint(left):
+                done.callback(None)
+            else:
+                self._waiting.append((done, awaited))
+
+    def _forget(self, done: Deferred[None]) -> None:
+        self._waiting = [(other, awaited) for other, awaited in self._waiting if other is not done]
 
     def _again(self) -> None:
         seconds = min(float(1 << min(self._failures, 10)), MAX_WAIT_SECONDS)

@@ -176,6 +176,8 @@ class Gateway:
         """
         place = visit.place
         if dead:
+            # whoever rejects a record and then looks for it finds it
+            await self._groups.buried(place.cluster, visit.group, place.topic)
             place = place._replace(topic=dead_letter_topic(place.topic, visit.group))
         await self.topic(place, create=not dead)
         return self._groups.reader(

@@ -377,9 +377,14 @@ class Group:
         self._wake_explicit()
         return results
 
-    def committed(self) -> Deferred[None]:
-        """Fires when everything acknowledged until now is committed."""
-        return self._commits.done()
+    def committed(self, acks: Sequence[Ack]) -> Deferred[None]:
+        """Fires when ``acks`` are committed, and written where they go to the dead letters."""
+        rejected = {(ack.partition, ack.offset) for ack in acks if ack.outcome != "ack"}
+        return self._burial.done(rejected).addCallback(lambda _: self._commits.done())
+
+    def buried(self) -> Deferred[None]:
+        """Fires when everything rejected until now is among the dead letters, fails where it could not be written."""
+        return self._burial.done()
 
     def unacknowledged(self) -> dict[int, tuple[int, float]]:
         """For each partition of ours, how many records readers have, and for how many seconds the oldest."""

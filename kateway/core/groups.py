@@ -20,6 +20,8 @@ from kateway.storage.interface import Reset, Store
 Key = tuple[str, str, str]
 """Store, group and topic, as they are named in the store."""
 
+BURIAL_SECONDS = 5.0
+"""How long who looks for dead letters waits for those that are being written."""
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -83,15 +85,23 @@ class Groups:
     ) -> list[KatewayError | None]:
         """Applies acknowledgements in order. Answers for each ``None`` where it holds (or held before), ``NotFound``
         where no such record was delivered, ``Conflict`` where its lease has passed to somebody else.
-        ``sync``: answers when it is committed, raises what the store says where it cannot be.
+        ``sync``: answers when it is committed, and among the dead letters where it goes there; raises what the store
+        says where it cannot be.
         """
         member = self._groups.get((store, group, topic))
         if member is None:
             return await self._acknowledged_before(store, group, topic, acks)
         results = member.acknowledge(acks)
         if sync:
-            await member.committed()
+            await member.committed(acks)
         return results
+
+    async def buried(self, store: str, group: str, topic: str) -> None:
+        """Waits, not long, until what was rejected here is among the dead letters."""
+        member = self._groups.get((store, group, topic))
+        if member is not None:
+            buried = member.buried().addErrback(lambda failure: failure.trap(KatewayError) and None)
+            await buried.addTimeout(BURIAL_SECONDS, self._clock, lambda _failure, _seconds: None)
 
     async def _acknowledged_before(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]

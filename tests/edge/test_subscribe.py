@@ -283,9 +283,18 @@ async def test_dead_letters_are_read_from_their_queue(gateway: RunningGateway) -
     answer = await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
     assert answer.json()["results"][0]["status"] == 200
     store = gateway.service.stores["default"]
-    await eventually(lambda: store.partitions("foobar.group1.dead") == store.partitions("foobar"))
+    assert store.partitions("foobar.group1.dead") == store.partitions("foobar")
     dead = await gateway.request("GET", f"{G}?queue=dead&timeout=5")
     assert dead.body == b"poison"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_just_rejected_is_found_among_the_dead_letters(gateway: RunningGateway) -> None:
+    await publish(gateway, "poison")
+    await gateway.request("GET", f"{G}?ack=explicit")
+    rejected = gateway.request("POST", f"{G}/acks", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
+    assert (await rejected).status == 200
+    assert (await gateway.request("GET", f"{G}?queue=dead&timeout=5")).body == b"poison"
 
 
 @pytest_twisted.ensureDeferred

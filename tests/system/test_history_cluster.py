@@ -88,8 +88,10 @@ def test_dead_letters_have_as_many_partitions_and_replicas_as_their_topic(
     assert ask(up.public_port, "POST", f"{target}?partition=2", b"poison").status == 201
     assert ask(up.public_port, "GET", f"{target}/g?ack=explicit").body == b"poison"
     dead = b'[{"partition":2,"offset":0,"outcome":"dead"}]'
-    assert ask(up.public_port, "POST", f"{target}/g/acks?sync=1", dead, Content_Type="application/json").status == 200
-    assert ask(up.public_port, "GET", f"{target}/g?queue=dead").body == b"poison"
+    done = ask(up.public_port, "POST", f"{target}/g/acks?sync=1", dead, Content_Type="application/json")
+    assert [each["status"] for each in json.loads(done.body)["results"]] == [200], done
+    letter = ask(up.public_port, "GET", f"{target}/g?queue=dead")
+    assert letter.body == b"poison", letter
     queue = oracle.admin.list_topics(timeout=10).topics[f"{topic_name}.g.dead"]
     assert [len(partition.replicas) for partition in queue.partitions.values()] == [3, 3, 3]
     assert [record.partition for record in oracle.records(queue.topic)] == [2]

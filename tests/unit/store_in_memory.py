@@ -127,6 +127,8 @@ class MemoryStore:
         self.commits: dict[tuple[str, str, int], Committed] = {}
         self.subscriptions: list[MemorySubscription] = []
         self.refuse_publish: KatewayError | None = None
+        self.hold_publish: Deferred[None] | None = None
+        """Publishes wait until this fires."""
 
     def make(self, topic: str, partitions: int) -> None:
         self.logs[topic] = [[] for _ in range(partitions)]
@@ -171,7 +173,14 @@ class MemoryStore:
         return await self.topic(topic)
 
     def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        if self.hold_publish is not None:
+            waiter: Deferred[None] = Deferred()
+            self.hold_publish.addCallback(lambda _: waiter.callback(None))
+            return waiter.addCallback(lambda _: self._append_all(topic, messages))
         assert acks == -1
+        return succeed(self._append_all(topic, messages))
+
+    def _append_all(self, topic: str, messages: Sequence[Message]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for message in messages:
             if self.refuse_publish is not None:
@@ -180,4 +189,4 @@ class MemoryStore:
             log = self.logs[topic][0]
             outcomes.append(Receipt(0, len(log)))
             log.append(Record(len(log), 0, message.key, message.value, message.headers))
-        return succeed(outcomes)
+        return outcomes

@@ -8,6 +8,7 @@ import pytest
 from store_in_memory import MemoryStore, MemorySubscription
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from kateway.config import DeliveryConfig
 from kateway.core.groups import Groups
@@ -564,6 +565,57 @@ def test_a_record_goes_to_the_dead_letters_after_its_last_delivery_and_only_then
     assert headers["kateway-dead-attempts"] == b"2"
     assert client.read() == [1, 2]
     stop(world)
+
+
+def synced(world: World, *acks: Ack) -> list[object]:
+    """What an acknowledgement that waits for its commit is answered, as soon as it is."""
+    answers: list[object] = []
+    Deferred.fromCoroutine(world.groups.acknowledge("default", "g", "t", acks, sync=True)).addBoth(answers.append)
+    world.turn()
+    return answers
+
+
+def test_who_waits_for_a_rejected_records_commit_waits_for_its_letter(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(3)
+    held = world.store.hold_publish = Deferred()
+    answers = synced(world, Ack(0, 0, outcome="dead"))
+    later = synced(world, Ack(0, 1))
+    world.clock.advance(2)
+    assert (answers, later, world.committed()) == ([], [[None]], 0), "who rejects nothing does not wait"
+    world.store.hold_publish = None
+    held.callback(None)
+    world.turn()
+    assert (answers, world.committed()) == ([[None]], 2)
+    stop(world)
+
+
+def test_who_waits_for_a_letter_that_cannot_be_written_is_told_and_it_is_tried_again(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(2)
+    world.store.refuse_publish = Unavailable("away")
+    answers = synced(world, Ack(0, 0, outcome="dead"))
+    world.clock.advance(1)
+    (answer,) = answers
+    assert isinstance(answer, Failure)
+    assert answer.check(Unavailable)
+    world.store.refuse_publish = None
+    assert synced(world, Ack(0, 0, outcome="dead")) == []
+    world.clock.pump([0.5] * 4)
+    assert world.committed() == 1
+    assert len(world.store.logs["t.g.dead"][0]) == 1
+    stop(world)
+
+
+def test_who_waits_for_a_letter_is_told_when_the_group_is_left(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(1)
+    world.store.hold_publish = Deferred()
+    answers = synced(world, Ack(0, 0, outcome="dead"))
+    stop(world)
+    (answer,) = answers
+    assert isinstance(answer, Failure)
+    assert answer.check(Unavailable)
 
 
 def test_a_rejected_record_goes_to_the_dead_letters(world: World) -> None:
