@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -64,8 +65,14 @@ def java() -> str:
     return found
 
 
+_unfetched: dict[str, ServersMissing] = {}
+"""What could not be fetched is not tried again by each test."""
+
+
 def kafka_libs(version: str) -> Path:
     """The folder that holds every jar of a Kafka version, fetched if it is not there yet."""
+    if version in _unfetched:
+        raise _unfetched[version]
     java()
     home = cache_folder() / "kafka" / version
     libs = home / "libs"
@@ -93,7 +100,8 @@ def _fetch(maven: str, version: str, home: Path) -> None:
                 break
             print(f"Kafka {version}: attempt {attempt} of {_ATTEMPTS} to fetch it failed", flush=True)
         else:
-            raise ServersMissing(f"Maven could not fetch Kafka {version}:\n{said}")
+            _unfetched[version] = ServersMissing(f"Maven could not fetch Kafka {version}:\n{said}")
+            raise _unfetched[version]
         # a rename is atomic: the folder is there in full or not at all
         (work / "libs").rename(home / "libs")
 
@@ -116,11 +124,15 @@ def _said(*command: str, cwd: Path) -> str | None:
 
 
 def main() -> None:
-    """Fetches what the tests will need, so that no test waits for it. What this machine lacks is for them to say."""
+    """Fetches what the tests will need, so that no test waits for it. What this machine lacks is for them to say, but
+    where they must have it (``KATEWAY_REQUIRE_KAFKA=1``) they need not begin.
+    """
     for version in VERSIONS:
         try:
             print(f"Kafka {version}: {kafka_libs(version)}")
         except ServersMissing as reason:
+            if os.environ.get("KATEWAY_REQUIRE_KAFKA") == "1":
+                sys.exit(f"Kafka {version}: {reason}")
             print(f"Kafka {version}: {reason}")
 
 
