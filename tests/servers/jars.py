@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 VERSIONS = ("3.9.2", "4.3.1")
 
 _ATTEMPTS = 3
 _ATTEMPT_SECONDS = 300
+_PAUSE_SECONDS = 5
 # Maven's own patience with a download that stands still is half an hour. The first two are for 3.9, the third for 3.8.
 _PATIENCE = (
     "-Daether.connector.connectTimeout=20000",
@@ -99,6 +101,7 @@ def _fetch(maven: str, version: str, home: Path) -> None:
             if said is None:
                 break
             print(f"Kafka {version}: attempt {attempt} of {_ATTEMPTS} to fetch it failed", flush=True)
+            time.sleep(_PAUSE_SECONDS)
         else:
             _unfetched[version] = ServersMissing(f"Maven could not fetch Kafka {version}:\n{said}")
             raise _unfetched[version]
