@@ -61,6 +61,8 @@ def _across(config: Config) -> list[str]:
             problems.append(f"storage.{name}: a cluster's name is 1 to 64 of A-Z a-z 0-9 _ -")
     if not config.http.public:
         problems.append("http.public: at least one endpoint is needed")
+    if config.http.drain_delay_seconds > config.http.drain_seconds:
+        problems.append("http.drain_delay_seconds: is part of drain_seconds, so it cannot be longer")
     return [*problems, *_across_registry(config.registry)]
 
 

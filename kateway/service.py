@@ -64,7 +64,9 @@ from kateway.web.transport import address_of, listen
 __all__ = ["GatewayService", "Options", "makeService"]
 
 PRESENCE_SECONDS = 5.0
-"""How often the list of gateways hears of this one's load, and what a registry file names is looked for."""
+"""How often the list of gateways hears of this one's load."""
+TOPICS_SECONDS = 0.5
+"""How often is looked for registered topics that the stores lack, where something has changed."""
 
 _log = Logger()
 
@@ -124,7 +126,14 @@ class GatewayService(Service):
         )
         self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
         plane = build_plane(gateway, self._front, self._subscriptions, self._publish_sockets, self._cors_origins)
-        self._administration = Administration(self.registry, self.stores, self._audit, time.time)
+        self._administration = Administration(
+            self.registry,
+            self.stores,
+            self._audit,
+            time.time,
+            just_used=self._just_used,
+            own=[name for name, cluster in settings.storage.items() if cluster.driver == "embedded"],
+        )
         self._admin_edge = AdminEdge(self, self._administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, lambda: self._draining, self._cors_origins)
         self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, lambda: self._draining)
@@ -211,7 +220,7 @@ class GatewayService(Service):
             for endpoint in endpoints:
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
         self._regular.every(PRESENCE_SECONDS, self._tell_registry)
-        self._regular.every(PRESENCE_SECONDS, self._administration.make_topics)
+        self._regular.every(TOPICS_SECONDS, self._administration.make_topics)
         if isinstance(self.entrance, GuardedEntrance):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
@@ -241,6 +250,10 @@ class GatewayService(Service):
                 load=self._load(),
             )
         )
+
+    def _just_used(self) -> Mapping[str, int]:
+        entrance = self.entrance
+        return entrance.access.authentication.just_used() if isinstance(entrance, GuardedEntrance) else {}
 
     async def _note_used(self) -> None:
         if isinstance(self.entrance, GuardedEntrance):
@@ -329,7 +342,7 @@ class GatewayService(Service):
         self._draining = True
         self._regular.stop()
         config = self.settings.http
-        deadline = self._reactor.seconds() + config.drain_seconds + config.drain_delay_seconds
+        deadline = self._reactor.seconds() + config.drain_seconds
         if config.drain_delay_seconds and self.ports:
             await deferLater(self._reactor, config.drain_delay_seconds)
         for port in self.ports:

@@ -7,7 +7,7 @@ so that whatever fails in between can simply be asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
@@ -28,6 +28,7 @@ from kateway.registry.interface import (
     KeyKind,
     Quota,
     Registry,
+    Snapshot,
     Topic,
     TopicName,
     Written,
@@ -38,6 +39,8 @@ from kateway.storage.interface import Store
 DEFAULT_PARTITIONS = 4
 HOUR_MS = 3_600_000
 MAX_GRACE_SECONDS = 30 * 86400
+SUNSET_MS = 180 * 24 * HOUR_MS
+"""How long a deprecated topic is promised to be there, where its entry does not say until when."""
 
 R = TypeVar("R")
 
@@ -65,13 +68,29 @@ class NewSecret(NamedTuple):
 class Administration:
     """The changes. ``expected`` is an etag as ``Registry`` takes it; ``now`` is seconds since the epoch."""
 
-    def __init__(self, registry: Registry, stores: Mapping[str, Store], audit: Audit, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        stores: Mapping[str, Store],
+        audit: Audit,
+        now: Callable[[], float],
+        *,
+        just_used: Callable[[], Mapping[str, int]] = dict,
+        own: Collection[str] = (),
+    ) -> None:
+        """``just_used``: keys that were used here and of which the registry has not heard. ``own``: clusters that no
+        other gateway has.
+        """
         self.registry = registry
+        self._just_used = just_used
+        self._own = own
         self._stores = stores
         self._audit = audit
         self._now = now
+        self._made_of: Snapshot | None = None
+        """What was registered when all of it was there."""
         self._made: set[tuple[Topic, str]] = set()
-        """Topics of a registry file that their stores have, with the etag that each was looked at with."""
+        """Topics that their stores have, with the etag that each was looked at with."""
 
     async def check_writable(self) -> None:
         """Raises the registry's own refusal where it takes no changes, before anything else is looked at."""
@@ -158,32 +177,49 @@ class Administration:
         if registry.read_only:
             return await registry.put_topic(topic, expected)
         old = registry.snapshot.topics.get(topic.name)
-        if topic.state == "deprecated" and topic.deprecated is None and (old is None or old.deprecated is None):
-            topic = attrs.evolve(topic, deprecated=self._now_ms())
+        if topic.state == "deprecated":
+            since = topic.deprecated or (old and old.deprecated) or self._now_ms()
+            until = topic.sunset or (old and old.sunset) or since + SUNSET_MS
+            topic = attrs.evolve(topic, deprecated=since, sunset=until)
         # what the registry would refuse must not have touched the store
         plans.put(topic, expected)(registry.snapshot)
         info = await self._in_store(store, topic)
         return await registry.put_topic(attrs.evolve(topic, partitions=info.partitions), expected)
 
+    async def last_used(self, keys: Collection[str]) -> Mapping[str, int]:
+        """When keys were last used, as far as is known here: other gateways tell the registry now and then."""
+        return {**await self.registry.last_used(keys), **self._just_used()}
+
     async def make_topics(self) -> None:
-        """Makes what a registry file names and a store has not, or has with fewer partitions. Of other registries
-        nothing: there ``put_topic`` did it. A store that does not answer just now is for the next call.
+        """Makes what is registered and a store has not, or has with fewer partitions: all that a registry file names,
+        and what came by another gateway, which has made it in its stores, in those that are this one's own. A store
+        that does not answer just now is for the next call. Costs nothing while nothing has changed.
         """
-        if self.registry.driver != "file":
+        snapshot = self.registry.snapshot
+        if snapshot is self._made_of or self.registry.driver == "open":
             return
-        wanted = {(topic, topic.etag) for topic in self.registry.snapshot.topics.values() if topic.state != "retired"}
+        wanted = {
+            (topic, topic.etag)
+            for topic in snapshot.topics.values()
+            if topic.state != "retired" and (self.registry.driver == "file" or topic.cluster in self._own)
+        }
+        complete = True
         self._made &= wanted
         for topic, etag in wanted - self._made:
             store = self._stores.get(topic.cluster)
             if store is None or not store.health().healthy:
+                complete = complete and store is None
                 continue
             try:
                 await self._in_store(store, topic)
             except KatewayError as error:
                 if error.retriable:
+                    complete = False
                     continue
                 _log.warn("topics.{topic}: {error}", topic="/".join(topic.name), error=error)
             self._made.add((topic, etag))
+        if complete:
+            self._made_of = snapshot
 
     @staticmethod
     async def _in_store(store: Store, topic: Topic) -> TopicInfo:

@@ -196,12 +196,16 @@ class Authentication:
                 return principal
         raise Unauthorized("the credentials were revoked or have expired")
 
-    def take_used(self) -> dict[str, int]:
-        """The registry's keys that were used since the last call, with the time of this one in ms since the epoch:
-        what ``Registry.note_used`` takes.
+    def just_used(self) -> dict[str, int]:
+        """The registry's keys that were used since the last ``take_used``, with the time of this call in ms since the
+        epoch.
         """
         now = round(self._now() * 1000)
-        used = {key: now for key in self._used if key and ":" not in key}
+        return {key: now for key in self._used if key and ":" not in key}
+
+    def take_used(self) -> dict[str, int]:
+        """As ``just_used``, and begins anew: what ``Registry.note_used`` takes."""
+        used = self.just_used()
         self._used.clear()
         return used
 

@@ -32,6 +32,8 @@ NAME_MEMBERS: Mapping[Kind, tuple[str, ...]] = {
 }
 _KINDS: Mapping[type[Entry], Kind] = {kind: name for name, kind in CLASSES.items()}
 _TIMES = frozenset({"made", "rotated_until", "deprecated", "sunset"})
+_SELDOM = frozenset({"deprecated", "sunset"})
+"""Left out where they are not set."""
 _BOOLEANS = frozenset({"dead_letter"})
 
 
@@ -57,7 +59,8 @@ def name_of(entry: Entry) -> str:
 def to_table(entry: Entry) -> Table:
     """The entry's members, name and etag aside. A key's has its hashes: not for showing to anybody."""
     kind = kind_of(entry)
-    return {member: _shown(member, getattr(entry, member)) for member in _MEMBERS[kind]}
+    shown = {member: _shown(member, getattr(entry, member)) for member in _MEMBERS[kind]}
+    return {member: value for member, value in shown.items() if value is not None or member not in _SELDOM}
 
 
 def from_table(kind: Kind, name: str, table: object, etag: str = "", *, lenient: bool = False) -> Entry:

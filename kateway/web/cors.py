@@ -6,6 +6,8 @@ Any web page can have a browser send requests to a loopback port or an internal 
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Sequence
 
 from kateway.errors import Denied
@@ -16,6 +18,7 @@ EXPOSED = (
     b"Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset"
 )
 MAX_AGE_SECONDS = 600
+_PORT = re.compile(rb":[0-9]+\Z")
 
 
 def check_origin(exchange: Exchange, origins: Sequence[str]) -> None:
@@ -25,7 +28,8 @@ def check_origin(exchange: Exchange, origins: Sequence[str]) -> None:
     if origin is None:
         return
     scheme = b"https://" if request.secure else b"http://"
-    if origin.lower() == scheme + (request.header(b"host") or b"").lower():
+    host = (request.header(b"host") or b"").lower()
+    if origin.lower() == scheme + host and (request.secure or _cannot_be_led(host)):
         return
     if origin.decode("latin-1") not in origins:
         raise Denied("pages of this origin may not ask; [http] cors_origins lists those that may")
@@ -35,6 +39,20 @@ def check_origin(exchange: Exchange, origins: Sequence[str]) -> None:
         (b"Access-Control-Expose-Headers", EXPOSED),
         (b"Vary", b"Origin"),
     )
+
+
+def _cannot_be_led(host: bytes) -> bool:
+    """Whether a ``Host`` is ``localhost`` or an address. Any other name may be one that DNS was made to lead to us
+    (rebinding), so that a page of it would look like one of ours; our certificate would not be that name's.
+    """
+    name = host.decode("latin-1").rpartition(":")[0] if _PORT.search(host) else host.decode("latin-1")
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def preflight(exchange: Exchange, methods: str) -> Response | None:

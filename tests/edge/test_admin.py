@@ -285,6 +285,7 @@ async def test_a_key_comes_with_its_secret_once_and_only_a_hash_is_kept(admin: A
     await admin.registry.note_used({"mypubkey": 1_767_225_600_000})
     listed = await admin("GET", "/applications/app1/keys")
     shown = {
+        "key": "mypubkey",
         "kind": "pub",
         "made": "2026-01-01T00:00:00Z",
         "last_used": "2026-01-01T00:00:00Z",
@@ -383,8 +384,6 @@ async def test_a_topic_is_made_in_the_store_with_four_partitions_unless_told(adm
         "retention_hours": 168,
         "storage_name": None,
         "state": "active",
-        "deprecated": None,
-        "sunset": None,
     }
     etag = admin.headers["etag"]
     assert (await admin.store.topic("app1.foo.v1")).partitions == 4
@@ -442,7 +441,16 @@ async def test_a_deprecated_topic_knows_since_when(admin: Admin) -> None:
     first = await admin("PUT", "/topics/app1/foo/v1", wanted)
     assert (first["deprecated"], first["sunset"]) == ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z")
     assert await admin("PUT", "/topics/app1/foo/v1", wanted) == first
-    assert (await admin("PUT", "/topics/app1/foo/v1", {"state": "active"}))["deprecated"] is None
+    assert await admin("PUT", "/topics/app1/foo/v1", {"state": "deprecated"}) == first
+    again = await admin("PUT", "/topics/app1/foo/v1", {"state": "active"})
+    assert not {"deprecated", "sunset"} & again.keys()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_deprecated_topic_is_promised_for_half_a_year_unless_told(admin: Admin) -> None:
+    await prepared(admin)
+    topic = await admin("PUT", "/topics/app1/foo/v1", {"state": "deprecated"})
+    assert (topic["deprecated"], topic["sunset"]) == ("2026-01-01T00:00:00Z", "2026-06-30T00:00:00Z")
 
 
 @pytest_twisted.ensureDeferred

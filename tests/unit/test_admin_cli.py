@@ -367,10 +367,12 @@ def test_an_exposed_admin_listener_needs_a_token(endpoint: str, loopback: bool) 
             read_token("", ["unix:/x", endpoint])
 
 
-def test_a_token_file_holds_one_long_word(tmp_path: Path) -> None:
+def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert read_token(str(tmp_path / "token"), ["tcp:1"]) == TOKEN.encode()
-    for bad in ("", "short", "two words that are long enough"):
+    (tmp_path / "token").write_text("short")
+    assert read_token(str(tmp_path / "token"), ["tcp:1"]) == b"short"
+    for bad in ("", "\n", "two words", "two\nlines", "wörd"):
         (tmp_path / "token").write_text(bad)
         with pytest.raises(ConfigError):
             read_token(str(tmp_path / "token"), ["tcp:1"])

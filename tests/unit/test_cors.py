@@ -36,7 +36,15 @@ def test_a_program_says_no_origin_and_passes() -> None:
 
 def test_a_page_of_our_own_origin_passes() -> None:
     check(Asked((b"host", b"localhost:9090"), (b"origin", b"http://LOCALHOST:9090")))
+    check(Asked((b"host", b"10.0.0.1:9090"), (b"origin", b"http://10.0.0.1:9090")))
+    check(Asked((b"host", b"[::1]:9090"), (b"origin", b"http://[::1]:9090")))
+    check(Asked((b"host", b"[::1]"), (b"origin", b"http://[::1]")))
     check(Asked((b"host", b"gw.example"), (b"origin", b"https://gw.example"), secure=True))
+
+
+def test_a_name_that_dns_may_have_been_made_to_lead_to_us_is_not_our_own() -> None:
+    with pytest.raises(Denied):
+        check(Asked((b"host", b"evil.example:9090"), (b"origin", b"http://evil.example:9090")))
 
 
 def test_a_listed_page_passes_and_may_read_our_headers() -> None:

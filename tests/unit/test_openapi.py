@@ -81,7 +81,9 @@ def test_the_entries_have_the_members_that_are_documented() -> None:
     digest = f"sha256${'0' * 32}${'0' * 64}"
     entries = {
         "Application": from_table("applications", "a", {}),
-        "Topic": from_table("topics", "a/t/v1", {}),
+        "Topic": from_table(
+            "topics", "a/t/v1", {"deprecated": "2027-01-01T00:00:00Z", "sunset": "2027-01-01T00:00:00Z"}
+        ),
         "Binding": from_table("bindings", "b/a/t/v1", {"groups": ["*"]}),
     }
     for name, entry in entries.items():

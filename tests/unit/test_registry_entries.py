@@ -185,7 +185,7 @@ def test_a_reader_of_stored_tables_passes_over_what_a_newer_gateway_wrote() -> N
 def test_the_defaults_are_the_contracts() -> None:
     assert to_table(Topic(application="app", topic="t", version="v1")) == {
         "cluster": "default", "partitions": None, "replicas": 1, "retention_hours": 168, "storage_name": None,
-        "state": "active", "deprecated": None, "sunset": None,
+        "state": "active",
     }  # fmt: skip
     assert from_table("applications", "app", {"quota": None}) == Application(name="app")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import _parse as parse_endpoint  # the one parser of endpoint strings there is
+from twisted.logger import Logger
 
 from kateway.core.auth import Failures
 from kateway.errors import ConfigError, Denied, Misdirected, Unauthorized
@@ -22,7 +23,8 @@ from kateway.web.exchange import Request
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})
-MIN_TOKEN_BYTES = 16
+SAFE_TOKEN_BYTES = 16
+_log = Logger()
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="kateway admin"')
 
 
@@ -47,14 +49,18 @@ def read_token(token_file: str, endpoints: Iterable[str]) -> bytes:
     if not token_file:
         exposed = [endpoint for endpoint in endpoints if not is_loopback(endpoint)]
         if exposed:
-            raise ConfigError([f"admin.token_file: is required, because {exposed[0]} is not loopback"])
+            raise ConfigError([f"admin.token_file: is required, because {', '.join(exposed)} is not loopback"])
         return b""
     try:
         token = Path(token_file).read_bytes().strip()
     except OSError as error:
         raise ConfigError([f"admin.token_file: {token_file}: {error.strerror or error}"]) from error
-    if len(token) < MIN_TOKEN_BYTES or not token.isascii() or b" " in token:
-        raise ConfigError([f"admin.token_file: {token_file}: needs one line of at least {MIN_TOKEN_BYTES} characters"])
+    if not token or not token.isascii() or len(token.split()) > 1:
+        raise ConfigError([f"admin.token_file: {token_file}: needs one line of letters, digits and signs"])
+    if len(token) < SAFE_TOKEN_BYTES:
+        _log.warn(
+            "admin.token_file: {n} characters can be guessed: make it {safe}", n=len(token), safe=SAFE_TOKEN_BYTES
+        )
     return token
 
 

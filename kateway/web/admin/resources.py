@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from kateway.core.administration import MAX_GRACE_SECONDS, Administration, By, NewSecret, current
-from kateway.errors import InvalidName, InvalidParameter
+from kateway.errors import InvalidName, InvalidParameter, RegistryUnavailable
 from kateway.registry import grammar
 from kateway.registry.documents import from_table, time_text, to_table
-from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Topic, Written
+from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Snapshot, Topic, Written
 from kateway.web.admin.body import Call, Pages, answer, only
 from kateway.web.exchange import NO_STORE, Response
 
@@ -24,6 +24,7 @@ def by(call: Call) -> By:
 def show_key(key: Key, used: int | None) -> dict[str, Any]:
     """A key as it is shown to people: never a secret, never a hash."""
     shown: dict[str, Any] = {
+        "key": key.key,
         "kind": key.kind,
         # a registry file need not say
         "made": time_text(key.made) if key.made else None,
@@ -45,35 +46,43 @@ class Resources:
         self._topics = Pages(to_table)
         self._bindings = Pages(to_table)
 
+    @property
+    def _snapshot(self) -> Snapshot:
+        """What is registered. ``RegistryUnavailable`` while nothing is known yet: it would look like nobody."""
+        snapshot = self._registry.snapshot
+        if not snapshot.known:
+            raise RegistryUnavailable(self._registry.health().reason or "the registry has not answered yet")
+        return snapshot
+
     # --- applications ------------------------------------------------------------------------------------------
 
     async def applications(self, call: Call) -> Response:
-        return answer(200, self._applications.page(self._registry.snapshot.applications, call.query))
+        return answer(200, self._applications.page(self._snapshot.applications, call.query))
 
     async def application(self, call: Call) -> Response:
-        return _entry(current(self._registry.snapshot.applications, call.names["app"], "application"))
+        return _entry(current(self._snapshot.applications, call.names["app"], "application"))
 
     async def put_application(self, call: Call) -> Response:
         name = call.names["app"]
         wanted = cast(Application, from_table("applications", name, call.table()))
-        expected = call.expected(_etag(self._registry.snapshot.applications, name))
+        expected = call.expected(_etag(self._snapshot.applications, name))
         return _written(await self._do.put_application(wanted, expected, by(call)))
 
     async def delete_application(self, call: Call) -> Response:
         name = call.names["app"]
-        current(self._registry.snapshot.applications, name, "application")
-        expected = call.expected(_etag(self._registry.snapshot.applications, name))
+        current(self._snapshot.applications, name, "application")
+        expected = call.expected(_etag(self._snapshot.applications, name))
         await self._do.delete_application(name, expected, by(call))
         return _gone()
 
     # --- keys --------------------------------------------------------------------------------------------------
 
     async def keys(self, call: Call) -> Response:
-        snapshot = self._registry.snapshot
+        snapshot = self._snapshot
         current(snapshot.applications, call.names["app"], "application")
         keys = {key.key: key for key in snapshot.keys_of(call.names["app"])}
         page = Pages(lambda key: {"entry": key}).page(keys, call.query)
-        used = await self._registry.last_used([item["name"] for item in page["items"]])
+        used = await self._do.last_used([item["name"] for item in page["items"]])
         page["items"] = [
             {"name": item["name"], **show_key(item["entry"], used.get(item["name"]))} for item in page["items"]
         ]
@@ -81,13 +90,13 @@ class Resources:
 
     async def key(self, call: Call) -> Response:
         key = self._do.key(call.names["app"], call.names["key"])
-        used = await self._registry.last_used([key.key])
+        used = await self._do.last_used([key.key])
         return answer(200, show_key(key, used.get(key.key)), etag=key.etag)
 
     async def make_key(self, call: Call) -> Response:
         application, table = call.names["app"], call.table()
         only(table, "kind", "key", "quota")
-        current(self._registry.snapshot.applications, application, "application")
+        current(self._snapshot.applications, application, "application")
         kind, name = table.get("kind"), table.get("key")
         if kind not in {"pub", "sub"}:
             raise InvalidParameter("kind must be pub or sub")
@@ -103,7 +112,7 @@ class Resources:
         only(table, "quota")
         old = self._do.key(application, name)
         written = await self._do.set_key_quota(application, name, _key_quota(table), call.expected(old.etag), by(call))
-        used = await self._registry.last_used([name])
+        used = await self._do.last_used([name])
         return answer(200, show_key(written.entry, used.get(name)), etag=written.entry.etag)
 
     async def rotate_key(self, call: Call) -> Response:
@@ -123,44 +132,44 @@ class Resources:
     # --- topics ------------------------------------------------------------------------------------------------
 
     async def topics(self, call: Call) -> Response:
-        return answer(200, self._topics.page(self._registry.snapshot.topics, call.query))
+        return answer(200, self._topics.page(self._snapshot.topics, call.query))
 
     async def topic(self, call: Call) -> Response:
-        return _entry(current(self._registry.snapshot.topics, _path(call, "app", "topic", "version"), "topic"))
+        return _entry(current(self._snapshot.topics, _path(call, "app", "topic", "version"), "topic"))
 
     async def put_topic(self, call: Call) -> Response:
         name = _path(call, "app", "topic", "version")
         wanted = cast(Topic, from_table("topics", "/".join(name), call.table()))
-        expected = call.expected(_etag(self._registry.snapshot.topics, name))
+        expected = call.expected(_etag(self._snapshot.topics, name))
         return _written(await self._do.put_topic(wanted, expected, by(call)))
 
     async def delete_topic(self, call: Call) -> Response:
         name = _path(call, "app", "topic", "version")
         delete_records = call.flag("delete_records")
-        current(self._registry.snapshot.topics, name, "topic")
-        expected = call.expected(_etag(self._registry.snapshot.topics, name))
+        current(self._snapshot.topics, name, "topic")
+        expected = call.expected(_etag(self._snapshot.topics, name))
         await self._do.delete_topic((name[0], name[1], name[2]), delete_records, expected, by(call))
         return _gone()
 
     # --- bindings ----------------------------------------------------------------------------------------------
 
     async def bindings(self, call: Call) -> Response:
-        return answer(200, self._bindings.page(self._registry.snapshot.bindings, call.query))
+        return answer(200, self._bindings.page(self._snapshot.bindings, call.query))
 
     async def binding(self, call: Call) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
-        return _entry(current(self._registry.snapshot.bindings, name, "binding"))
+        return _entry(current(self._snapshot.bindings, name, "binding"))
 
     async def put_binding(self, call: Call) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
         wanted = cast(Binding, from_table("bindings", "/".join(name), call.table()))
-        expected = call.expected(_etag(self._registry.snapshot.bindings, name))
+        expected = call.expected(_etag(self._snapshot.bindings, name))
         return _written(await self._do.put_binding(wanted, expected, by(call)))
 
     async def delete_binding(self, call: Call) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
-        current(self._registry.snapshot.bindings, name, "binding")
-        expected = call.expected(_etag(self._registry.snapshot.bindings, name))
+        current(self._snapshot.bindings, name, "binding")
+        expected = call.expected(_etag(self._snapshot.bindings, name))
         await self._do.delete_binding((name[0], name[1], name[2], name[3]), expected, by(call))
         return _gone()
 
