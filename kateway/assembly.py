@@ -41,22 +41,22 @@ def data_directory(settings: Config) -> Path:
     return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
 
 
-def build_stores(settings: Config, reactor: Any) -> dict[str, Store]:
-    """Each cluster's store, by the cluster's name."""
-    found: dict[str, Store] = {}
-    for name, cluster in settings.storage.items():
-        if isinstance(cluster, EmbeddedStorageConfig):
-            from kateway.storage.embedded import EmbeddedStore
+def build_store(name: str, settings: Config, reactor: Any) -> Store:
+    """A cluster's store. ``ConfigError`` names each fault by its path: a certificate or secret that cannot be read."""
+    cluster = settings.storage[name]
+    if isinstance(cluster, EmbeddedStorageConfig):
+        from kateway.storage.embedded import EmbeddedStore
 
-            found[name] = EmbeddedStore(cluster, reactor, name)
-        else:
-            from kateway.storage.kafka.driver import KafkaStore
+        return EmbeddedStore(cluster, reactor, name)
+    from kateway.storage.kafka.driver import KafkaStore
 
-            session = settings.delivery.session_timeout_seconds
-            found[name] = KafkaStore(
-                cluster, reactor, name=name, session_timeout_seconds=session, discover=_discovery(cluster, reactor)
-            )
-    return found
+    session = settings.delivery.session_timeout_seconds
+    try:
+        return KafkaStore(
+            cluster, reactor, name=name, session_timeout_seconds=session, discover=_discovery(cluster, reactor)
+        )
+    except ConfigError as error:
+        raise ConfigError([f"storage.{name}.{problem}" for problem in error.problems]) from error
 
 
 def _discovery(cluster: KafkaStorageConfig, reactor: Any) -> Callable[[], Coroutine[Any, Any, Sequence[str]]] | None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,10 @@ from kateway.config import (
     EmbeddedStorageConfig,
     KafkaStorageConfig,
     PluginOptions,
-    RegistryConfig,
     StorageConfig,
 )
 from kateway.errors import ConfigError
 
-CLUSTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 T = TypeVar("T")
 
 
@@ -43,40 +40,10 @@ def load(path: Path) -> Config:
 
 
 def from_table(table: dict[str, Any]) -> Config:
-    """Turns parsed TOML into a ``Config``; ``ConfigError`` names every fault."""
-    config = _converter.structure(table, Config)
-    problems = _across(config)
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
-def _across(config: Config) -> list[str]:
-    """Faults that only several options together show."""
-    problems: list[str] = []
-    if "default" not in config.storage and len(config.storage) != 1:
-        problems.append("storage.default: of several clusters one must have that name")
-    for name in config.storage:
-        if not CLUSTER_NAME.fullmatch(name):
-            problems.append(f"storage.{name}: a cluster's name is 1 to 64 of A-Z a-z 0-9 _ -")
-    if not config.http.public:
-        problems.append("http.public: at least one endpoint is needed")
-    if config.http.drain_delay_seconds > config.http.drain_seconds:
-        problems.append("http.drain_delay_seconds: is part of drain_seconds, so it cannot be longer")
-    return [*problems, *_across_registry(config.registry)]
-
-
-def _across_registry(registry: RegistryConfig) -> list[str]:
-    problems: list[str] = []
-    if registry.driver == "file" and not registry.path:
-        problems.append("registry.path: the file driver needs to know which file")
-    if registry.driver == "zookeeper" and not registry.hosts:
-        problems.append("registry.hosts: the zookeeper driver needs to know where, such as 127.0.0.1:2181/kateway")
-    if registry.credentials_file and registry.credentials_env:
-        problems.append("registry.credentials_env: there is a credentials_file already")
-    if registry.access != "open" and not (registry.credentials_file or registry.credentials_env):
-        problems.append(f"registry.access: {registry.access} needs credentials_file or credentials_env")
-    return problems
+    """Turns parsed TOML into a ``Config``; ``ConfigError`` names every fault. What several options together mean is
+    for ``check``.
+    """
+    return _converter.structure(table, Config)
 
 
 def _strict(kind: type, name: str, *accepted: type) -> Callable[[Any, Any], Any]:

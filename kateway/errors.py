@@ -10,7 +10,10 @@ their vendor's errors at their border, with ``raise … from``.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 class KatewayError(Exception):
@@ -369,6 +372,28 @@ class ConfigError(KatewayError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class Problems:
+    """Gathers what several steps find wrong, so that a person hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def take(self, step: Callable[..., T], *arguments: Any, below: str = "") -> T | None:
+        """What the step returns; ``None`` where it raised ``ConfigError``, whose problems are kept, each with
+        ``below`` before it.
+        """
+        try:
+            return step(*arguments)
+        except ConfigError as error:
+            self.found += [f"{below}{problem}" for problem in error.problems]
+            return None
+
+    def refuse(self) -> None:
+        """``ConfigError`` if there were any, each once."""
+        if self.found:
+            raise ConfigError(list(dict.fromkeys(self.found)))
 
 
 class DataDirectoryLocked(KatewayError):

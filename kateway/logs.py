@@ -13,6 +13,10 @@ from typing import IO, Any
 from twisted.logger import FileLogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
+from kateway import __version__
+from kateway.config import Config
+
+_log = Logger()
 _LEVELS = {
     logging.DEBUG: LogLevel.debug,
     logging.INFO: LogLevel.info,
@@ -35,6 +39,20 @@ class Forward(logging.Handler):
             log.failure("{message}", Failure(value, kind, trace), level=level, message=record.getMessage())
         else:
             log.emit(level, "{message}", message=record.getMessage())
+
+
+def announce(settings: Config) -> None:
+    """One line that a person who has started it looks for: where it listens, what is behind it."""
+    _log.info(
+        "kateway {version} is up: public {public}, admin {admin}, stores {stores}, registry {registry}",
+        version=__version__,
+        public=", ".join(settings.http.public),
+        admin=", ".join(settings.http.admin),
+        stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in settings.storage.items()),
+        registry=settings.registry.driver,
+    )
+    if settings.registry.driver == "open":
+        _log.info("open access: no registry is configured, so every caller is the application 'default'")
 
 
 def forward_stdlib() -> None:

@@ -9,11 +9,9 @@ import attrs
 from twisted.python import usage
 
 from kateway import __version__
-from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig, StorageConfig
+from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig
 from kateway.configfile import load
 from kateway.errors import ConfigError
-
-ENDPOINTS = ("tcp", "ssl", "unix", "tcp6", "systemd")
 
 
 class Options(usage.Options):
@@ -52,7 +50,8 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         try:
-            self.settings = self.read()
+            self.settings = self._read()
+            self._check()
         except ConfigError as error:
             for problem in error.problems:
                 print(f"kateway: {problem}", file=sys.stderr)
@@ -61,8 +60,27 @@ class Options(usage.Options):
             print("kateway: the configuration is fine")
             raise SystemExit(0)
 
+    def _check(self) -> None:
+        # imported late: twistd makes these for --help too
+        from twisted.internet import reactor
+
+        from kateway.check import check
+
+        check(self.settings, reactor)
+
     def read(self) -> Config:
-        """The configuration file, as it is now, with the command line over it. ``ConfigError`` names every problem."""
+        """The configuration file, as it is now, with the command line over it. ``ConfigError`` names every problem in
+        what they say.
+        """
+        from kateway.check import across
+
+        settings = self._read()
+        problems = across(settings)
+        if problems:
+            raise ConfigError(problems)
+        return settings
+
+    def _read(self) -> Config:
         settings = load(Path(self["config"])) if self["config"] else Config()
         http = settings.http
         if self["public"]:
@@ -70,7 +88,7 @@ class Options(usage.Options):
         if self["admin"]:
             http = attrs.evolve(http, admin=tuple(self["admin"]))
         storage = dict(settings.storage)
-        if self["kafka"]:
+        if self["kafka"] is not None:
             brokers = tuple(broker.strip() for broker in self["kafka"].split(",") if broker.strip())
             default = storage.get("default")
             storage["default"] = (
@@ -78,38 +96,9 @@ class Options(usage.Options):
                 if isinstance(default, KafkaStorageConfig)
                 else KafkaStorageConfig(driver="kafka", brokers=brokers)
             )
-        if self["data"]:
+        if self["data"] is not None:
             default = storage.get("default")
             if not isinstance(default, EmbeddedStorageConfig):
                 raise ConfigError(["--data is the embedded store's directory, but the default cluster is Kafka"])
             storage["default"] = attrs.evolve(default, path=self["data"])
-        settings = attrs.evolve(settings, http=http, storage=storage)
-        problems = [problem for name, cluster in storage.items() for problem in _broker_problems(name, cluster)]
-        for option, endpoints in (("http.public", http.public), ("http.admin", http.admin)):
-            problems += [
-                f"{option}: {endpoint!r} is no endpoint; one begins with {', '.join(ENDPOINTS)} and a colon"
-                f"{_meant(endpoint)}"
-                for endpoint in endpoints
-                if endpoint.partition(":")[0] not in ENDPOINTS or not endpoint.partition(":")[2]
-            ]
-        if problems:
-            raise ConfigError(problems)
-        return settings
-
-
-def _meant(endpoint: str) -> str:
-    """What somebody who gave a host and a port wanted to say."""
-    host, _, port = endpoint.rpartition(":")
-    if not port.isdigit() or ":" in host:
-        return ""
-    return f", such as tcp:{port}" + (f":interface={host}" if host else "")
-
-
-def _broker_problems(name: str, cluster: StorageConfig) -> list[str]:
-    if not isinstance(cluster, KafkaStorageConfig):
-        return []
-    return [
-        f"storage.{name}.brokers: {broker!r} is not HOST:PORT"
-        for broker in cluster.brokers
-        if not broker.rpartition(":")[0] or not broker.rpartition(":")[2].isdigit()
-    ]
+        return attrs.evolve(settings, http=http, storage=storage)

@@ -17,8 +17,10 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -29,12 +31,13 @@ from kateway.assembly import (
     build_access_log,
     build_plane,
     build_registry,
-    build_stores,
+    build_store,
     data_directory,
     open_mode,
     sink_context,
     topic_creation,
 )
+from kateway.check import read_registry_file
 from kateway.config import Config
 from kateway.core.access import Access, build_access
 from kateway.core.administration import Administration
@@ -45,7 +48,7 @@ from kateway.core.gateway import Gateway
 from kateway.core.groups import Groups
 from kateway.core.permits import Permits
 from kateway.core.quotas import Quotas
-from kateway.errors import ConfigError, KatewayError
+from kateway.errors import ConfigError, KatewayError, Problems
 from kateway.model import Health
 from kateway.options import Options
 from kateway.registry.interface import GatewayEntry, Snapshot
@@ -104,7 +107,7 @@ class GatewayService(Service):
 
         data = data_directory(settings)
         self._access_log = build_access_log(settings.log, reactor)
-        self.stores = build_stores(settings, reactor)
+        self.stores = {name: build_store(name, settings, reactor) for name in settings.storage}
         self.registry = build_registry(settings.registry, reactor, data)
         self.groups = Groups(self.stores.__getitem__, reactor, settings.delivery)
         self._failures = build_failures(settings.auth, reactor.seconds)
@@ -228,16 +231,7 @@ class GatewayService(Service):
         gc.collect()
         gc.freeze()
         gc.set_threshold(20000, 10, 50)
-        _log.info(
-            "kateway {version} is up: public {public}, admin {admin}, stores {stores}, registry {registry}",
-            version=__version__,
-            public=", ".join(self.settings.http.public),
-            admin=", ".join(self.settings.http.admin),
-            stores=", ".join(f"{name} ({cluster.driver})" for name, cluster in self.settings.storage.items()),
-            registry=self.settings.registry.driver,
-        )
-        if open_mode(self.settings):
-            _log.info("open access: no registry is configured, so every caller is the application 'default'")
+        logs.announce(self.settings)
 
     async def _tell_registry(self) -> None:
         await self.registry.register_gateway(
@@ -296,13 +290,15 @@ class GatewayService(Service):
 
     async def _reload(self) -> None:
         try:
-            settings = self._reread()
-            problems = cannot_change(self.settings, settings)
-            if problems:
-                raise ConfigError(problems)
-            access = self._access(settings) if isinstance(self.entrance, GuardedEntrance) else None
-            guard = self._guard(settings)
-            certificates = [(certificate, certificate.candidate()) for certificate in self._certificates]
+            problems = Problems()
+            settings = problems.take(self._reread) or self.settings
+            problems.found += cannot_change(self.settings, settings)
+            access = problems.take(self._access, settings) if isinstance(self.entrance, GuardedEntrance) else None
+            guard = problems.take(self._guard, settings)
+            contexts = [problems.take(certificate.candidate) for certificate in self._certificates]
+            if problems.found:
+                await self._read_registry_file(problems)
+            problems.refuse()
             await self.registry.reload()
         except KatewayError as error:
             self._reloads.failed(error)
@@ -317,15 +313,24 @@ class GatewayService(Service):
         self.groups.config = settings.delivery
         self._front.quota_headers = settings.quotas.headers
         self._audit.configure(settings.audit)
-        self._admin_edge.guard = guard
-        for certificate, context in certificates:
-            certificate.take(context)
+        if guard is not None:
+            self._admin_edge.guard = guard
+        for certificate, context in zip(self._certificates, contexts, strict=True):
+            if context is not None:
+                certificate.take(context)
         if access is not None and isinstance(self.entrance, GuardedEntrance):
             self.entrance.access = access
         self.permits.recheck()
         await self._administration.make_topics()
         self._reloads.succeeded()
         _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)
+
+    async def _read_registry_file(self, problems: Problems) -> None:
+        """Only for what is wrong with it, when something else is: what is right with it must not come into force."""
+        try:
+            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read_registry_file, self.settings)
+        except ConfigError as error:
+            problems.found += error.problems
 
     # --- stopping --------------------------------------------------------------------------------------------
 
@@ -370,15 +375,10 @@ class GatewayService(Service):
     async def _emptied(self, deadline: float) -> None:
         """Waits until every connection has had its answer and is gone, or the drain time is over."""
         for factory in (self._public, self._admin):
-            empty = factory.empty()
-            timeout = self._reactor.callLater(max(deadline - self._reactor.seconds(), 0), empty.cancel)
             try:
-                await empty
-            except CancelledError:
+                await factory.empty().addTimeout(max(deadline - self._reactor.seconds(), 0), self._reactor)
+            except TookTooLong:
                 _log.warn("{count} connections were cut: the drain time is over", count=factory.connections)
-            finally:
-                if timeout.active():
-                    timeout.cancel()
 
 
 def _health(health: Health) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kateway.core.auth import (
 )
 from kateway.core.authorize import Asked, Authorizer, Grant, build_authorizer
 from kateway.core.quotas import Allowance, Quotas
-from kateway.errors import ConfigError, Denied, KatewayError, Unauthorized
+from kateway.errors import ConfigError, Denied, KatewayError, Problems, Unauthorized
 from kateway.model import Principal
 
 
@@ -84,16 +84,10 @@ def build_access(
     """The rules that the configuration asks for, its files read. ``ConfigError`` names every fault, ``now`` is
     seconds since the epoch.
     """
-    problems: list[str] = []
+    problems = Problems()
     context = AuthenticatorContext(config=config.auth, snapshot=snapshot, now=now)
-    try:
-        authentication = build_authentication(context, failures)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        authorizer = build_authorizer(config.auth.authorizer, config.delivery.max_deliveries)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+    authentication = problems.take(lambda: build_authentication(context, failures))
+    authorizer = problems.take(lambda: build_authorizer(config.auth.authorizer, config.delivery.max_deliveries))
+    if authentication is None or authorizer is None:
+        raise ConfigError(problems.found)
     return Access(authentication, authorizer, quotas, snapshot)

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from kateway.config import AuditConfig
 from kateway.core import plugins
-from kateway.errors import ConfigError
+from kateway.errors import Problems
 from kateway.model import Principal
 from kateway.storage.interface import Store
 
@@ -190,15 +190,18 @@ class Audit:
                 _log.warn("audit sink {sink} did not close: {error}", sink=lane.name, error=error)
 
 
+def _sink(name: str, context: SinkContext) -> Sink:
+    sink: Sink = plugins.load(ENTRY_POINTS, name, "audit.sinks")(context)
+    return sink
+
+
 def build_audit(context: SinkContext, now: Callable[[], float]) -> Audit:
     """The sinks that ``[audit] sinks`` names. ``ConfigError`` names every fault; ``now`` is seconds since the epoch."""
     sinks: dict[str, Sink] = {}
-    problems: list[str] = []
+    problems = Problems()
     for name in context.config.sinks:
-        try:
-            sinks[name] = plugins.load(ENTRY_POINTS, name, "audit.sinks")(context)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(problems)
+        sink = problems.take(_sink, name, context)
+        if sink is not None:
+            sinks[name] = sink
+    problems.refuse()
     return Audit(sinks, now=now, config=context.config)

@@ -19,7 +19,7 @@ import attrs
 
 from kateway.config import AuthConfig
 from kateway.core import plugins
-from kateway.errors import ConfigError, CredentialsExpired, Denied, KatewayError, TooManyFailures, Unauthorized
+from kateway.errors import CredentialsExpired, Denied, KatewayError, Problems, TooManyFailures, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Key, KeyKind, Snapshot
 
@@ -227,17 +227,20 @@ def build_failures(config: AuthConfig, seconds: Callable[[], float]) -> Failures
     )
 
 
+def _method(name: str, context: AuthenticatorContext) -> Authenticator:
+    method: Authenticator = plugins.load(ENTRY_POINTS, name, "auth.methods")(context)
+    return method
+
+
 def build_authentication(context: AuthenticatorContext, failures: Failures) -> Authentication:
     """The ways that ``[auth] methods`` names, in its order. ``ConfigError`` names every fault of every way."""
     methods: list[Authenticator] = []
-    problems: list[str] = []
+    problems = Problems()
     if not context.config.methods:
-        problems.append("auth.methods: at least one way to authenticate is needed")
+        problems.found.append("auth.methods: at least one way to authenticate is needed")
     for name in context.config.methods:
-        try:
-            methods.append(plugins.load(ENTRY_POINTS, name, "auth.methods")(context))
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(problems)
+        method = problems.take(_method, name, context)
+        if method is not None:
+            methods.append(method)
+    problems.refuse()
     return Authentication(methods, failures, snapshot=context.snapshot, now=context.now)

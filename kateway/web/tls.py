@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.endpoints import SSL4ServerEndpoint
-from twisted.internet.endpoints import _parse as parse_endpoint  # the one parser of endpoint strings there is
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from kateway.errors import ConfigError
+from kateway.web.endpoints import parse_endpoint
 
 _KNOWN = frozenset({"port", "interface", "backlog", "privateKey", "certKey", "extraCertChain", "clientCa"})
 DEFAULT_BACKLOG = 1024
@@ -104,15 +104,13 @@ class Certificate:
 
 def tls_endpoint(reactor: Any, endpoint_string: str) -> tuple[SSL4ServerEndpoint, Certificate]:
     """An ``ssl:`` endpoint string as an endpoint and the certificate behind it. ``ConfigError``."""
-    positional, named = parse_endpoint(endpoint_string)
-    options = dict(zip(("port", "interface"), positional[1:], strict=False)) | named
+    options = parse_endpoint(endpoint_string).options
     path = f"ssl:{options.get('port', '')}"
     if unknown := sorted(options.keys() - _KNOWN):
         raise ConfigError([f"{path}: there is no {unknown[0]}, only {', '.join(sorted(_KNOWN))}"])
-    numbers = {name: options.get(name, default) for name, default in (("port", ""), ("backlog", str(DEFAULT_BACKLOG)))}
-    for name, text in numbers.items():
-        if not text.isdigit() or int(text) > 65535:
-            raise ConfigError([f"{path}: {name} must be a number"])
+    backlog = options.get("backlog", str(DEFAULT_BACKLOG))
+    if not backlog.isdigit():
+        raise ConfigError([f"{path}: backlog must be a number"])
     key = options.get("privateKey", "server.pem")
     certificate = Certificate(
         path,
@@ -122,7 +120,7 @@ def tls_endpoint(reactor: Any, endpoint_string: str) -> tuple[SSL4ServerEndpoint
         client_ca=Path(options["clientCa"]) if "clientCa" in options else None,
     )
     endpoint = SSL4ServerEndpoint(
-        reactor, int(numbers["port"]), certificate, int(numbers["backlog"]), options.get("interface", "")
+        reactor, int(options["port"]), certificate, int(backlog), options.get("interface", "")
     )
     return endpoint, certificate
 

@@ -23,12 +23,13 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kateway.errors import ConfigError
+from kateway.web.endpoints import parse_endpoint, shown
 from kateway.web.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
@@ -348,27 +349,27 @@ def listen(
     def failed(failure: Failure) -> Failure:
         error = failure.value
         if isinstance(error, CannotListenError):
-            return Failure(ConfigError([f"cannot listen on {_public(endpoint_string)}: {error.socketError}"]))
-        return Failure(ConfigError([f"cannot listen on {_public(endpoint_string)}: {error}"]))
+            return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error.socketError}"]))
+        return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error}"]))
 
-    try:
-        if endpoint_string.startswith("ssl:"):
-            endpoint, certificate = tls_endpoint(reactor, endpoint_string)
-            if certified is not None:
-                certified(certificate)
-        else:
-            endpoint = serverFromString(reactor, endpoint_string)
-        listened: Deferred[IListeningPort] = endpoint.listen(factory)
-    except ConfigError:
-        raise
-    except Exception as error:  # a Deferred is not under way yet: nothing to cancel
-        raise ConfigError([f"{_public(endpoint_string)} is not an endpoint: {error}"]) from error
+    endpoint, certificate = build_endpoint(reactor, endpoint_string)
+    if certificate is not None and certified is not None:
+        certified(certificate)
+    listened: Deferred[IListeningPort] = endpoint.listen(factory)
     return listened.addCallbacks(listening, failed)
 
 
-def _public(endpoint_string: str) -> str:
-    """An endpoint string without the paths of its keys."""
-    return ":".join(part for part in endpoint_string.split(":") if not part.startswith(("privateKey=", "certKey=")))
+def build_endpoint(reactor: Any, endpoint_string: str) -> tuple[IStreamServerEndpoint, Certificate | None]:
+    """An endpoint, with its certificate if it is an ``ssl:`` one; nothing listens yet. ``ConfigError``."""
+    parse_endpoint(endpoint_string)
+    try:
+        if endpoint_string.startswith("ssl:"):
+            return tls_endpoint(reactor, endpoint_string)
+        return serverFromString(reactor, endpoint_string), None
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its parser meets: a TypeError for an option that does not exist
+        raise ConfigError([f"{shown(endpoint_string)} is not an endpoint: {error}"]) from error
 
 
 def address_of(port: IListeningPort) -> str:

@@ -29,7 +29,8 @@ from kateway.registry.embedded import EmbeddedRegistry
 from kateway.registry.secrets import matches
 from kateway.storage.embedded import EmbeddedStore
 from kateway.web.admin.edge import AdminEdge
-from kateway.web.admin.guard import Guard, is_loopback, read_token
+from kateway.web.admin.guard import Guard, read_token
+from kateway.web.endpoints import is_loopback
 from kateway.web.site import Tree
 
 TOKEN = "a-long-enough-token"

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
+from kateway.check import across
 from kateway.config import Config, EmbeddedStorageConfig, KafkaStorageConfig
 from kateway.configfile import from_table, load
 
@@ -73,6 +74,7 @@ def test_the_file_as_it_stands_changes_nothing() -> None:
 
 def test_the_file_without_comment_signs_is_a_valid_configuration() -> None:
     config = from_table(uncommented())
+    assert across(config) == []
     assert config.storage["main"] == KafkaStorageConfig(driver="kafka")
 
 
@@ -84,4 +86,4 @@ def test_each_option_is_explained_in_the_line_above_it() -> None:
 def test_the_service_unit_gives_a_shutdown_the_time_it_may_take() -> None:
     unit = FILE.with_name("kateway.service").read_text(encoding="utf-8")
     allowed = float(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[1])  # type: ignore[index]
-    assert allowed > Config().http.drain_seconds + Config().http.drain_delay_seconds
+    assert allowed > Config().http.drain_seconds

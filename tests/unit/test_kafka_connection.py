@@ -11,9 +11,8 @@ from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from kateway.errors import ConfigError
-from kateway.storage.kafka.bootstrap import parse_address
-from kateway.storage.kafka.connection import Address, Connection, FrameReceiver, NeverSent, NoAnswer
+from kateway.addresses import Address
+from kateway.storage.kafka.connection import Connection, FrameReceiver, NeverSent, NoAnswer
 
 
 class Broker:
@@ -206,26 +205,6 @@ def test_closing_while_connecting_ends_the_attempt(broker):
     assert outcome(broker.connection.close()) == [None]
     assert seen[0].check(NeverSent)
     assert broker.reactor.getDelayedCalls() == []
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("host:19092", ("host", 19092)),
-        ("host", ("host", 9092)),
-        ("[::1]:9093", ("::1", 9093)),
-        ("[::1]", ("::1", 9092)),
-        ("::1", ("::1", 9092)),
-    ],
-)
-def test_an_address_may_leave_out_the_port(text, address):
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["", ":9092", "host:", "host:port", "host:0", "host:65536", "host:-1"])
-def test_what_is_not_an_address_is_a_configuration_error(text):
-    with pytest.raises(ConfigError):
-        parse_address(text)
 
 
 def test_whoever_hears_of_a_failure_may_give_up_what_fails_with_it():

@@ -337,6 +337,23 @@ def test_without_numbers_what_may_have_been_written_is_not_sent_again() -> None:
     assert list(lane.queue) == [items[1]]
 
 
+def test_without_numbers_one_batch_is_in_flight_after_an_acknowledgement_too() -> None:
+    lane: Lane[Numbered] = Lane("t", 0, numbered=False, max_batch_bytes=1000)
+    broker = Broker()
+    lane.queue.append(Numbered(0, 10))
+    (first,) = send_all(lane)
+    lane.answered(first, broker.write(first))
+    lane.queue.append(Numbered(1, 10))
+    (moved,) = send_all(lane)
+    lane.queue.append(Numbered(2, 10))
+    assert send_all(lane) == []
+    lane.answered(moved, Verdict.NOT_WRITTEN)
+    (again,) = send_all(lane)
+    assert [item.number for item in again.items] == [1, 2]
+    lane.answered(again, broker.write(again))
+    assert broker.log == [0, 1, 2]
+
+
 def test_dropping_a_lane_tells_the_unsent_from_the_unknown_and_ignores_late_answers() -> None:
     lane, items = lane_with(7)
     batches = send_all(lane)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from kateway.storage.kafka.connection import Address
+from kateway.addresses import Address
 from kateway.storage.kafka.metadata import ClusterView, TopicView
 from kateway.storage.kafka.newtopics import NEW_SECONDS, NewTopics
 

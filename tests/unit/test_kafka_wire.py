@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kateway.addresses import Address
 from kateway.model import Committed
 from kateway.storage.kafka import groupwire, wire
-from kateway.storage.kafka.connection import Address
 from kateway.storage.kafka.metadata import decode_api_versions, decode_metadata, too_old
 from kateway.storage.kafka.primitives import MalformedResponse, Reader, array, data, i32, i64, request_header, string
 

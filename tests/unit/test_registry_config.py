@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kateway.check import across
 from kateway.configfile import from_table
 from kateway.errors import ConfigError
 
@@ -22,13 +23,17 @@ from kateway.errors import ConfigError
         ),
         ({"driver": "zookeeper", "hosts": "h:1", "session_timeout_seconds": 0}, "registry.session_timeout_seconds"),
         ({"driver": "zookeeper", "hosts": "h:1", "write_timeout_seconds": -1}, "registry.write_timeout_seconds"),
+        ({"driver": "zookeeper", "hosts": "h:1,h:x/root"}, "registry.hosts"),
+        ({"driver": "zookeeper", "hosts": "h:1,"}, "registry.hosts"),
         ({"driver": "ldap"}, "registry.driver"),
     ],
 )
 def test_what_a_driver_cannot_do_without_is_named(registry: dict[str, Any], path: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        from_table({"registry": registry})
-    assert [problem.partition(":")[0] for problem in caught.value.problems] == [path]
+    try:
+        problems = across(from_table({"registry": registry}))
+    except ConfigError as error:
+        problems = error.problems
+    assert [problem.partition(":")[0] for problem in problems] == [path]
 
 
 def test_sound_options_are_taken() -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+from kateway.addresses import Address, parse_address
 from kateway.errors import ConfigError, KatewayError
-from kateway.storage.kafka.connection import Address
 
 FIND_INTERVAL_SECONDS = 5.0
 """So often the question is asked again while none of the brokers that are known answers."""
-
-DEFAULT_PORT = 9092
 
 Discover = Callable[[], Coroutine[Any, Any, Sequence[str]]]
 """Answers brokers, ``host:port``, or raises a ``KatewayError`` that says what is wrong."""
@@ -42,15 +40,14 @@ class Bootstrap:
 
 
 def _parsed(brokers: Iterable[str]) -> tuple[Address, ...]:
-    return tuple(parse_address(broker) for broker in brokers)
-
-
-def parse_address(text: str) -> Address:
-    """``host``, ``host:port``, ``[v6]:port``; ``ConfigError`` for anything else."""
-    host, colon, port = text.rpartition(":")
-    if not colon or (host.startswith("[") and text.endswith("]")) or (":" in host and not host.startswith("[")):
-        host, port = text, str(DEFAULT_PORT)
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError([f"brokers: {text!r} is not host:port"])
-    return Address(host, int(port))
+    """``ConfigError`` names all that are no addresses."""
+    found: list[Address] = []
+    problems: list[str] = []
+    for broker in brokers:
+        try:
+            found.append(parse_address(broker))
+        except ValueError as error:
+            problems.append(f"brokers: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found)

@@ -21,11 +21,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.addresses import Address
 from kateway.config import KafkaStorageConfig
 from kateway.errors import KatewayError, Unavailable, Unsupported
 from kateway.model import Health
 from kateway.storage.kafka.bootstrap import Bootstrap, Discover
-from kateway.storage.kafka.connection import Address, Connection, EndpointFactory, NeverSent, NoAnswer, RequestFailed
+from kateway.storage.kafka.connection import Connection, EndpointFactory, NeverSent, NoAnswer, RequestFailed
 from kateway.storage.kafka.metadata import (
     ALL_TOPICS,
     API_VERSIONS,

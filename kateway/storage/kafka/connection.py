@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.addresses import Address
 from kateway.storage.kafka.primitives import request_header, size_and_correlation, string
 
 MAX_ANSWER_BYTES = 1 << 28
@@ -42,16 +43,6 @@ class NeverSent(RequestFailed):
 
 class NoAnswer(RequestFailed):
     """It was handed to the connection and no answer came: it may have been carried out."""
-
-
-class Address(NamedTuple):
-    """Where a broker says that it listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 class _Broker(NamedTuple):

@@ -200,7 +200,7 @@ class Lane(Generic[I]):
         self.in_flight -= 1
         if verdict is Verdict.WRITTEN:
             self._remove(batch)
-            self.proven = True
+            self.proven = self.numbered
             self._acknowledged = batch.end
             return batch.items, self._repair() if self._repairing else []
         self._repairing = True

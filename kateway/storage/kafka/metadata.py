@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import attrs
 
+from kateway.addresses import Address
 from kateway.model import TopicInfo
-from kateway.storage.kafka.connection import Address
 from kateway.storage.kafka.primitives import Reader, i32
 
 METADATA = 3

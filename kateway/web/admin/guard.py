@@ -9,39 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from twisted.internet.endpoints import _parse as parse_endpoint  # the one parser of endpoint strings there is
 from twisted.logger import Logger
 
 from kateway.core.auth import Failures
 from kateway.errors import ConfigError, Denied, Misdirected, Unauthorized
+from kateway.web.endpoints import WILDCARDS, address_of, is_loopback, parse_endpoint
 from kateway.web.exchange import Request
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-WILDCARDS = frozenset({"", "0.0.0.0", "::"})
 SAFE_TOKEN_BYTES = 16
 _log = Logger()
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="kateway admin"')
-
-
-def listening_on(endpoint: str) -> str:
-    """The interface of an endpoint string, as it is written there; empty for all of them. ``unix:`` is loopback."""
-    kind, *_ = endpoint.split(":", 1)
-    if kind == "unix":
-        return "127.0.0.1"
-    _positional, named = parse_endpoint(endpoint)
-    return str(named.get("interface", ""))
-
-
-def is_loopback(endpoint: str) -> bool:
-    """Whether nobody from another machine can reach an endpoint."""
-    interface = listening_on(endpoint)
-    address = _address(interface)
-    return interface == "localhost" if address is None else address.is_loopback
 
 
 def read_token(token_file: str, endpoints: Iterable[str]) -> bytes:
@@ -70,12 +52,13 @@ class Guard:
     def __init__(self, token: bytes, *, endpoints: Iterable[str], hosts: Iterable[str], failures: Failures) -> None:
         self._token = _digest(token) if token else b""
         self._failures = failures
-        interfaces = {listening_on(endpoint).lower() for endpoint in endpoints}
+        parsed = [parse_endpoint(endpoint) for endpoint in endpoints]
+        interfaces = {"127.0.0.1" if one.kind == "unix" else one.interface.lower() for one in parsed}
         self._any_address = not interfaces.isdisjoint(WILDCARDS)
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         for interface in interfaces - WILDCARDS:
             self._hosts.add(interface)
-            address = _address(interface)
+            address = address_of(interface)
             if address is not None and address.is_loopback:
                 self._hosts |= {"127.0.0.1", "::1"}
 
@@ -104,7 +87,7 @@ class Guard:
 
     def _ours(self, name: str) -> bool:
         # an address is nothing that DNS could have been made to lie about
-        return name in self._hosts or (self._any_address and _address(name) is not None)
+        return name in self._hosts or (self._any_address and address_of(name) is not None)
 
     def _own_origin(self, origin: bytes, host: bytes | None) -> bool:
         try:
@@ -129,10 +112,3 @@ def _host_name(host: bytes) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0].rstrip(".")
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
