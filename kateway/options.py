@@ -90,6 +90,8 @@ class Options(usage.Options):
         storage = dict(settings.storage)
         if self["kafka"] is not None:
             brokers = tuple(broker.strip() for broker in self["kafka"].split(",") if broker.strip())
+            if not brokers:
+                raise ConfigError(["--kafka: at least one HOST:PORT is needed"])
             default = storage.get("default")
             storage["default"] = (
                 attrs.evolve(default, brokers=brokers)

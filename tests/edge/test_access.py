@@ -11,7 +11,7 @@ import jwt
 import pytest
 import pytest_twisted
 from administered import IN_FILE, REGISTRY, Administered, Make, guarded, prepared
-from gateways import WAYS, plain
+from gateways import WAYS, Answer, plain
 
 from kateway.config import AuthConfig, EmbeddedStorageConfig, JwtConfig, RegistryConfig
 
@@ -37,6 +37,17 @@ async def test_an_owner_publishes_and_a_bound_application_reads(shop: Administer
         answer = await shop.read("app2", path)
         assert (answer.status, answer.body) == (200, b"hello\nagain\n")
     assert (await shop.read("app1", "foo/mine")).body == b"hello"
+
+
+@here
+async def test_a_key_that_was_just_used_is_listed_so(shop: Administered) -> None:
+    def used(answer: Answer) -> dict[str, bool]:
+        return {key["key"]: key["last_used"] is not None for key in answer.json()["items"]}
+
+    path = "/applications/app1/keys"
+    assert used(await shop.admin("GET", path)) == {"app1-pub": False, "app1-sub": False}
+    assert (await shop.publish("app1", "foo", b"hello")).status == 201
+    assert used(await shop.admin("GET", path)) == {"app1-pub": True, "app1-sub": False}
 
 
 @here

@@ -54,11 +54,13 @@ async def three(gateways: Make, hosts: str) -> list[Administered]:
     await first.topic("app1/foo/v1")
     for gateway in all_of_them:
         gateway.secrets = first.secrets
-        # in these tests every gateway has a store of its own, where the topic has to be too
-        await eventually(lambda gateway=gateway: len(gateway.service.registry.snapshot.topics) == 1)  # type: ignore[misc]
-    for gateway in all_of_them[1:]:
-        await gateway.service.stores["default"].create_topic("app1.foo.v1", partitions=1)
+        # in these tests every gateway has an embedded store of its own, where each makes what is registered
+        await eventually(lambda gateway=gateway: has_foo(gateway))  # type: ignore[misc]
     return all_of_them
+
+
+def has_foo(gateway: Administered) -> bool:
+    return gateway.service.stores["default"].partitions("app1.foo.v1") is not None
 
 
 def is_bound(gateway: Administered) -> bool:
@@ -173,7 +175,9 @@ async def test_a_gateway_that_starts_while_zookeeper_is_away_knows_nobody_yet(
     answer = await late.publish("app1", "foo")
     assert (answer.status, answer.code) == (503, "registry-unavailable")
     assert answer.header("retry-after") is not None
-    await late.service.stores["default"].create_topic("app1.foo.v1", partitions=1)
+    for method, path in (("GET", "/applications"), ("GET", "/topics"), ("GET", "/applications/app1/keys")):
+        assert ((await late.admin(method, path)).status) == 503
     await deferToThread(zookeeper_server.restart)
     await eventually(lambda: late.service.registry.snapshot.known, 20)
+    await eventually(lambda: has_foo(late))
     assert (await late.publish("app1", "foo")).status == 201

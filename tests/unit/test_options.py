@@ -60,6 +60,10 @@ def test_data_and_kafka_together_are_refused(capsys: pytest.CaptureFixture[str])
     assert "--data" in refused(capsys, "--kafka", "a:9092", "--data", "here")
 
 
+def test_kafka_without_a_broker_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "--kafka", "") == "kateway: --kafka: at least one HOST:PORT is needed\n"
+
+
 def test_every_fault_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     told = refused(capsys, "--kafka", "nowhere", "--public", "9090", "--admin", "tcp:")
     assert [line.split()[1] for line in told.splitlines()] == [
