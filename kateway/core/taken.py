@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from enum import Enum
@@ -85,7 +86,8 @@ class Taken:
         """Notes where it lies in the connection's stream, and lets go of the records."""
         self.sent = True
         self.begin = begin
-        self.lengths = lengths
+        # four bytes each where a list of numbers takes 36
+        self.lengths = array("I", lengths)
         self.end = end
         if self.stop - self.first != self.count:
             self.offsets = [record.offset for record in self.records]

@@ -17,6 +17,11 @@ from kateway.storage.kafka.records import Batch, batches, decode
 class Prefetch:
     """One partition's position and what is at hand behind it."""
 
+    __slots__ = (
+        "_after", "_at", "_batches", "_drained", "_ends", "_head_bytes", "_least", "_most", "_records", "asleep",
+        "changes", "end", "held_bytes", "limit", "next_fetch", "partition", "position", "taken_at",
+    )  # fmt: skip
+
     def __init__(self, partition: int, limit: int, most: int) -> None:
         self.partition = partition
         self.position: int | None = None
