@@ -34,7 +34,7 @@ from kateway.registry.interface import (
     Written,
 )
 from kateway.registry.secrets import hash_secret, new_key, new_secret
-from kateway.storage.interface import Store
+from kateway.storage.interface import FOR_EVER, Store
 
 DEFAULT_PARTITIONS = 4
 HOUR_MS = 3_600_000
@@ -184,6 +184,8 @@ class Administration:
         # what the registry would refuse must not have touched the store
         plans.put(topic, expected)(registry.snapshot)
         info = await self._in_store(store, topic)
+        if old is not None and old.stored_as == topic.stored_as and old.retention_hours != topic.retention_hours:
+            await store.set_retention(topic.stored_as, _retention_ms(topic))
         return await registry.put_topic(attrs.evolve(topic, partitions=info.partitions), expected)
 
     async def last_used(self, keys: Collection[str]) -> Mapping[str, int]:
@@ -226,13 +228,12 @@ class Administration:
         try:
             info = await store.topic(topic.stored_as)
         except TopicNotFound:
-            retention = topic.retention_hours
             try:
                 return await store.create_topic(
                     topic.stored_as,
                     partitions=topic.partitions or DEFAULT_PARTITIONS,
                     replicas=topic.replicas,
-                    retention_ms=None if retention is None else retention * HOUR_MS,
+                    retention_ms=_retention_ms(topic),
                 )
             except Conflict:
                 # another gateway was quicker
@@ -315,3 +316,7 @@ def current(entries: Mapping[Any, Entry], name: Any, what: str) -> Any:
     if entry is None:
         raise NotFound(f"there is no {what} {name if isinstance(name, str) else '/'.join(name)}")
     return entry
+
+
+def _retention_ms(topic: Topic) -> int:
+    return FOR_EVER if topic.retention_hours is None else topic.retention_hours * HOUR_MS

@@ -27,6 +27,10 @@ Reset = Literal["earliest", "latest"]
 """Where a group starts in a partition that it has no committed offset for."""
 
 
+FOR_EVER = -1
+"""A retention: records are never removed because of their age."""
+
+
 class Fetched(NamedTuple):
     """What a group-less read found."""
 
@@ -64,11 +68,15 @@ class Store(Protocol):
         self, topic: str, *, partitions: int, replicas: int = 1, retention_ms: int | None = None
     ) -> TopicInfo:
         """Makes a topic and answers when it can be published to. ``Conflict`` where it exists,
-        ``InvalidTopic`` where the store does not allow it.
+        ``InvalidTopic`` where the store does not allow it. ``retention_ms``: for how long records are kept at least;
+        ``FOR_EVER``, or ``None`` for what the store does by itself.
         """
 
     async def add_partitions(self, topic: str, total: int) -> TopicInfo:
         """Grows a topic to ``total`` partitions; the same number is fine, fewer is ``Conflict``."""
+
+    async def set_retention(self, topic: str, retention_ms: int) -> None:
+        """Keeps records for so long from now on, those that are there included; ``FOR_EVER`` is allowed."""
 
     async def delete_topic(self, topic: str) -> None:
         """Deletes a topic and its records; ``TopicNotFound`` where there is none."""

@@ -65,6 +65,7 @@ async def test_nothing_that_asks_for_an_unknown_topic_makes_it(store, topic_name
         lambda: store.reset("group", topic_name, {0: 0}),
         lambda: store.read(topic_name, 0, 0, max_bytes=1000, wait_seconds=0),
         lambda: store.add_partitions(topic_name, 3),
+        lambda: store.set_retention(topic_name, 1000),
         lambda: store.delete_topic(topic_name),
     ):
         with pytest.raises(TopicNotFound):

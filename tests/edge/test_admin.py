@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +406,39 @@ async def test_a_topic_that_the_store_has_is_taken_over_and_can_grow_but_not_shr
     await admin("PUT", "/topics/app1/orders/v1", {**wanted, "partitions": 2}, expect=409)
     assert admin.event() == ("topic.put", "app1/orders/v1", "conflict")
     assert (await admin("GET", "/topics/app1/orders/v1"))["partitions"] == 5
+
+
+def retention_ms(folder: Path, topic: str) -> int:
+    """What the store's file says."""
+    with closing(sqlite3.connect(folder / "kateway.sqlite3")) as file:
+        (found,) = file.execute("SELECT retention_ms FROM topics WHERE name = ?", (topic,)).fetchone()
+    return int(found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_of_a_topic_keeps_where_its_records_are_and_for_how_long(admin: Admin, tmp_path: Path) -> None:
+    await admin("PUT", "/applications/app1", {}, expect=201)
+    wanted = {"storage_name": "legacy.orders", "retention_hours": 720, "partitions": 2}
+    made = await admin("PUT", "/topics/app1/orders/v1", wanted, expect=201)
+    assert retention_ms(tmp_path, "legacy.orders") == 720 * 3_600_000
+    changed = await admin("PUT", "/topics/app1/orders/v1", {"state": "deprecated"})
+    assert {name: changed[name] for name in made} == {**made, "state": "deprecated"}
+    assert set(await admin.store.topics()) == {"legacy.orders"}
+    assert (await admin("PUT", "/topics/app1/orders/v1", {}))["state"] == "active"
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_retention_reaches_the_store_and_a_topic_taken_over_keeps_its_own(
+    admin: Admin, tmp_path: Path
+) -> None:
+    await admin("PUT", "/applications/app1", {}, expect=201)
+    await admin.store.create_topic("legacy.orders", partitions=1, retention_ms=5)
+    await admin("PUT", "/topics/app1/orders/v1", {"storage_name": "legacy.orders"}, expect=201)
+    assert retention_ms(tmp_path, "legacy.orders") == 5
+    for hours, kept in ((24, 24 * 3_600_000), (None, -1)):
+        shown = await admin("PUT", "/topics/app1/orders/v1", {"retention_hours": hours})
+        assert shown["retention_hours"] == hours
+        assert retention_ms(tmp_path, "legacy.orders") == kept
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from kateway.config import EmbeddedStorageConfig
 from kateway.errors import ConfigError, DataDirectoryLocked, OutcomeUnknown, Overloaded, TopicNotFound, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
+from kateway.storage.interface import FOR_EVER
 
 here = pytest_twisted.ensureDeferred
 FILE = "kateway.sqlite3"
@@ -217,6 +219,30 @@ async def test_a_topic_deleted_under_a_reader_that_waits_ends_the_wait(store):
 
 
 # --- what is removed
+
+
+@here
+async def test_another_retention_counts_for_what_is_there_and_outlives_a_restart(make):
+    now = [1_700_000_000_000]
+    store = make(lambda: now[0], retention_check_seconds=0.1)
+    await store.start()
+    await store.create_topic("topic", partitions=1, retention_ms=FOR_EVER)
+    # too large to share a row, which goes as a whole
+    await store.publish("topic", [Message(b"x" * 500_000)], -1, soon())
+    now[0] += 100_000
+    await store.publish("topic", [Message(b"y" * 500_000)], -1, soon())
+    await store.set_retention("topic", 10_000)
+    await until(lambda: earliest(store, "topic") == 1)
+    await store.set_retention("topic", FOR_EVER)
+    now[0] += 1_000_000_000
+    await deferLater(reactor, 0.3)
+    assert earliest(store, "topic") == 1
+    await store.set_retention("topic", 1_000)
+    await store.stop(5.0)
+    again = make(lambda: now[0], retention_check_seconds=0.1)
+    await again.start()
+    await until(lambda: earliest(again, "topic") == 2)
+    await again.stop(5.0)
 
 
 @here

@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from kateway.config import KafkaStorageConfig
 from kateway.errors import ConfigError, OutcomeUnknown, Unavailable
 from kateway.model import TopicInfo
+from kateway.storage.interface import FOR_EVER
 from kateway.storage.kafka.driver import KafkaStore
 
 here = pytest_twisted.ensureDeferred
@@ -98,6 +99,18 @@ async def test_a_change_that_got_no_answer_may_have_been_made(kafka_cluster, mak
     cluster.proxies[1].cut()
     await until(lambda: store.health().healthy)
     assert await store.topic("half-known") == TopicInfo("half-known", 1)
+
+
+@pytest.mark.kafka
+@here
+async def test_a_topic_keeps_its_records_for_as_long_as_it_is_told(kafka, oracle, make_store, topic_name):
+    store = await make_store(*kafka.addresses)
+    await store.create_topic(topic_name, partitions=1, retention_ms=FOR_EVER)
+    assert await deferToThread(oracle.setting, topic_name, "retention.ms") == "-1"
+    other = await deferToThread(oracle.setting, topic_name, "cleanup.policy")
+    await store.set_retention(topic_name, 3_600_000)
+    assert await deferToThread(oracle.setting, topic_name, "retention.ms") == "3600000"
+    assert await deferToThread(oracle.setting, topic_name, "cleanup.policy") == other
 
 
 @pytest.mark.kafka

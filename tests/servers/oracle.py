@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -57,6 +57,12 @@ class Oracle:
     def add_partitions(self, topic: str, total: int) -> None:
         self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
         self.wait_for_partitions(topic, total)
+
+    def setting(self, topic: str, name: str) -> str:
+        """One of a topic's settings, as it is in force."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        (asked,) = self.admin.describe_configs([resource]).values()
+        return str(asked.result(30)[name].value)
 
     def delete_topic(self, topic: str) -> None:
         self.admin.delete_topics([topic])[topic].result(30)

@@ -168,6 +168,12 @@ def test_a_topic_is_made_with_its_settings():
     )
     assert wire.decode_create_topic(pack(">ii", 0, 1) + text("t") + pack(">h", 36) + text("why")) == (36, "why")
     assert wire.encode_create_partitions("t", 5, 9) == pack(">i", 1) + text("t") + pack(">iiib", 5, -1, 9, 0)
+    body = wire.encode_topic_setting("t", "retention.ms", "-1")
+    one_setting = pack(">i", 1) + text("retention.ms") + b"\0" + text("-1")
+    assert body == pack(">ib", 1, 2) + text("t") + one_setting + b"\0"
+    answer = pack(">iih", 0, 1, 40) + text("why") + pack(">b", 2) + text("t")
+    assert wire.decode_topic_setting(answer) == (40, "why")
+    assert wire.decode_topic_setting(pack(">iihh", 0, 1, 0, -1) + pack(">b", 2) + text("t")) == (0, "")
     assert wire.encode_delete_topic("t", 9) == pack(">i", 1) + text("t") + pack(">i", 9)
     assert wire.decode_delete_topic(pack(">ii", 0, 1) + text("t") + pack(">h", 3)) == 3
 

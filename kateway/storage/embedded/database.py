@@ -189,6 +189,11 @@ def create_topic(
         return topic, _partitions(connection, topic)
 
 
+def set_retention(connection: sqlite3.Connection, topic: int, retention_ms: int) -> None:
+    with _transaction(connection):
+        connection.execute("UPDATE topics SET retention_ms = ? WHERE id = ?", (retention_ms, topic))
+
+
 def add_partitions(connection: sqlite3.Connection, topic: int, total: int) -> list[Loaded]:
     """Answers all partitions of the topic."""
     with _transaction(connection):

@@ -17,6 +17,7 @@ from kateway.storage.embedded import database
 from kateway.storage.embedded.partition import Partition, Topic
 from kateway.storage.embedded.thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
+from kateway.storage.interface import FOR_EVER
 
 _log = Logger()
 
@@ -152,9 +153,10 @@ class Keeper:
         while await self._thread.call(database.sweep, ROWS_AT_ONCE):
             pass
         for topic in list(self._topics.values()):
-            if topic.retention_ms is not None:
+            kept = topic.retention_ms
+            if kept is not None and kept != FOR_EVER:
                 for partition in list(topic.partitions):
-                    await self._expire(partition, self._now_ms() - topic.retention_ms)
+                    await self._expire(partition, self._now_ms() - kept)
 
     async def _expire(self, partition: Partition, before_ms: int) -> None:
         if partition.earliest == partition.end:

@@ -158,7 +158,7 @@ class EmbeddedStore:
             raise InvalidTopic(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
         if topic in self._topics:
             raise Conflict(f"the topic {topic} exists")
-        # what is known of a topic follows the file, even if nobody waits for the answer any more
+        # what is known follows the file, though nobody may wait for the answer
         work = self._write(database.create_topic, topic, partitions, retention_ms)
         return await _abandonable(work.addCallback(self._created, topic, retention_ms))
 
@@ -185,6 +185,11 @@ class EmbeddedStore:
             if group.topic is topic:
                 group.balance()
         return TopicInfo(topic.name, len(topic.partitions))
+
+    async def set_retention(self, topic: str, retention_ms: int) -> None:
+        known = self._topic(topic)
+        work = self._write(database.set_retention, known.id, retention_ms)
+        await _abandonable(work.addCallback(lambda _: setattr(known, "retention_ms", retention_ms)))
 
     async def delete_topic(self, topic: str) -> None:
         known = self._topic(topic)

@@ -99,6 +99,10 @@ class KafkaStore:
         """Grows a topic."""
         return await self._topics.grow(topic, total)
 
+    async def set_retention(self, topic: str, retention_ms: int) -> None:
+        """How long records are kept."""
+        await self._topics.retain(topic, retention_ms)
+
     async def delete_topic(self, topic: str) -> None:
         """Deletes a topic."""
         await self._topics.delete(topic)

@@ -16,6 +16,7 @@ from kateway.storage.kafka.metadata import TopicView
 from kateway.storage.kafka.offsets import as_outcome
 from kateway.storage.kafka.primitives import MalformedResponse
 
+RETENTION = "retention.ms"
 RETRY_SECONDS = 0.2
 
 
@@ -41,7 +42,7 @@ class Topics:
 
     async def create(self, topic: str, partitions: int, replicas: int, retention_ms: int | None) -> TopicInfo:
         """Makes a topic; ``Conflict`` where it exists."""
-        settings = {"retention.ms": str(retention_ms)} if retention_ms is not None else {}
+        settings = {RETENTION: str(retention_ms)} if retention_ms is not None else {}
         body = wire.encode_create_topic(topic, partitions, replicas, settings, self._timeout_ms)
         error, words = wire.decode_create_topic(
             await self._at_controller(wire.CREATE_TOPICS, wire.CREATE_TOPICS_VERSION, body)
@@ -62,6 +63,15 @@ class Topics:
             )
             self._check(error, words, topic)
         return await self._when(topic, lambda view: view is not None and _whole(view, total))
+
+    async def retain(self, topic: str, retention_ms: int) -> None:
+        """Sets for how long a topic keeps its records; -1: for ever."""
+        await self.one(topic)
+        body = wire.encode_topic_setting(topic, RETENTION, str(retention_ms))
+        error, words = wire.decode_topic_setting(
+            await self._at_controller(wire.ALTER_CONFIGS, wire.ALTER_CONFIGS_VERSION, body)
+        )
+        self._check(error, words, topic)
 
     async def delete(self, topic: str) -> None:
         """Deletes a topic and its records; ``TopicNotFound`` where there is none."""

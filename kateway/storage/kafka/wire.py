@@ -22,6 +22,7 @@ DESCRIBE_GROUPS, DESCRIBE_GROUPS_VERSION = 15, 0
 CREATE_TOPICS, CREATE_TOPICS_VERSION = 19, 2
 DELETE_TOPICS, DELETE_TOPICS_VERSION = 20, 1
 CREATE_PARTITIONS, CREATE_PARTITIONS_VERSION = 37, 1
+ALTER_CONFIGS, ALTER_CONFIGS_VERSION = 44, 0
 
 EARLIEST, LATEST = -2, -1
 """Timestamps of ListOffsets that stand for the ends of a partition."""
@@ -31,6 +32,8 @@ SESSION_BEGINS, SESSIONLESS = 0, -1
 
 READ_COMMITTED = i8(1)
 _CONSUMER = i32(-1)
+_TOPIC = i8(2)
+_SET = i8(0)
 _NO_EPOCH = i32(-1)
 _FOLLOWER_ONLY = i64(-1)
 
@@ -246,6 +249,20 @@ def encode_create_partitions(topic: str, total: int, timeout_ms: int) -> bytes:
 
 
 decode_create_partitions = decode_create_topic
+
+
+def encode_topic_setting(topic: str, name: str, value: str) -> bytes:
+    """IncrementalAlterConfigs v0: one setting of one topic; its others stay as they are."""
+    setting = string(name) + _SET + string(value)
+    return array([_TOPIC + string(topic) + array([setting])]) + i8(0)
+
+
+def decode_topic_setting(body: bytes) -> tuple[int, str]:
+    """IncrementalAlterConfigs answer v0 of one topic: error and the broker's words for it."""
+    read = Reader(body)
+    read.i32()  # throttle time
+    read.i32()  # one resource
+    return read.i16(), read.nullable_string() or ""
 
 
 def encode_delete_topic(topic: str, timeout_ms: int) -> bytes:

@@ -139,7 +139,8 @@ class Resources:
 
     async def put_topic(self, call: Call) -> Response:
         name = _path(call, "app", "topic", "version")
-        wanted = cast(Topic, from_table("topics", "/".join(name), call.table()))
+        old = self._snapshot.topics.get((name[0], name[1], name[2]))
+        wanted = cast(Topic, from_table("topics", "/".join(name), {**_where_it_lies(old), **call.table()}))
         expected = call.expected(_etag(self._snapshot.topics, name))
         return _written(await self._do.put_topic(wanted, expected, by(call)))
 
@@ -207,3 +208,12 @@ def _secret(status: int, made: NewSecret, headers: tuple[tuple[bytes, bytes], ..
 
 def _gone() -> Response:
     return Response(204, (NO_STORE,), b"")
+
+
+def _where_it_lies(topic: Topic | None) -> dict[str, Any]:
+    """What a change of a registered topic keeps unless it says otherwise: another store, or fewer hours, would be a
+    loss of records that nobody asked for.
+    """
+    if topic is None:
+        return {}
+    return {name: getattr(topic, name) for name in ("cluster", "replicas", "retention_hours", "storage_name")}
