@@ -234,9 +234,9 @@ async def test_a_taken_port_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "complaint"),
     [
-        ("nonsense", "nonsense is not an endpoint"),
-        ("tcp:x", "tcp:x is not an endpoint"),
-        ("nonsense:1", "nonsense:1 is not an endpoint"),
+        ("nonsense", "'nonsense' is no endpoint"),
+        ("tcp:x", "tcp:x: port must be a number"),
+        ("nonsense:1", "'nonsense:1' is no endpoint"),
         ("ssl:0:privateKey=/nowhere.pem", "ssl:0: /nowhere.pem: No such file"),
     ],
 )
