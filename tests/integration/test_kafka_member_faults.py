@@ -10,6 +10,7 @@ from kafka_reader import Reader, until
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from kateway.config import KafkaStorageConfig
@@ -93,6 +94,32 @@ async def test_partitions_are_lost_when_the_session_cannot_be_kept_and_come_back
     await until(lambda: len(reader.values) == 10)
     assert reader.values == numbered(0, 10)
     assert "revoked" not in reader.heard
+
+
+@here
+async def test_whose_connection_breaks_while_its_join_is_held_back_joins_as_the_same_member(kafka_cluster, make_store):
+    cluster = await deferToThread(kafka_cluster, proxied=True)
+    oracle = Oracle(cluster.direct)
+    await deferToThread(oracle.create_topic, "topic", 2)
+    store = await make_store(cluster)
+    other = oracle.member("group", ["topic"])
+    try:
+        while not other.assignment():
+            await deferToThread(other.poll)
+        reader = Reader(store, "group", "topic")
+        # it only joins again when it polls: until then our join is held back
+        await until(lambda: oracle.members("group") == 2)
+        for _ in range(3):
+            made = cluster.proxies[1].connections_made
+            cluster.proxies[1].cut()
+            await until(lambda before=made: cluster.proxies[1].connections_made > before)
+            await deferLater(reactor, 1)
+        assert oracle.members("group") == 2
+        while len(reader.owned) != 1:
+            await deferToThread(other.poll)
+        assert len(other.assignment()) == 1
+    finally:
+        await deferToThread(other.close)
 
 
 @here

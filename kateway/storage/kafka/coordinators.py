@@ -1,4 +1,4 @@
-"""Which broker coordinates a group: asked once, forgotten when it turns out wrong."""
+"""Which broker coordinates a group, asked once, forgotten when it turns out wrong; and how one is joined there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from kateway.errors import Unavailable
 from kateway.storage.kafka.client import Client, Pool
 from kateway.storage.kafka.connection import RequestFailed
 from kateway.storage.kafka.errors import error_for
+from kateway.storage.kafka.groupwire import JOIN_GROUP, JOIN_GROUP_VERSION, NAMING_JOIN_GROUP_VERSION
+from kateway.storage.kafka.metadata import API_VERSIONS, API_VERSIONS_VERSION, decode_api_versions
 from kateway.storage.kafka.primitives import MalformedResponse
 from kateway.storage.kafka.wire import (
     FIND_COORDINATOR,
@@ -30,6 +32,7 @@ class Coordinators:
         self._client = client
         self._pool = pool
         self._known: dict[str, int] = {}
+        self._join_versions: dict[int, int] = {}
 
     async def find(self, group: str) -> int:
         """The node that coordinates ``group``; ``Unavailable`` where no broker knows it just now."""
@@ -67,6 +70,18 @@ class Coordinators:
             self._known[group] = coordinator
             return coordinator
         raise Unavailable(f"the coordinator of group {group} is not known just now: {failure}")
+
+    async def join_version(self, node: int) -> int:
+        """The JoinGroup that a broker is to be spoken to in; asked once. ``RequestFailed``, ``MalformedResponse``."""
+        version = self._join_versions.get(node)
+        if version is None:
+            body = await self._pool.request(
+                node, API_VERSIONS, API_VERSIONS_VERSION, b"", timeout_seconds=ASK_TIMEOUT_SECONDS
+            )
+            _lowest, highest = decode_api_versions(body).get(JOIN_GROUP, (0, 0))
+            version = NAMING_JOIN_GROUP_VERSION if highest >= NAMING_JOIN_GROUP_VERSION else JOIN_GROUP_VERSION
+            self._join_versions[node] = version
+        return version
 
     def forget(self, group: str) -> None:
         """To be asked anew next time."""

@@ -1,6 +1,10 @@
-"""Group membership on the wire: JoinGroup v2, SyncGroup v0, Heartbeat v0, LeaveGroup v0, and the consumer protocol.
+"""Group membership on the wire: JoinGroup v2 and v4, SyncGroup v0, Heartbeat v0, LeaveGroup v0, and the consumer
+protocol.
 
-JoinGroup v2 because 4.0.0 has none lower, and because it has a rebalance timeout apart from the session's. The
+JoinGroup v2 because 4.0.0 has none lower, and because it has a rebalance timeout apart from the session's. From v4 on,
+of the same shape, a coordinator tells a new member its name before it holds its join back (KIP-394; brokers from 2.2
+on): whose connection breaks meanwhile joins again as the same member, instead of leaving behind one that nobody is,
+and for which each rebalance waits until its session is over. The
 consumer protocol (member metadata and assignments, version 0) is what librdkafka and the Java client speak too.
 Source: https://kafka.apache.org/protocol and, for the consumer protocol, ConsumerProtocolSubscription.json.
 """
@@ -12,7 +16,7 @@ from typing import NamedTuple
 
 from kateway.storage.kafka.primitives import Reader, array, data, i16, i32, string
 
-JOIN_GROUP, JOIN_GROUP_VERSION = 11, 2
+JOIN_GROUP, JOIN_GROUP_VERSION, NAMING_JOIN_GROUP_VERSION = 11, 2, 4
 HEARTBEAT, HEARTBEAT_VERSION = 12, 0
 LEAVE_GROUP, LEAVE_GROUP_VERSION = 13, 0
 SYNC_GROUP, SYNC_GROUP_VERSION = 14, 0
@@ -34,7 +38,7 @@ class Joined(NamedTuple):
 def encode_join(
     group: str, session_timeout_ms: int, rebalance_timeout_ms: int, member: str, protocols: Mapping[str, bytes]
 ) -> bytes:
-    """JoinGroup v2; ``protocols`` in order of preference."""
+    """JoinGroup v2 to v4; ``protocols`` in order of preference."""
     return (
         string(group)
         + i32(session_timeout_ms)
@@ -46,7 +50,7 @@ def encode_join(
 
 
 def decode_join(body: bytes) -> Joined:
-    """JoinGroup answer v2."""
+    """JoinGroup answer v2 to v4."""
     read = Reader(body)
     read.i32()  # throttle time
 

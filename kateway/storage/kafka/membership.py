@@ -192,18 +192,9 @@ class Membership:
         self.generation = None
         self._led = {}
         self._cancel_expiry()
-        mine = wire.encode_metadata([self.topic])
-        session_ms = int(self._session_seconds * 1000)
-        joined = wire.decode_join(
-            await self._held(
-                node,
-                wire.JOIN_GROUP,
-                wire.JOIN_GROUP_VERSION,
-                wire.encode_join(self.group, session_ms, session_ms, self._member, dict.fromkeys(STRATEGIES, mine)),
-            )
-        )
-        if joined.error in {MEMBER_ID_REQUIRED, 0}:
-            self._member = joined.member
+        joined = await self._ask_to_join(node)
+        if joined.error == MEMBER_ID_REQUIRED:
+            joined = await self._ask_to_join(node)
         self._check(joined.error)
         assignments = {}
         if joined.leader == joined.member:
@@ -222,6 +213,16 @@ class Membership:
         self._holding = True
         self._heard(sent_at)
         return frozenset(wire.decode_assignment(assignment).get(self.topic, ()))
+
+    async def _ask_to_join(self, node: int) -> wire.Joined:
+        version = await self._coordinators.join_version(node)
+        session_ms = int(self._session_seconds * 1000)
+        protocols = dict.fromkeys(STRATEGIES, wire.encode_metadata([self.topic]))
+        body = wire.encode_join(self.group, session_ms, session_ms, self._member, protocols)
+        joined = wire.decode_join(await self._held(node, wire.JOIN_GROUP, version, body))
+        if joined.error in {MEMBER_ID_REQUIRED, 0}:
+            self._member = joined.member
+        return joined
 
     async def _topic_must_be_there(self) -> None:
         """``TopicNotFound`` where a fresh listing lacks it; where it was there before two must, for the first may
@@ -287,7 +288,7 @@ class Membership:
     def _check(self, error: int) -> None:
         if error == 0:
             return
-        if error in {REBALANCE, MEMBER_ID_REQUIRED}:
+        if error == REBALANCE:
             raise _Rejoin
         if error in {ILLEGAL_GENERATION, UNKNOWN_MEMBER}:
             if error == UNKNOWN_MEMBER:
