@@ -35,15 +35,15 @@ class DeadLetters:
     async def write(self, letters: list[tuple[int, Item]]) -> list[KatewayError | None]:
         """Writes records (with the partition each came from); answers ``None`` for each that is safe, else why not."""
         try:
-            partitions = await self._make()
+            partitions = await self.make()
             messages = [self._letter(partition, item, partition % partitions) for partition, item in letters]
             outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
         except KatewayError as error:
             return [error] * len(letters)
         return [None if isinstance(outcome, Receipt) else outcome for outcome in outcomes]
 
-    async def _make(self) -> int:
-        """Makes the queue where it is missing; answers how many partitions it has."""
+    async def make(self) -> int:
+        """Makes the queue where it is missing; answers how many partitions it has. ``TopicNotFound``: its topic is."""
         known = self._store.partitions(self.name)
         if known:
             return known

@@ -94,6 +94,11 @@ class Delivery(Items):
             return frontier, fresh
         return frontier, records
 
+    def begin(self, position: int) -> None:
+        """A group without committed offset starts here; known before anything was received."""
+        if self.frontier is None:
+            self.floor = self.frontier = self.origin = position
+
     def skip(self, offset: int) -> None:
         """A client says that it has read everything up to and with ``offset``, which this owner never took."""
         if self.floor is not None and self.frontier is not None:

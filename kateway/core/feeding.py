@@ -143,6 +143,7 @@ class Feeding:
         lag = subscription.lag(share.partition)
         # no client is believed beyond the end: what will be written there it cannot have read
         if lag is not None and offset < position + lag:
+            share.delivery.begin(position)
             share.delivery.skip(offset)
 
     def step(self, shares: Iterable[Share]) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from kateway.core.deadletter import dead_letter_topic
+from kateway.core.deadletter import DeadLetters, dead_letter_topic
 from kateway.core.delivery import Ack
 from kateway.core.entrance import Place, Visit
 from kateway.core.groups import Groups
@@ -171,6 +171,7 @@ class Gateway:
         connection: Connection,
     ) -> Reader:
         """A reader of the topic, or of the group's dead letters (``dead``), for a response on ``connection``.
+        However often a dead letter is delivered, it goes nowhere by itself.
 
         ``TopicNotFound``, ``TooManyConsumers``, ``Conflict`` between ack modes, ``Draining``.
         """
@@ -178,8 +179,10 @@ class Gateway:
         if dead:
             # whoever rejects a record and then looks for it finds it
             await self._groups.buried(place.cluster, visit.group, place.topic)
-            place = place._replace(topic=dead_letter_topic(place.topic, visit.group))
-        await self.topic(place, create=not dead)
+            partitions = await DeadLetters(place.store, place.topic, visit.group, self._clock).make()
+            place = dead_letters(place, visit.group)
+        else:
+            partitions = (await self.topic(place, create=True)).partitions
         return self._groups.reader(
             place.cluster,
             visit.group,
@@ -189,7 +192,8 @@ class Gateway:
             reset=reset,
             short=short,
             ack_timeout=ack_timeout,
-            max_deliveries=visit.max_deliveries,
+            max_deliveries=0 if dead else visit.max_deliveries,
+            partitions=partitions,
         )
 
     def acknowledge_at_once(self, place: Place, group: str, acks: Sequence[Ack]) -> list[KatewayError | None] | None:
@@ -257,6 +261,11 @@ class Gateway:
             if not earliest <= offset <= end:
                 raise OffsetOutOfRange(f"partition {partition} holds offsets {earliest} to {end}, not {offset}")
         return to
+
+
+def dead_letters(place: Place, group: str) -> Place:
+    """Where a group's dead letters of a topic are."""
+    return place._replace(topic=dead_letter_topic(place.topic, group))
 
 
 def _worth_a_retry(outcome: Outcome) -> bool:

@@ -83,14 +83,14 @@ class Group:
 
     # --- readers come and go --------------------------------------------------------------------------------------
 
-    def reader(self, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection) -> Reader:
-        """A new reader. ``TooManyConsumers``, or ``Conflict`` while the group is read in the other mode."""
+    def reader(self, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection, partitions: int) -> Reader:
+        """A new reader of a topic of so many ``partitions``. ``TooManyConsumers``, or ``Conflict`` between modes."""
         if self.readers and next(iter(self.readers)).mode != mode:
             raise Conflict(f"the group has readers with another ack than {mode}")
         reader = Reader(self, mode, short=short, ack_timeout=ack_timeout, connection=connection)
         if mode == "auto":
             try:
-                self._seats.arrive(reader)
+                self._seats.arrive(reader, partitions)
             except TooManyConsumers:
                 connection.unwatch(reader)
                 raise

@@ -20,6 +20,8 @@ from kateway.storage.interface import Reset, Store
 Key = tuple[str, str, str]
 """Store, group and topic, as they are named in the store."""
 
+MOST_PARTITIONS = 1 << 31
+"""Where nobody says how many a topic has."""
 BURIAL_SECONDS = 5.0
 """How long who looks for dead letters waits for those that are being written."""
 LOOK_SECONDS = 0.05
@@ -60,18 +62,19 @@ class Groups:
         short: bool = True,
         ack_timeout: float = 60.0,
         max_deliveries: int | None = None,
+        partitions: int = MOST_PARTITIONS,
     ) -> Reader:
         """A new reader, at once; it joins the group if nobody of ours is a member.
 
-        ``short``: a poll that ends soon; false for followers and long streams. ``reset`` and ``max_deliveries``
-        (``None``: as configured) are those of the reader for whom the group was joined. Raises ``TooManyConsumers``
-        where every partition is held by a long reader, ``Conflict`` while the group is read in the other mode,
-        ``Draining`` during a stop.
+        ``short``: a poll that ends soon; false for followers and long streams. ``partitions``: how many the topic has.
+        ``reset`` and ``max_deliveries`` (``None``: as configured) are those of the reader for whom the group was
+        joined. Raises ``TooManyConsumers`` where every partition is held by a long reader, ``Conflict`` while the
+        group is read in the other mode, ``Draining`` during a stop.
         """
         if self._draining:
             raise Draining()
         member = self._member((store, group, topic), reset, max_deliveries)
-        return member.reader(mode, short=short, ack_timeout=ack_timeout, connection=connection)
+        return member.reader(mode, short=short, ack_timeout=ack_timeout, connection=connection, partitions=partitions)
 
     def acknowledge_at_once(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]

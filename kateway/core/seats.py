@@ -20,26 +20,37 @@ R = TypeVar("R", bound=Seated)
 
 
 class Seats(Generic[R]):
-    """Readers in the order in which they came. While no partition is known to be ours everybody has a seat."""
+    """Readers in the order in which they came. While none of the partitions is ours, there are as many seats as the
+    topic has partitions: more can never be fed.
+    """
 
     def __init__(self) -> None:
         self.seated: list[R] = []
         self.waiting: list[R] = []
         self.count = 0
-        """How many seats there are; 0: not known, or none of the partitions is ours just now."""
+        """How many partitions are ours; 0: not known, or none just now."""
+        self._most = 0
+        # how many there are at all
         self._fed: set[R] = set()
         # those who once had a seat that counted: they wait for partitions to come back, whoever holds the others
 
-    def arrive(self, reader: R) -> None:
-        """Gives a seat, or a place in the queue. ``TooManyConsumers`` where nobody will get up soon."""
-        if not self.count or len(self.seated) < self.count:
+    def arrive(self, reader: R, partitions: int) -> None:
+        """Gives a seat, or a place in the queue; ``partitions``: of the topic. ``TooManyConsumers`` where nobody will
+        get up soon.
+        """
+        self._most = partitions
+        if len(self.seated) < self._seats:
             self.seated.append(reader)
             if self.count:
                 self._fed.add(reader)
         elif self._hopeless():
-            raise TooManyConsumers(f"all {self.count} partitions that this gateway holds have a reader")
+            raise TooManyConsumers(f"all {self._seats} partitions that this gateway can have have a reader")
         else:
             self.waiting.append(reader)
+
+    @property
+    def _seats(self) -> int:
+        return self.count or self._most
 
     def leave(self, reader: R) -> list[R]:
         """Frees a seat for who waits longest; answers those who wait in vain now."""
@@ -61,11 +72,10 @@ class Seats(Generic[R]):
         return self._move_up()
 
     def _move_up(self) -> list[R]:
-        if not self.count:
-            return []
-        while self.waiting and len(self.seated) < self.count:
+        while self.waiting and len(self.seated) < self._seats:
             self.seated.append(self.waiting.pop(0))
-        self._fed.update(self.seated)
+        if self.count:
+            self._fed.update(self.seated)
         if not self.waiting or not self._hopeless():
             return []
         refused = [reader for reader in self.waiting if reader not in self._fed]

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from kateway.core.auth import Purpose
-from kateway.core.entrance import Visit
-from kateway.core.gateway import Gateway
+from kateway.core.entrance import Place, Visit
+from kateway.core.gateway import Gateway, dead_letters
 from kateway.core.taken import Ack
 from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
@@ -20,17 +20,17 @@ from kateway.web.front import Front
 from kateway.web.problems import problem
 from kateway.web.serve import serve
 
-_SYNC = frozenset({b"sync"})
-_NONE: frozenset[bytes] = frozenset()
+_QUEUE = frozenset({b"queue"})
+_ACKS = _QUEUE | {b"sync"}
 
 
 class GroupEdge:
-    """Answers about one group of one topic."""
+    """Answers about one group of one topic, or (``queue=dead``) of its dead letters."""
 
     def __init__(self, gateway: Gateway, front: Front) -> None:
         self._gateway = gateway
         self._front = front
-        self._sync = params.Cache(lambda raw_query: params.flag(params.query(raw_query, _SYNC), b"sync"))
+        self._acks = params.Cache(_acks_query)
 
     def lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
         serve(exchange, self._lag(exchange, path, raw_query))
@@ -52,16 +52,17 @@ class GroupEdge:
         try:
             visit = front.enter(exchange, "subscribe", path)
             front.count_request(exchange, visit)
-            sync = self._sync(raw_query)
+            sync, dead = self._acks(raw_query)
+            place = _place(visit, dead)
             acks = parse_acks(request.body)
-            outcomes = None if sync else self._gateway.acknowledge_at_once(visit.place, visit.group, acks)
+            outcomes = None if sync else self._gateway.acknowledge_at_once(place, visit.group, acks)
         except Exception as error:
             if wanted:
                 front.record_failed(exchange, "acknowledge", path, visit, error)
             exchange.respond(problem(error, request.id))
             return
         if outcomes is None:
-            serve(exchange, self._acknowledge(exchange, path, visit, acks, sync))
+            serve(exchange, self._acknowledge(exchange, path, visit, place, acks, sync))
             return
         if wanted:
             front.record(exchange, visit, "acknowledge")
@@ -73,17 +74,18 @@ class GroupEdge:
         return visit
 
     async def _lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
-        params.query(raw_query, _NONE)
+        dead = _dead(raw_query)
         visit = self._enter(exchange, "describe", path)
-        lags = await self._gateway.lag(visit.place, visit.group)
+        lags = await self._gateway.lag(_place(visit, dead), visit.group)
         return _json({"lag": sum(lag.lag for lag in lags), "partitions": [lag._asdict() for lag in lags]})
 
     async def _offsets(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
-        params.query(raw_query, _NONE)
-        return await self._committed(self._enter(exchange, "describe", path))
+        dead = _dead(raw_query)
+        visit = self._enter(exchange, "describe", path)
+        return await self._committed(_place(visit, dead), visit.group)
 
-    async def _committed(self, visit: Visit) -> Response:
-        committed = await self._gateway.committed(visit.place, visit.group)
+    async def _committed(self, place: Place, group: str) -> Response:
+        committed = await self._gateway.committed(place, group)
         return _json(
             {
                 "partitions": [
@@ -94,19 +96,34 @@ class GroupEdge:
         )
 
     async def _reset(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
-        params.query(raw_query, _NONE)
+        dead = _dead(raw_query)
         visit = self._enter(exchange, "subscribe", path)
-        await self._gateway.reset(visit.place, visit.group, _destination(parsed(exchange.request.body)))
-        return await self._committed(visit)
+        place = _place(visit, dead)
+        await self._gateway.reset(place, visit.group, _destination(parsed(exchange.request.body)))
+        return await self._committed(place, visit.group)
 
     async def _acknowledge(
-        self, exchange: Exchange, path: params.TopicPath, visit: Visit, acks: Sequence[Ack], sync: bool
+        self, exchange: Exchange, path: params.TopicPath, visit: Visit, place: Place, acks: Sequence[Ack], sync: bool
     ) -> Response:
         front = self._front
         with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
             event.visit = visit
-            outcomes = await self._gateway.acknowledge(visit.place, visit.group, acks, sync=sync)
+            outcomes = await self._gateway.acknowledge(place, visit.group, acks, sync=sync)
         return _json({"results": results(acks, outcomes, exchange.request.id)})
+
+
+def _acks_query(raw_query: bytes) -> tuple[bool, bool]:
+    """``sync`` and ``queue=dead``."""
+    values = params.query(raw_query, _ACKS)
+    return params.flag(values, b"sync"), params.dead(values)
+
+
+def _dead(raw_query: bytes) -> bool:
+    return params.dead(params.query(raw_query, _QUEUE))
+
+
+def _place(visit: Visit, dead: bool) -> Place:
+    return dead_letters(visit.place, visit.group) if dead else visit.place
 
 
 def _json(found: Any) -> Response:

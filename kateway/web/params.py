@@ -287,29 +287,35 @@ DEFAULT_MAX_BYTES = 1 << 20
 
 def socket_query(raw: bytes) -> SubscribeQuery:
     """The query of a subscription over a WebSocket, which follows unless it is given a limit."""
-    return subscribe_query(raw, follow=True)
+    return subscribe_query(raw, as_socket=True)
 
 
-def subscribe_query(raw: bytes, follow: bool = False) -> SubscribeQuery:
+def subscribe_query(raw: bytes, as_socket: bool = False) -> SubscribeQuery:
     values = query(raw, _SUBSCRIBE)
+    asked_to_follow = flag(values, b"follow")
+    follow = as_socket or asked_to_follow
     limit = whole(values, b"limit", 1, 1, INT64_MAX)
     timeout = seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True)
     small = limit <= SMALL_LIMIT
-    follow = follow or flag(values, b"follow")
     max_bytes = whole(values, b"max_bytes", None, 1, INT64_MAX)
     if max_bytes is None and small and not follow:
         max_bytes = DEFAULT_MAX_BYTES
     return SubscribeQuery(
-        limit=INT64_MAX if follow and b"limit" not in values else limit,
+        limit=INT64_MAX if asked_to_follow or (as_socket and b"limit" not in values) else limit,
         timeout=timeout,
         idle=math.inf if follow else seconds(values, b"idle", 1.0 if small else timeout, MAX_WAIT_SECONDS, zero=True),
         follow=follow,
         reset="latest" if choice(values, b"offset", "earliest", ("earliest", "latest")) == "latest" else "earliest",
         explicit=choice(values, b"ack", "auto", ("auto", "explicit")) == "explicit",
         ack_timeout=_ack_timeout(values),
-        dead=b"queue" in values and choice(values, b"queue", "dead", ("dead",)) == "dead",
+        dead=dead(values),
         max_bytes=max_bytes,
     )
+
+
+def dead(values: Mapping[bytes, bytes]) -> bool:
+    """Whether the group's dead letters are meant: ``queue=dead``."""
+    return b"queue" in values and choice(values, b"queue", "dead", ("dead",)) == "dead"
 
 
 def _ack_timeout(values: Mapping[bytes, bytes]) -> float:

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.delivery import Ack, Taken
 from kateway.core.entrance import Visit
-from kateway.core.gateway import Gateway
+from kateway.core.gateway import Gateway, dead_letters
 from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
@@ -68,7 +68,7 @@ class SubscribeEdge:
                 reader.settled(read)
             try:
                 outlet = (
-                    self._socket(exchange, path, reader, visit)
+                    self._socket(exchange, path, reader, visit, query.dead)
                     if as_socket
                     else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
                 )
@@ -113,13 +113,14 @@ class SubscribeEdge:
         self._feeds.add(feed)
         feed.start(ended)
 
-    def _socket(self, exchange: Exchange, path: params.TopicPath, reader: Reader, visit: Visit) -> Outlet:
+    def _socket(self, exchange: Exchange, path: params.TopicPath, reader: Reader, visit: Visit, dead: bool) -> Outlet:
         front = self._front
+        place = dead_letters(visit.place, visit.group) if dead else visit.place
 
         async def acknowledge(acks: Sequence[Ack]) -> list[KatewayError | None]:
             with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
                 event.visit = visit
-                return await self._gateway.acknowledge(visit.place, visit.group, acks, sync=False)
+                return await self._gateway.acknowledge(place, visit.group, acks, sync=False)
 
         socket = accept(exchange, (FRAMES,), self.max_message_bytes)
         return SocketOutlet(socket, reader, acknowledge, exchange.request.id)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
+import attrs
 import cramjam
 import pytest
 import pytest_twisted
-from gateways import Client, RunningGateway, eventually, settled
+from gateways import Client, RunningGateway, config, eventually, settled
+
+from kateway.config import DeliveryConfig
 
 T = "/v1/topics/foobar"
 G = f"{T}/group1"
@@ -148,12 +152,24 @@ async def test_two_readers_share_the_partitions(gateway: RunningGateway) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_follower_more_than_partitions_is_refused(gateway: RunningGateway) -> None:
+async def test_who_follows_has_no_limit(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    client = await Client.connect(gateway.port)
+    client.send(f"GET {G}?follow=1&limit=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.until(b"c\n")
+    assert b"\r\n0\r\n" not in client.received
+    client.close()
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_one_follower_more_than_partitions_is_refused(gateway: RunningGateway, warm: bool) -> None:
     await publish(gateway, "a")
     clients = [await Client.connect(gateway.port) for _ in range(4)]
     for client in clients:
         client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
-        await client.until(b"\r\n\r\n")
+        if warm:
+            await client.until(b"a\n" if client is clients[0] else b"\r\n\r\n")
     await eventually(lambda: gateway.service.groups.readers == 4)
     answer = await gateway.request("GET", f"{G}?timeout=5")
     assert (answer.status, answer.code) == (409, "too-many-consumers")
@@ -289,6 +305,54 @@ async def test_dead_letters_are_read_from_their_queue(gateway: RunningGateway) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_dead_letter_queue_is_empty_before_its_first_letter(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    assert (await gateway.request("GET", f"{G}?queue=dead&timeout=0.1")).status == 204
+    missing = await gateway.request("GET", "/v1/topics/unknown/group1?queue=dead&timeout=0.1")
+    assert (missing.status, missing.code) == (404, "topic-not-found")
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_are_acknowledged_and_moved_over_in_their_own_queue(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b")
+    await gateway.request("GET", f"{G}?ack=explicit&limit=2&idle=0.1")
+    both = b'[{"partition":0,"offset":0,"outcome":"dead"},{"partition":0,"offset":1,"outcome":"dead"}]'
+    await gateway.request("POST", f"{G}/acks?sync=1", both)
+    letter = await gateway.request("GET", f"{G}?queue=dead&ack=explicit&timeout=5")
+    lease = letter.header("x-lease")
+    ack = json.dumps([{"partition": 0, "offset": 0, "lease": lease}]).encode()
+    lag = (await gateway.request("GET", f"{G}/lag?queue=dead")).json()["partitions"][0]
+    assert (lag["lag"], lag["unacked"]) == (2, 1)
+    for sync in ("", "&sync=1"):
+        answer = await gateway.request("POST", f"{G}/acks?queue=dead{sync}", ack)
+        assert [result["status"] for result in answer.json()["results"]] == [200]
+    offsets = (await gateway.request("GET", f"{G}/offsets?queue=dead")).json()["partitions"][0]
+    assert offsets["committed"] == 1
+    moved = await gateway.request("PUT", f"{G}/offsets?queue=dead", b'{"to":"earliest"}')
+    assert (moved.status, moved.json()["partitions"][0]["committed"]) == (200, 0)
+    assert (await gateway.request("GET", f"{G}?queue=dead&timeout=5")).body == b"a"
+    wrong = await gateway.request("GET", f"{G}/lag?queue=alive")
+    assert (wrong.status, wrong.code) == (400, "invalid-parameter")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_letter_stays_where_it_is_however_often_it_is_delivered(tmp_path: Path) -> None:
+    gateway = RunningGateway(attrs.evolve(config(tmp_path), delivery=DeliveryConfig(max_deliveries=1)), "hot")
+    await gateway.start()
+    try:
+        await publish(gateway, "a")
+        await gateway.request("GET", f"{G}?ack=explicit")
+        await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
+        retry = b'[{"partition":0,"offset":0,"outcome":"retry"}]'
+        for attempt in ("1", "2", "3"):
+            letter = await gateway.request("GET", f"{G}?queue=dead&ack=explicit&timeout=5")
+            assert (letter.body, letter.header("x-attempt")) == (b"a", attempt)
+            assert (await gateway.request("POST", f"{G}/acks?queue=dead", retry)).status == 200
+    finally:
+        await gateway.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_was_just_rejected_is_found_among_the_dead_letters(gateway: RunningGateway) -> None:
     await publish(gateway, "poison")
     await gateway.request("GET", f"{G}?ack=explicit")
@@ -320,6 +384,17 @@ async def test_a_last_event_id_acknowledges_up_to_and_with_it(gateway: RunningGa
     assert answer.body.startswith(b"id: 0:2\n")
     bad = await gateway.request("GET", G, headers={"Accept": "text/event-stream", "Last-Event-ID": "x"})
     assert (bad.status, bad.code) == (400, "invalid-parameter")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_last_event_id_counts_where_nothing_was_committed(gateway: RunningGateway) -> None:
+    await publish(gateway, "a", "b", "c")
+    answer = await gateway.request(
+        "GET", f"{G}?limit=2&idle=0.5&timeout=9", headers={"Accept": "text/event-stream", "Last-Event-ID": "0:1"}
+    )
+    assert answer.body.startswith(b"id: 0:2\n")
+    await eventually(lambda: gateway.service.groups.groups == 0)
+    assert await committed(gateway) == 3
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])

@@ -109,6 +109,21 @@ async def test_acknowledgements_are_messages(gateway: RunningGateway) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_dead_letters_are_acknowledged_where_they_are_read(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    await gateway.request("GET", f"{G}?ack=explicit")
+    await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
+    socket = await SocketClient.open(gateway, f"{G}?ack=explicit&queue=dead")
+    await eventually(lambda: len(socket.messages()) == 1)
+    lease = json.loads(socket.messages()[0])["lease"]
+    socket.send(TextMessage(data=json.dumps([{"partition": 0, "offset": 0, "lease": lease}])))
+    socket.send(TextMessage(data='[{"partition":0,"offset":77}]'))
+    await eventually(lambda: len(socket.messages()) == 2)
+    assert json.loads(socket.messages()[1])["results"][0]["offset"] == 77
+    socket.client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_answers_the_gateway_s_goodbye_is_let_go_at_once_and_has_read_what_it_was_sent(
     gateway: RunningGateway,
 ) -> None:

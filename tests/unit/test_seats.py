@@ -18,22 +18,34 @@ class Somebody:
     short: bool = False
 
 
-def test_everybody_has_a_seat_until_it_is_known_how_many_there_are() -> None:
+def test_before_it_is_known_which_partitions_are_ours_there_is_a_seat_for_each() -> None:
     seats: Seats[Somebody] = Seats()
-    people = [Somebody() for _ in range(3)]
+    people = [Somebody() for _ in range(4)]
     for person in people:
-        seats.arrive(person)
+        seats.arrive(person, 4)
     assert seats.seated == people
-    assert seats.resize(2) == [people[2]]
+    with pytest.raises(TooManyConsumers):
+        seats.arrive(Somebody(), 4)
+    assert seats.resize(2) == people[2:]
     assert seats.seated == people[:2]
+
+
+def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None:
+    seats: Seats[Somebody] = Seats()
+    poll, follower, waits = Somebody(short=True), Somebody(), Somebody()
+    seats.arrive(poll, 1)
+    seats.arrive(follower, 1)
+    seats.arrive(waits, 1)
+    assert seats.leave(poll) == [waits]
+    assert seats.seated == [follower]
 
 
 def test_who_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front() -> None:
     seats: Seats[Somebody] = Seats()
     seats.resize(2)
     first, second = Somebody(), Somebody()
-    seats.arrive(first)
-    seats.arrive(second)
+    seats.arrive(first, 4)
+    seats.arrive(second, 4)
     assert seats.resize(1) == []
     assert list(seats.waiting) == [second]
     assert seats.resize(0) == []
@@ -46,7 +58,7 @@ def test_polls_queue_in_the_order_in_which_they_came() -> None:
     seats.resize(1)
     polls = [Somebody(short=True) for _ in range(4)]
     for poll in polls:
-        seats.arrive(poll)
+        seats.arrive(poll, 4)
     for now, then in pairwise(polls):
         assert seats.leave(now) == []
         assert seats.seated == [then]
@@ -55,14 +67,14 @@ def test_polls_queue_in_the_order_in_which_they_came() -> None:
 def test_who_comes_when_all_seats_are_taken_for_long_is_refused_at_once() -> None:
     seats: Seats[Somebody] = Seats()
     seats.resize(2)
-    seats.arrive(Somebody())
-    seats.arrive(Somebody(short=True))
+    seats.arrive(Somebody(), 4)
+    seats.arrive(Somebody(short=True), 4)
     waits = Somebody()
-    seats.arrive(waits)
+    seats.arrive(waits, 4)
     assert list(seats.waiting) == [waits]
     assert seats.leave(seats.seated[1]) == []
     with pytest.raises(TooManyConsumers):
-        seats.arrive(Somebody(short=True))
+        seats.arrive(Somebody(short=True), 4)
 
 
 @given(
