@@ -39,7 +39,8 @@ class Burial:
     def take(self, delivery: Delivery) -> None:
         """Takes over what a delivery has for the dead-letter queue."""
         if delivery.dying:
-            self._queue += [(delivery, item) for item in delivery.dying]
+            queued = {item for _delivery, item in self._queue}  # of a partition that went and is back
+            self._queue += [(delivery, item) for item in delivery.dying if item not in queued]
             delivery.dying.clear()
             self._write()
 

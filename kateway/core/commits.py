@@ -19,9 +19,13 @@ Collect = Callable[[], list[tuple[Delivery, Committed]]]
 Send = Callable[[Mapping[int, Committed]], Deferred[None]]
 
 
-def committable(deliveries: Iterable[Delivery]) -> list[tuple[Delivery, Committed]]:
-    """Those that have something to commit, and what."""
-    found = [(delivery, delivery.to_commit()) for delivery in deliveries]
+def committable(deliveries: Iterable[Delivery], *, last: bool = False) -> list[tuple[Delivery, Committed]]:
+    """Those that have something to commit, and what. ``last``: also where a group has only begun, if there are leases,
+    so that is seen whether others have moved it when the partition comes back.
+    """
+    found = [
+        (delivery, delivery.place() if last and delivery.begun else delivery.to_commit()) for delivery in deliveries
+    ]
     return [(delivery, committed) for delivery, committed in found if committed is not None]
 
 

@@ -172,10 +172,6 @@ class Delivery(Items):
         taken.items = items
         return taken
 
-    def has_ready(self) -> bool:
-        """Whether records that came back wait for a reader."""
-        return self._next_ready() is not None
-
     def room(self, max_records: int, max_bytes: int) -> int:
         """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
         if self.bytes >= max_bytes:
@@ -286,7 +282,7 @@ class Delivery(Items):
 
     def complete(self, item: Item) -> None:
         """A record is acknowledged, or in the dead-letter queue. One that is done already, or gone, is fine."""
-        if self.live and self.items.get(item.record.offset) is item:
+        if self.items.get(item.record.offset) is item:
             self._drop(item)
             self._settled(item.start, item.record.offset + 1)
 
@@ -329,10 +325,25 @@ class Delivery(Items):
             return None
         if self.committed is None and self.floor == self.origin and not self.done:
             return None
-        now = Committed(self.floor, self.done.encode(self.floor, MAX_METADATA_CHARS))
         if self.committed is not None and not self.done and self.committed.offset == self.floor:
             return None
+        now = self.place()
         return None if now == self.committed else now
+
+    def place(self) -> Committed | None:
+        """How far everything is done, and what is beyond; ``None`` before anything is known."""
+        return None if self.floor is None else Committed(self.floor, self.done.encode(self.floor, MAX_METADATA_CHARS))
+
+    @property
+    def begun(self) -> bool:
+        """Whether records are with readers of a group that has committed nothing yet."""
+        return self.committed is None and bool(self.items)
+
+    def come_back(self, committed: Committed) -> None:
+        """The partition is ours again, and nobody has moved it on."""
+        self.live = True
+        self.committed = committed
+        self.dying = [item for item in self.items.values() if item.state is State.DYING]
 
     def unacknowledged(self, now: float) -> tuple[int, float]:
         """How many records are with readers, and for how many seconds the oldest."""

@@ -7,7 +7,7 @@ of a partition is kept in ``delivery``; what happened on a connection, in ``read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import inf
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,8 +21,9 @@ from kateway.core.deadletter import DeadLetters
 from kateway.core.delivery import Delivery
 from kateway.core.feeding import Feeding, Share
 from kateway.core.handover import HandOvers
+from kateway.core.kept import Away, Kept
 from kateway.core.reader import Connection, Mode, Reader
-from kateway.core.seats import Seats, share_out
+from kateway.core.sharing import Sharing
 from kateway.core.taken import Ack, Taken
 from kateway.core.waking import Waking
 from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
@@ -44,33 +45,39 @@ class Group:
         self,
         subscribe: Callable[[Listener], Subscription],
         dead_letters: DeadLetters,
+        kept: Kept,
         clock: IReactorTime,
         config: DeliveryConfig,
         *,
+        key: Hashable,
         max_deliveries: int,
         over: Callable[[Group], None],
     ) -> None:
         self.config = config
         self.trouble: KatewayError | None = None
         """What ails the subscription while the driver keeps trying."""
+        self.away = Away(clock)
+        """Whether partitions are being handed over."""
         self.readers: dict[Reader, None] = {}
         """Those that take."""
         self._departed: dict[Reader, None] = {}
         """Those that take no more, but sent what is not settled."""
         self._subscribe = subscribe
         self._clock = clock
+        self._key = key
+        self._kept = kept
         self._max_deliveries = max_deliveries
         self._over = over
-        self._seats: Seats[Reader] = Seats()
         self._watched: dict[Reader, None] = {}
         self._waking = Waking(clock)
         self._ticking: IDelayedCall | None = None
         self._lingering: IDelayedCall | None = None
-        self._hand_overs = HandOvers(self._commit_last)
+        self._hand_overs = HandOvers(self._send, self._gone)
         self._closing: Deferred[None] | None = None
         self._left = False
         self._commits = Commits(clock, config.commit_interval_seconds, self._collect, self._send)
         self._feeding = Feeding(clock, config, self._commits.due)
+        self._sharing = Sharing(self._feeding, self._waking)
         self._burial = Burial(dead_letters, clock, self._buried)
 
     def now(self) -> float:
@@ -90,7 +97,7 @@ class Group:
         reader = Reader(self, mode, short=short, ack_timeout=ack_timeout, connection=connection)
         if mode == "auto":
             try:
-                self._seats.arrive(reader, partitions)
+                self._sharing.arrive(reader, partitions)
             except TooManyConsumers:
                 connection.unwatch(reader)
                 raise
@@ -98,8 +105,6 @@ class Group:
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        if mode == "auto":
-            self._share_out()
         return reader
 
     def idle(self) -> bool:
@@ -113,8 +118,7 @@ class Group:
         self._departed[reader] = None
         self._waking.forget(reader)
         if reader.mode == "auto":
-            self._refuse(self._seats.leave(reader))
-            self._share_out()
+            self._sharing.leave(reader)
 
     def gone(self, reader: Reader) -> None:
         """Nothing that a departed reader sent is unsettled any more."""
@@ -156,17 +160,30 @@ class Group:
         self._waking.stop()
         self._commits.stop()
         self._burial.stop()
+        self.away.end()
         self._closing.callback(None)
 
     # --- the subscription tells (storage.interface.Listener) ------------------------------------------------------
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         self.trouble = None
+        subscription = self._feeding.subscription
+        assert subscription is not None
         for partition, committed in sorted(partitions.items()):
-            self._feeding.add(Share(partition, Delivery(partition, committed, self._max_deliveries)))
+            delivery = self._kept.take_back(self._key, partition, committed)
+            if delivery is None:
+                delivery = Delivery(partition, committed, self._max_deliveries)
+            elif delivery.frontier is not None:
+                delivery.max_deliveries = self._max_deliveries
+                subscription.seek(partition, delivery.frontier)
+                self._burial.take(delivery)
+                self._tick_soon()
+            self._feeding.add(Share(partition, delivery))
         self._partitions_changed()
+        self.away.end()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
+        self.away.begin()
         shares = self._take_away(partitions)
         for reader in list(self._watched):
             reader.tick(self.now())
@@ -179,8 +196,9 @@ class Group:
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
+        self.away.begin()
         for share in self._take_away(partitions):
-            share.delivery.live = False
+            self._gone(share.delivery)
         self._hand_overs.lose(partitions)
         self._hand_overs.look(self.now())
 
@@ -201,9 +219,14 @@ class Group:
         if error.retriable:
             return
         self.lost(frozenset(self._feeding.shares))
+        self._kept.forget(self._key)
         for reader in list(self.readers):
             reader.fail(error)
         self._over(self)
+
+    def _gone(self, delivery: Delivery) -> None:
+        delivery.live = False
+        self._kept.keep(self._key, delivery)
 
     def _take_away(self, partitions: Iterable[int]) -> list[Share]:
         shares = self._feeding.remove(partitions)
@@ -211,42 +234,10 @@ class Group:
         return shares
 
     def _partitions_changed(self) -> None:
-        self._refuse(self._seats.resize(len(self._feeding.all)))
-        self._share_out()
+        self._sharing.partitions_changed()
         self._wake_explicit()
 
-    def _commit_last(self, shares: list[Share]) -> Deferred[None] | None:
-        found = committable(share.delivery for share in shares)
-        if not found:
-            return None
-        sent = self._send({delivery.partition: committed for delivery, committed in found})
-        return sent.addErrback(lambda failure: _log.warn("last commit: {e}", e=failure.getErrorMessage()))
-
-    # --- sharing out ----------------------------------------------------------------------------------------------
-
-    def _share_out(self) -> None:
-        seated = self._seats.seated
-        for reader in self._seats.waiting:
-            reader.shares = []
-        goals = share_out(
-            self._feeding.shares,
-            seated,
-            {share.partition: share.goal for share in self._feeding.all if share.goal is not None},
-            lambda partition: not self._feeding.shares[partition].delivery.flights,
-        )
-        for reader in seated:
-            reader.shares = []
-        for share in self._feeding.all:
-            share.goal = goals.get(share.partition)
-            if share.goal is not None:
-                share.goal.shares.append(share)
-        for reader in seated:
-            if reader.hungry:
-                self.wake(reader)
-
-    def _refuse(self, readers: Iterable[Reader]) -> None:
-        for reader in readers:
-            self._waking.fail(reader, TooManyConsumers("every partition that this gateway holds has a reader"))
+    # --- waking ---------------------------------------------------------------------------------------------------
 
     def wake(self, reader: Reader) -> None:
         """Lets a reader know, in the reactor's next turn, that it may find something."""

@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from kateway.config import DeliveryConfig
 from kateway.core.deadletter import DeadLetters
 from kateway.core.group import Group
+from kateway.core.kept import Kept
 from kateway.core.ranges import Ranges
 from kateway.core.reader import Connection, Mode, Reader
 from kateway.core.taken import Ack
@@ -38,6 +39,7 @@ class Groups:
         """Of groups that are joined from now on."""
         self._groups: dict[Key, Group] = {}
         self._closing: dict[Key, Deferred[None]] = {}
+        self._kept = Kept(clock)
         self._draining = False
 
     @property
@@ -81,7 +83,7 @@ class Groups:
     ) -> list[KatewayError | None] | None:
         """As ``acknowledge``, where there is nothing to wait for: ``None`` where nobody of ours is a member."""
         member = self._groups.get((store, group, topic))
-        return None if member is None else member.acknowledge(acks)
+        return None if member is None or member.away else member.acknowledge(acks)
 
     async def acknowledge(
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
@@ -94,6 +96,8 @@ class Groups:
         member = self._groups.get((store, group, topic))
         if member is None:
             return await self._acknowledged_before(store, group, topic, acks)
+        if member.away:
+            await member.away.over()
         results = member.acknowledge(acks)
         if sync:
             await member.committed(acks)
@@ -128,7 +132,9 @@ class Groups:
         return member.unacknowledged() if member is not None else {}
 
     async def let_go(self, store: str, group: str, topic: str) -> None:
-        """Leaves a group that merely lingers, and answers when it is left. ``GroupBusy`` where it has readers."""
+        """Leaves a group that merely lingers, and answers when it is left; nothing of it is kept. ``GroupBusy`` where
+        it has readers.
+        """
         key = (store, group, topic)
         member = self._groups.get(key)
         if member is not None:
@@ -138,6 +144,7 @@ class Groups:
         closing = self._closing.get(key)
         if closing is not None:
             await _shared(closing)
+        self._kept.forget(key)
 
     async def stop(self, grace_seconds: float) -> None:
         """Gives no more readers and leaves every group: as soon as nothing is unsettled, at the latest after
@@ -162,8 +169,10 @@ class Groups:
         member = Group(
             lambda listener: store.subscribe(group, topic, listener, reset),
             DeadLetters(store, topic, group, self._clock),
+            self._kept,
             self._clock,
             self.config,
+            key=key,
             max_deliveries=self.config.max_deliveries if max_deliveries is None else max_deliveries,
             over=lambda member: self._close(key, member),
         )

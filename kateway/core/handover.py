@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
+from kateway.core.commits import Send, committable
+from kateway.core.delivery import Delivery
 from kateway.core.feeding import Share
 
 HAND_OVER_SECONDS = 1.0
 """So long at most."""
 
+_log = Logger()
+
 
 class HandOvers:
-    """Revocations under way. ``commit`` commits what is settled in shares; ``None`` where nothing is to be."""
+    """Revocations under way. ``send`` commits; ``gone`` hears of each delivery that is handed over."""
 
-    def __init__(self, commit: Callable[[list[Share]], Deferred[None] | None]) -> None:
-        self._commit = commit
+    def __init__(self, send: Send, gone: Callable[[Delivery], None]) -> None:
+        self._send = send
+        self._gone = gone
         self._under_way: list[tuple[list[Share], float, Deferred[None]]] = []
 
     def __bool__(self) -> bool:
@@ -52,7 +58,14 @@ class HandOvers:
                 sent.chainDeferred(done)
 
     def _end(self, shares: list[Share]) -> Deferred[None] | None:
-        sent = self._commit([share for share in shares if share.delivery.live])
+        sent = self._commit_last([share.delivery for share in shares if share.delivery.live])
         for share in shares:
-            share.delivery.live = False
+            self._gone(share.delivery)
         return sent
+
+    def _commit_last(self, deliveries: list[Delivery]) -> Deferred[None] | None:
+        found = committable(deliveries, last=True)
+        if not found:
+            return None
+        sent = self._send({delivery.partition: committed for delivery, committed in found})
+        return sent.addErrback(lambda failure: _log.warn("last commit: {e}", e=failure.getErrorMessage()))

@@ -27,6 +27,10 @@ class Items:
         self.dying: list[Item] = []
         """To be written to the dead-letter queue by whoever owns this."""
 
+    def has_ready(self) -> bool:
+        """Whether records that came back wait for a reader."""
+        return self._next_ready() is not None
+
     def _track(self, item: Item) -> None:
         items = self.items
         out_of_order = bool(items) and next(reversed(items)) > item.record.offset

@@ -108,6 +108,26 @@ async def test_brokers_are_found_through_zookeeper_once_it_is_there(
     assert (await gateway.request("GET", f"/v1/topics/{topic_name}/g")).body == b"x"
 
 
+@here
+async def test_leases_hold_while_the_same_group_begins_to_read_another_topic(
+    kafka_3_9: KafkaCluster, gateways: Make, topic_name: str
+) -> None:
+    gateway = gateways(KafkaStorageConfig(driver="kafka", brokers=(kafka_3_9.bootstrap,), create_topics=True))
+    await gateway.start()
+    group = f"/v1/topics/{topic_name}/g"
+    for value in (b"a", b"b"):
+        sent = await gateway.request("POST", f"/v1/topics/{topic_name}?partition=0&timeout=20", value)
+        assert sent.status == 201
+    leased = await gateway.request("GET", f"{group}?ack=explicit&ack_timeout=60&timeout=20")
+    assert leased.body == b"a"
+    # a member more in Kafka's group: all partitions change hands
+    assert (await gateway.request("GET", f"{group}?queue=dead&timeout=5")).status == 204
+    ack = orjson.dumps([{"partition": 0, "offset": 0, "lease": leased.header("x-lease")}])
+    answer = await gateway.request("POST", f"{group}/acks?sync=1", ack)
+    assert answer.json()["results"] == [{"partition": 0, "offset": 0, "status": 200}]
+    assert (await gateway.request("GET", f"{group}?ack=explicit&timeout=20")).body == b"b"
+
+
 @pytest.fixture(scope="module")
 def secured() -> Iterator[KafkaCluster]:
     settings = {

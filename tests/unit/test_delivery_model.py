@@ -12,8 +12,10 @@ from itertools import accumulate
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from twisted.internet.task import Clock
 
 from kateway.core.delivery import Ack, Delivery, State, Taken
+from kateway.core.kept import Kept
 from kateway.errors import Conflict, NotFound
 from kateway.model import Committed, Record
 
@@ -262,6 +264,22 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.leased, self.waiting, self.dying, self.flying = {}, {}, set(), []
         self.delivery = Delivery(0, self.stored, self.limit)
         self.position = self.stored.offset if self.stored else 0
+
+    @precondition(lambda self: not self.flying)
+    @rule()
+    def goes_and_comes_back(self) -> None:
+        """A rebalance gives it to nobody else: everything is as it was."""
+        self.commit()
+        kept = Kept(Clock())
+        self.delivery.live = False
+        kept.keep("g", self.delivery)
+        delivery = kept.take_back("g", 0, self.stored)
+        if delivery is None:
+            assert self.stored is None or not (self.delivery.items or self.delivery.repeats)
+            self.next_owner(commit=False)
+        else:
+            assert self.delivery.frontier is not None
+            self.position = self.delivery.frontier
 
     @invariant()
     def nothing_is_committed_that_was_not_read(self) -> None:

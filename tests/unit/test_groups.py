@@ -11,11 +11,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from kateway.config import DeliveryConfig
+from kateway.core.delivery import Delivery
 from kateway.core.groups import Groups
+from kateway.core.kept import KEPT_SECONDS, Kept
 from kateway.core.reader import Reader, Watcher
 from kateway.core.taken import Ack, Taken
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
-from kateway.model import Committed
+from kateway.model import Committed, Record
 from kateway.web.exchange import Span
 
 
@@ -82,6 +84,12 @@ class World:
             **options,  # type: ignore[arg-type]
         )
         return Client(self, reader, wire)
+
+    def restart(self) -> None:
+        """Another gateway takes over, which knows what is in the store."""
+        Deferred.fromCoroutine(self.groups.stop(0))
+        self.clock.pump([0.1] * 20)
+        self.groups = Groups(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
 
     @property
     def member(self) -> MemorySubscription:
@@ -427,6 +435,136 @@ def test_what_is_lost_is_not_committed(world: World) -> None:
     assert world.committed() is None
 
 
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "revoked"])
+def test_leases_hold_where_a_rebalance_gives_a_partition_back(world: World, lost: bool) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(3) == [0, 1, 2]
+    world.acknowledge(Ack(0, 0))
+    world.clock.advance(1.1)
+    world.acknowledge(Ack(0, 1))
+    if lost:
+        world.member.lose(0)
+    else:
+        assert world.member.revoke(0) is not None
+        world.turn()
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [3]
+    assert world.acknowledge(Ack(0, 2, lease=client.leases[2])) == [None]
+    world.clock.advance(1.1)
+    assert world.committed() == 3
+
+
+def test_a_group_that_has_only_leased_is_committed_where_it_began_when_its_partition_goes(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(3)
+    world.member.revoke(0)
+    world.turn()
+    assert world.committed() == 0
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [3]
+
+
+def test_what_others_have_moved_on_meanwhile_is_read_from_there(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(3)
+    world.member.revoke(0)
+    world.turn()
+    world.store.commits["g", "t", 0] = Committed(5)
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [5]
+
+
+def test_an_acknowledgement_waits_for_a_partition_that_changes_hands(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(3)
+    world.member.revoke(0)
+    world.turn()
+    assert world.groups.acknowledge_at_once("default", "g", "t", [Ack(0, 0)]) is None
+    answers: list[object] = []
+    for _ in range(2):
+        acknowledging = world.groups.acknowledge("default", "g", "t", [Ack(0, 0)])
+        Deferred.fromCoroutine(acknowledging).addBoth(answers.append)
+    assert answers == []
+    world.member.give(0)
+    assert answers == [[None], [None]]
+    world.member.revoke(0)
+    (result,) = _when(world, Ack(0, 1))
+    assert isinstance(result, NotFound)
+    stop(world)
+
+
+def _when(world: World, ack: Ack) -> list[KatewayError | None]:
+    """What an acknowledgement is answered when its partition has stayed away."""
+    answers: list[list[KatewayError | None]] = []
+    Deferred.fromCoroutine(world.groups.acknowledge("default", "g", "t", [ack])).addCallback(answers.append)
+    world.clock.pump([1.0] * 4)
+    assert answers == []
+    world.clock.pump([1.0] * 2)
+    return answers[0]
+
+
+def test_delays_and_attempts_hold_while_nobody_reads(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(1) == [0]
+    world.acknowledge(Ack(0, 0, outcome="retry", delay_seconds=60))
+    client.reader.finish()
+    world.clock.pump([1.0] * 20)
+    assert world.groups.groups == 0
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(1) == [1]
+    world.clock.pump([1.0] * 41)
+    assert client.read(1) == [0]
+    assert client.got[-1] == (0, 0, 2)
+
+
+def test_a_group_that_is_moved_forgets_what_was_leased(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(2) == [0, 1]
+    client.reader.finish()
+    let_go = Deferred.fromCoroutine(world.groups.let_go("default", "g", "t"))
+    world.clock.pump([0.25] * 8)
+    assert let_go.called
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(1) == [0]
+
+
+def test_a_letter_that_is_being_written_while_its_partition_changes_hands_is_written_once(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(2)
+    world.store.refuse_publish = Unavailable("away")
+    world.acknowledge(Ack(0, 0, outcome="dead"))
+    world.member.revoke(0)
+    world.turn()
+    world.member.give(0)
+    world.store.refuse_publish = None
+    world.clock.pump([1.0] * 4)
+    assert len(world.store.logs["t.g.dead"][0]) == 1
+    assert world.committed() == 1
+
+
+def test_what_is_kept_is_bounded_in_time_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    kept = Kept(clock)
+
+    def gone(partition: int) -> Delivery:
+        delivery = Delivery(partition, Committed(0))
+        records = [Record(offset, 0, None, b"12345") for offset in range(2)]
+        delivery.lease(*delivery.receive(records, 0), "token", 60.0, 0.0)
+        kept.keep("g", delivery)
+        return delivery
+
+    monkeypatch.setattr("kateway.core.kept.MOST_BYTES", 25)
+    deliveries = [gone(partition) for partition in range(3)]
+    assert kept.take_back("g", 0, Committed(0)) is None
+    assert kept.take_back("g", 1, Committed(0)) is deliveries[1]
+    assert kept.take_back("g", 1, Committed(0)) is None
+    clock.advance(KEPT_SECONDS)
+    assert kept.take_back("g", 2, Committed(0)) is None
+
+
 def test_a_group_that_failed_for_good_fails_its_readers(world: World) -> None:
     client = joined(world, world.reader())
     world.member.listener.failed(Unavailable("away"))
@@ -523,9 +661,8 @@ def test_acknowledged_out_of_order_survives_a_restart_in_the_metadata(world: Wor
     world.acknowledge(Ack(0, 3), Ack(0, 7), Ack(0, 4))
     world.clock.advance(1.1)
     assert world.committed() == 0
-    world.member.lose(0)
-    world.member.give(0)
-    world.turn()
+    world.restart()
+    client = joined(world, world.reader(mode="explicit"))
     assert client.read(10) == [0, 1, 2, 5, 6, 8, 9, 10, 11, 12]
 
 
