@@ -73,6 +73,13 @@ class Feeding:
                 return taken
         return None
 
+    def expects(self, reader: Reader) -> bool:
+        """Whether it is not known yet which partitions are ours or where they end, or some records are not here yet."""
+        if self.subscription is None or not self.all:
+            return True
+        shares = reader.shares if reader.mode == "auto" else self.all
+        return any(self.subscription.lag(share.partition) != 0 for share in shares)
+
     def rest(self, reader: Reader) -> None:
         """Lets go of what is read ahead for a reader, until it takes again."""
         if self.subscription is not None:

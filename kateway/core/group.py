@@ -76,8 +76,8 @@ class Group:
         self._closing: Deferred[None] | None = None
         self._left = False
         self._commits = Commits(clock, config.commit_interval_seconds, self._collect, self._send)
-        self._feeding = Feeding(clock, config, self._commits.due)
-        self._sharing = Sharing(self._feeding, self._waking)
+        self.feeding = Feeding(clock, config, self._commits.due)
+        self._sharing = Sharing(self.feeding, self._waking)
         self._burial = Burial(dead_letters, clock, self._buried)
 
     def now(self) -> float:
@@ -86,7 +86,7 @@ class Group:
     def start(self) -> None:
         """Becomes a member."""
         if self._closing is None:
-            self._feeding.subscription = self._subscribe(self)
+            self.feeding.subscription = self._subscribe(self)
 
     # --- readers come and go --------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Group:
     def _linger(self) -> None:
         if self.readers or self._departed or self._lingering is not None or self._closing is not None:
             return
-        if any(share.delivery.busy() for share in self._feeding.all):
+        if self.away or any(share.delivery.busy() for share in self.feeding.all):
             self._tick_soon()  # leases are out: acknowledgements may come
             return
         self._lingering = self._clock.callLater(self.config.linger_seconds, self._leave)
@@ -142,7 +142,7 @@ class Group:
         """Leaves the group: commits what is settled, gives up what is not, fails readers that are left."""
         if self._closing is None:
             self._closing = Deferred()
-            closed = self._feeding.subscription.close() if self._feeding.subscription is not None else succeed(None)
+            closed = self.feeding.subscription.close() if self.feeding.subscription is not None else succeed(None)
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
             closed.addBoth(self._closed)
         waiter: Deferred[None] = Deferred()
@@ -151,7 +151,7 @@ class Group:
 
     def _closed(self, _result: object) -> None:
         assert self._closing is not None
-        self.lost(frozenset(self._feeding.shares))
+        self.lost(frozenset(self.feeding.shares))
         self._left = True
         for call in (self._ticking, self._lingering):
             if call is not None and call.active():
@@ -167,7 +167,7 @@ class Group:
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         self.trouble = None
-        subscription = self._feeding.subscription
+        subscription = self.feeding.subscription
         assert subscription is not None
         for partition, committed in sorted(partitions.items()):
             delivery = self._kept.take_back(self._key, partition, committed)
@@ -178,7 +178,7 @@ class Group:
                 subscription.seek(partition, delivery.frontier)
                 self._burial.take(delivery)
                 self._tick_soon()
-            self._feeding.add(Share(partition, delivery))
+            self.feeding.add(Share(partition, delivery))
         self._partitions_changed()
         self.away.end()
 
@@ -189,7 +189,7 @@ class Group:
             reader.tick(self.now())
         # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
         # would look as if everything before were done
-        self._feeding.step(shares)
+        self.feeding.step(shares)
         held_up = self._hand_overs.begin(shares, self.now())
         if self._hand_overs:
             self._tick_soon()
@@ -204,7 +204,7 @@ class Group:
 
     def readable(self, partition: int) -> None:
         # the hot end of a partition with traffic: no list, no delayed call
-        share = self._feeding.shares.get(partition)
+        share = self.feeding.shares.get(partition)
         if share is None:
             return
         share.readable = True
@@ -218,7 +218,7 @@ class Group:
         self.trouble = error
         if error.retriable:
             return
-        self.lost(frozenset(self._feeding.shares))
+        self.lost(frozenset(self.feeding.shares))
         self._kept.forget(self._key)
         for reader in list(self.readers):
             reader.fail(error)
@@ -229,7 +229,7 @@ class Group:
         self._kept.keep(self._key, delivery)
 
     def _take_away(self, partitions: Iterable[int]) -> list[Share]:
-        shares = self._feeding.remove(partitions)
+        shares = self.feeding.remove(partitions)
         self._partitions_changed()
         return shares
 
@@ -263,19 +263,19 @@ class Group:
 
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
         """The next batch for a reader."""
-        taken = self._feeding.take(reader, max_records, max_bytes)
+        taken = self.feeding.take(reader, max_records, max_bytes)
         if taken is not None and taken.items is not None:
             self._tick_soon()
         return taken
 
     def rest(self, reader: Reader) -> None:
         """A reader takes nothing for a while."""
-        self._feeding.rest(reader)
+        self.feeding.rest(reader)
 
     def give_back(self, batches: Iterable[Taken]) -> None:
         """Batches go to the next reader, in order, before everything later."""
         for taken in batches:
-            share = self._feeding.give_back(taken)
+            share = self.feeding.give_back(taken)
             if share is not None:
                 self._wake_for(share)
         if self._hand_overs:
@@ -284,7 +284,7 @@ class Group:
     def read_up_to(self, reader: Reader, read: Mapping[int, int]) -> None:
         """A client says what it has read: partition → last offset."""
         for partition, offset in read.items():
-            share = self._feeding.shares.get(partition)
+            share = self.feeding.shares.get(partition)
             if share is None or isinstance(share.delivery.acknowledge_upto(offset), NotFound):
                 reader.read_up_to[partition] = offset
         self.settled(read)
@@ -293,7 +293,7 @@ class Group:
         """Something was settled there: it can be committed, and they may be free for whom they wait."""
         self._commits.due()
         for partition in partitions:
-            share = self._feeding.shares.get(partition)
+            share = self.feeding.shares.get(partition)
             if share is None or share.delivery.flights:
                 continue
             goal = share.goal
@@ -304,7 +304,7 @@ class Group:
 
     def commit_soon(self) -> None:
         """Somebody went: let who looks at the committed offsets see it."""
-        if self._closing is None and self._feeding.subscription is not None:
+        if self._closing is None and self.feeding.subscription is not None:
             self._commits.soon()
 
     def wants_attention(self, reader: Reader) -> None:
@@ -335,7 +335,7 @@ class Group:
                 seconds = BLOCKED_TICK_SECONDS
                 reader.call()
         waits = bool(self._watched)
-        for share in self._feeding.all:
+        for share in self.feeding.all:
             delivery = share.delivery
             if delivery.due < inf:  # seldom, and there may be thousands of partitions
                 if delivery.expire(now):
@@ -355,7 +355,7 @@ class Group:
         now = self.now()
         results: list[KatewayError | None] = []
         for ack in acks:
-            share = self._feeding.shares.get(ack.partition)
+            share = self.feeding.shares.get(ack.partition)
             if share is None:
                 results.append(NotFound("no such record was delivered"))
                 continue
@@ -380,7 +380,7 @@ class Group:
     def unacknowledged(self) -> dict[int, tuple[int, float]]:
         """For each partition of ours, how many records readers have, and for how many seconds the oldest."""
         now = self.now()
-        return {share.partition: share.delivery.unacknowledged(now) for share in self._feeding.all}
+        return {share.partition: share.delivery.unacknowledged(now) for share in self.feeding.all}
 
     def _buried(self, _delivery: Delivery) -> None:
         self._commits.due()
@@ -389,9 +389,9 @@ class Group:
     # --- committing -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[tuple[Delivery, Committed]]:
-        self._feeding.step(self._feeding.all)
-        return committable(share.delivery for share in self._feeding.all)
+        self.feeding.step(self.feeding.all)
+        return committable(share.delivery for share in self.feeding.all)
 
     def _send(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
-        assert self._feeding.subscription is not None
-        return self._feeding.subscription.commit(offsets)
+        assert self.feeding.subscription is not None
+        return self.feeding.subscription.commit(offsets)

@@ -116,6 +116,10 @@ class Reader:
             self._unsent.append(taken)
         return taken
 
+    def expects(self) -> bool:
+        """Whether there ought to be something for it that is not at hand yet."""
+        return self.reading and self._group.feeding.expects(self)
+
     def sent(self, taken: Taken, span: Span) -> None:
         """A batch was written: every record is one piece of ``span`` (or all are one piece, where compressed)."""
         try:

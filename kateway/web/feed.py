@@ -24,6 +24,12 @@ BATCH_RECORDS = 4000
 """Of one turn of the loop, so that no client keeps the others waiting for long."""
 
 
+LEAST_LOOK_SECONDS = 0.75
+"""How long a poll that would not wait so long looks for what is there but not at hand: the group is being joined, or
+the first fetch is under way. Else who polls seldom and never waits would never find anything."""
+LOOK_SECONDS = 0.05
+
+
 class Bounds(NamedTuple):
     """When a feed ends by itself."""
 
@@ -91,6 +97,7 @@ class Feed:
         self._arrived = 0
         # what the client's TCP had acknowledged when the batches last grew
         self._sent = False
+        self._look_until = clock.seconds() + LEAST_LOOK_SECONDS
         self._over = False
         self._next: IDelayedCall | None = None
         """The next turn of the loop, when there is more to send at once."""
@@ -183,7 +190,10 @@ class Feed:
 
     def _waited(self) -> None:
         if not self._follows:
-            self.end()
+            if not self._sent and self._clock.seconds() < self._look_until and self._reader.expects():
+                self._wait(LOOK_SECONDS)
+            else:
+                self.end()
             return
         if self._outlet.writable():
             self._outlet.beat()

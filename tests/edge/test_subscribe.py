@@ -61,6 +61,13 @@ async def test_an_empty_topic_answers_204_after_the_timeout(gateway: RunningGate
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_poll_that_does_not_wait_finds_what_is_there(gateway: RunningGateway) -> None:
+    await publish(gateway, "a")
+    assert (await gateway.request("GET", f"{G}?timeout=0")).body == b"a"
+    assert (await gateway.request("GET", f"{G}?timeout=0")).status == 204
+
+
+@pytest_twisted.ensureDeferred
 async def test_values_come_in_order_each_with_a_newline(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
     answer = await gateway.request("GET", f"{G}?limit=10&idle=0.1")

@@ -24,7 +24,8 @@ sys.path.append(str(Path(__file__).parents[1] / "edge"))
 import attrs
 from gateways import RunningGateway, config, eventually
 
-from kateway.config import KafkaStorageConfig, SaslConfig
+from kateway.config import DeliveryConfig, KafkaStorageConfig, SaslConfig
+from kateway.storage.kafka.fetcher import LET_GO_SECONDS
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.kafka
@@ -126,6 +127,21 @@ async def test_leases_hold_while_the_same_group_begins_to_read_another_topic(
     answer = await gateway.request("POST", f"{group}/acks?sync=1", ack)
     assert answer.json()["results"] == [{"partition": 0, "offset": 0, "status": 200}]
     assert (await gateway.request("GET", f"{group}?ack=explicit&timeout=20")).body == b"b"
+
+
+@here
+async def test_a_poll_that_does_not_wait_finds_what_was_let_go_of_since_the_last(
+    kafka_3_9: KafkaCluster, gateways: Make, topic_name: str
+) -> None:
+    gateway = gateways(KafkaStorageConfig(driver="kafka", brokers=(kafka_3_9.bootstrap,), create_topics=True))
+    await gateway.start()
+    gateway.service.groups.config = DeliveryConfig(linger_seconds=30.0)
+    topic = f"/v1/topics/{topic_name}"
+    for value in (b"a", b"b"):
+        assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", value)).status == 201
+    assert (await gateway.request("GET", f"{topic}/g?timeout=20")).body == b"a"
+    await deferLater(reactor, LET_GO_SECONDS * 2.5)  # type: ignore[arg-type]
+    assert (await gateway.request("GET", f"{topic}/g?timeout=0")).body == b"b"
 
 
 @pytest.fixture(scope="module")

@@ -520,6 +520,22 @@ def test_delays_and_attempts_hold_while_nobody_reads(world: World) -> None:
     assert client.got[-1] == (0, 0, 2)
 
 
+def test_a_member_whose_partitions_change_hands_does_not_leave_meanwhile() -> None:
+    world = World(linger_seconds=0.5)
+    world.fill(3)
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(1)
+    client.reader.finish()
+    world.member.revoke(0)
+    world.clock.pump([0.25] * 12)
+    world.member.give(0)
+    world.clock.pump([0.25] * 12)
+    assert world.acknowledge(Ack(0, 0, lease=client.leases[0])) == [None]
+    world.clock.pump([0.25] * 12)
+    assert world.groups.groups == 0
+    stop(world)
+
+
 def test_a_group_that_is_moved_forgets_what_was_leased(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     assert client.read(2) == [0, 1]
