@@ -132,18 +132,17 @@ class Groups:
         return member.unacknowledged() if member is not None else {}
 
     async def let_go(self, store: str, group: str, topic: str) -> None:
-        """Leaves a group that merely lingers, and answers when it is left; nothing of it is kept. ``GroupBusy`` where
-        it has readers.
+        """Leaves a group that merely lingers, for this topic or another, and answers when it is left; nothing is kept
+        of this topic's. ``GroupBusy`` where it has readers.
         """
         key = (store, group, topic)
         member = self._groups.get(key)
-        if member is not None:
-            if member.readers:
-                raise GroupBusy("the group has readers on this gateway")
-            self._close(key, member)
-        closing = self._closing.get(key)
-        if closing is not None:
-            await _shared(closing)
+        if member is not None and member.readers:
+            raise GroupBusy("the group has readers on this gateway")
+        for other, lingering in list(self._groups.items()):
+            if other[:2] == key[:2] and not lingering.readers:
+                self._close(other, lingering)
+        await DeferredList([_shared(closing) for other, closing in self._closing.items() if other[:2] == key[:2]])
         self._kept.forget(key)
 
     async def stop(self, grace_seconds: float) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from kateway.web.params import Cache
 
-WORTH_IT_BYTES = 1024
+WORTH_IT_BYTES = 256
 GZIP_LEVEL = 1
 """Nine takes ten times as long for a few per cent."""
 
@@ -83,4 +83,4 @@ def compressor(accept_encoding: bytes | None, content_type: bytes, size: float) 
     return None if best is None else best()
 
 
-_TEXT = frozenset({b"application/x-ndjson", b"application/json", b"text/event-stream"})
+_TEXT = frozenset({b"application/x-ndjson", b"application/json", b"text/event-stream", b"text/plain"})

@@ -79,6 +79,11 @@ class Request:
                 return value
         return None
 
+    def listed(self, name: bytes) -> bytes | None:
+        """All headers of that name as the one list that they are (RFC 9110 5.3)."""
+        values = [value for key, value in self.headers if key == name]
+        return b", ".join(values) if values else None
+
 
 class Response(NamedTuple):
     """A whole response. The exchange adds Content-Length, X-Request-Id and what the connection needs."""

@@ -138,6 +138,11 @@ class Feed:
             return
         if taken is None:
             return
+        if self._sent and len(taken.records[0].value or b"") > self._bounds.bytes:
+            # larger than a whole response: it comes alone in the next
+            self._reader.release(taken)
+            self.end()
+            return
         count = len(taken.records)
         size, span = self._outlet.send(taken)
         self._reader.sent(taken, span)

@@ -135,10 +135,10 @@ def _destination(given: Any) -> At | Mapping[int, int]:
     match given:
         case {"to": ("earliest" | "latest") as to, **rest} if not rest:
             return "earliest" if to == "earliest" else "latest"
-        case {"timestamp": int(timestamp), **rest} if not rest and type(timestamp) is int and timestamp >= 0:
-            return timestamp
+        case {"timestamp": int(timestamp), **rest} if not rest and type(timestamp) is int:
+            return _whole(timestamp, "timestamp")
         case {"offsets": dict(offsets), **rest} if not rest and offsets:
-            return {_partition(name): _offset(offset) for name, offset in offsets.items()}
+            return {_partition(name): _whole(offset, "offsets") for name, offset in offsets.items()}
     raise BadRequest('give {"to":"earliest"}, {"to":"latest"}, {"timestamp":milliseconds} or {"offsets":{"0":7}}')
 
 
@@ -148,7 +148,7 @@ def _partition(name: str) -> int:
     return int(name)
 
 
-def _offset(offset: Any) -> int:
-    if type(offset) is not int or not 0 <= offset <= params.INT64_MAX:
-        raise InvalidParameter(f"offsets: {offset!r} is not an offset")
-    return offset
+def _whole(number: Any, where: str) -> int:
+    if type(number) is not int or not 0 <= number <= params.INT64_MAX:
+        raise InvalidParameter(f"{where}: {number!r} is not a whole number from 0 to {params.INT64_MAX}")
+    return number

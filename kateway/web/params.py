@@ -297,13 +297,14 @@ def subscribe_query(raw: bytes, as_socket: bool = False) -> SubscribeQuery:
     limit = whole(values, b"limit", 1, 1, INT64_MAX)
     timeout = seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True)
     small = limit <= SMALL_LIMIT
+    idle = seconds(values, b"idle", 1.0 if small else timeout, MAX_WAIT_SECONDS, zero=True)
     max_bytes = whole(values, b"max_bytes", None, 1, INT64_MAX)
     if max_bytes is None and small and not follow:
         max_bytes = DEFAULT_MAX_BYTES
     return SubscribeQuery(
         limit=INT64_MAX if asked_to_follow or (as_socket and b"limit" not in values) else limit,
         timeout=timeout,
-        idle=math.inf if follow else seconds(values, b"idle", 1.0 if small else timeout, MAX_WAIT_SECONDS, zero=True),
+        idle=math.inf if follow else idle,
         follow=follow,
         reset="latest" if choice(values, b"offset", "earliest", ("earliest", "latest")) == "latest" else "earliest",
         explicit=choice(values, b"ack", "auto", ("auto", "explicit")) == "explicit",

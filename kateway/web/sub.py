@@ -13,8 +13,8 @@ from kateway.core.gateway import Gateway, dead_letters
 from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
-from kateway.web.compression import Compressor, compressor
-from kateway.web.exchange import NO_STORE, Exchange, Request, Response, Span
+from kateway.web.body import FormBody
+from kateway.web.exchange import Exchange, Request, Response, Span
 from kateway.web.feed import Bounds, Feed, Outlet
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
@@ -52,7 +52,7 @@ class SubscribeEdge:
         request = exchange.request
         as_socket = wants_websocket(exchange)
         query = (self._socket_queries if as_socket else self._queries)(raw_query)
-        wanted = form(request.header(b"accept"))
+        wanted = form(request.listed(b"accept"))
         read = _read_up_to(request) if isinstance(wanted, SseForm) else None
         front = self._front
         with front.recorded(exchange, "subscribe", path, wanted=front.audit.subscribes) as event:
@@ -133,7 +133,7 @@ class SubscribeEdge:
 
 def _read_up_to(request: Request) -> dict[int, int] | None:
     raw = request.header(b"last-event-id")
-    return None if raw is None else last_event_id(raw)
+    return last_event_id(raw) if raw else None
 
 
 class ResponseOutlet:
@@ -143,39 +143,22 @@ class ResponseOutlet:
         self._exchange = exchange
         self._form = wanted
         self._alone = alone and isinstance(wanted, RawForm)
-        self._compressor: Compressor | None = None
-        self._begun = False
+        self._body = FormBody(exchange, wanted)
         if follow:
-            self._begin(math.inf)
-
-    def _begin(self, size: float) -> None:
-        """Sends the head, for a body of at least ``size`` bytes."""
-        self._begun = True
-        headers = [(b"Content-Type", self._form.content_type), NO_STORE]
-        self._compressor = compressor(self._exchange.request.header(b"accept-encoding"), self._form.content_type, size)
-        if self._compressor is not None:
-            headers += [(b"Content-Encoding", self._compressor.encoding), (b"Vary", b"Accept-Encoding")]
-        self._exchange.begin(200, headers)
-        self._write(self._form.opening)
+            self._body.begin()
 
     def send(self, taken: Taken) -> tuple[int, Span]:
         if self._alone:
             attempt = taken.attempts[0] if taken.attempts else 1
             lease = taken.leases[0] if taken.leases else None
             headers, body = single(taken.partition, taken.records[0], attempt, lease, self._form.content_type)
-            self._begun = True
+            self._body.begun = True
             self._exchange.begin(200, headers, len(body))
             return len(body), self._exchange.write([body])
-        pieces = self._form.encode(taken.partition, taken.records, taken.attempts, taken.leases)
-        size = sum(map(len, pieces))
-        if not self._begun:
-            self._begin(size)
-        if self._compressor is not None:
-            pieces = [self._compressor.piece(b"".join(pieces))]
-        return size, self._exchange.write(pieces, one_chunk=self._form.one_chunk)
+        return self._body.send(self._form.encode(taken.partition, taken.records, taken.attempts, taken.leases))
 
     def writable(self) -> bool:
-        return not self._begun or self._exchange.writable()
+        return not self._body.begun or self._exchange.writable()
 
     def on_writable(self, callback: Callable[[], None] | None) -> None:
         self._exchange.on_writable(callback)
@@ -185,27 +168,21 @@ class ResponseOutlet:
 
     def beat(self) -> None:
         if self._form.heartbeat is not None:
-            self._write(self._form.heartbeat)
+            self._body.write(self._form.heartbeat)
 
     def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
-        if not self._begun:
+        if not self._body.begun:
             self._exchange.respond(
                 Response(204, (), b"") if trouble is None else problem(trouble, self._exchange.request.id)
             )
             return
-        if not self._alone:
-            self._write(self._form.closing)
-            if self._compressor is not None:
-                self._exchange.write([self._compressor.end()])
-        self._exchange.finish()
+        if self._alone:
+            self._exchange.finish()
+        else:
+            self._body.end()
 
     def fail(self, error: KatewayError) -> None:
-        if self._begun:
+        if self._body.begun:
             self._exchange.abort()
         else:
             self._exchange.respond(problem(error, self._exchange.request.id))
-
-    def _write(self, piece: bytes) -> None:
-        """Sends what is no record: an opening, a heartbeat."""
-        if piece:
-            self._exchange.write([piece if self._compressor is None else self._compressor.piece(piece)])

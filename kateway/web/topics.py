@@ -13,6 +13,7 @@ from kateway.core.gateway import Gateway
 from kateway.errors import KatewayError
 from kateway.model import Record
 from kateway.web import params
+from kateway.web.body import FormBody
 from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
@@ -82,7 +83,7 @@ class TopicEdge:
         self, exchange: Exchange, visit: Visit, partition: int, offset: int, query: params.ReadQuery
     ) -> Response | None:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
-        wanted = form(exchange.request.header(b"accept"))
+        wanted = form(exchange.request.listed(b"accept"))
         place = visit.place
         pause = self._front.pause(visit)
         if pause is not None:
@@ -99,7 +100,6 @@ class TopicEdge:
                 pause(len(body))
             return Response(200, headers, body)
         stream = _Stream(exchange, wanted, query)
-        stream.begin()
         try:
             while await stream.give(partition, fetched.records) and fetched.next_offset < fetched.end:
                 if pause is not None:
@@ -135,6 +135,8 @@ class _Stream:
     def __init__(self, exchange: Exchange, wanted: Form, query: params.ReadQuery) -> None:
         self._exchange = exchange
         self._form = wanted
+        self._body = FormBody(exchange, wanted)
+        self._max_bytes = query.max_bytes
         self._records_left = query.limit
         self.bytes_left = query.max_bytes
         self._given = 0
@@ -144,21 +146,16 @@ class _Stream:
         given, self._given = self._given, 0
         return given
 
-    def begin(self) -> None:
-        self._exchange.begin(200, ((b"Content-Type", self._form.content_type),))
-        if self._form.opening:
-            self._exchange.write([self._form.opening])
-
     async def give(self, partition: int, records: list[Record]) -> bool:
         """Writes records and waits until the socket has them; tells whether more are wanted."""
-        records = records[: self._records_left]
-        if records:
-            self._records_left -= len(records)
-            pieces = self._form.encode(partition, records, None, None)
-            size = sum(map(len, pieces))
+        wanted = self._before_a_large_one(records[: self._records_left])
+        if wanted:
+            size, _ = self._body.send(self._form.encode(partition, wanted, None, None))
+            self._records_left -= len(wanted)
             self.bytes_left -= size
             self._given += size
-            self._exchange.write(pieces, one_chunk=self._form.one_chunk)
+        if len(wanted) < len(records):
+            self._records_left = 0
         if not self._exchange.writable():
             drained: Deferred[Any] = Deferred()
             self._exchange.on_writable(lambda: None if drained.called else drained.callback(None))
@@ -168,7 +165,12 @@ class _Stream:
                 self._exchange.on_writable(None)
         return self._records_left > 0 and self.bytes_left > 0
 
+    def _before_a_large_one(self, records: list[Record]) -> list[Record]:
+        """A record larger than a whole response is given alone."""
+        for index, record in enumerate(records):
+            if len(record.value or b"") > self._max_bytes and (index or self._body.begun):
+                return records[:index]
+        return records
+
     def end(self) -> None:
-        if self._form.closing:
-            self._exchange.write([self._form.closing])
-        self._exchange.finish()
+        self._body.end()

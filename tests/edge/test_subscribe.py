@@ -119,6 +119,18 @@ async def test_max_bytes_ends_a_response_but_one_record_always_comes(gateway: Ru
     assert answer.body == b"x" * 100 + b"\n"
 
 
+@pytest.mark.parametrize("path", [f"{G}?timeout=5&", f"{T}?partition=0&offset=0&"])
+@pytest_twisted.ensureDeferred
+async def test_a_record_larger_than_max_bytes_comes_alone(gateway: RunningGateway, path: str) -> None:
+    await publish(gateway, "a", "b", "x" * 100, "c")
+    first = await gateway.request("GET", f"{path}limit=10&max_bytes=50")
+    assert first.body == b"a\nb\n"
+    path = path.replace("offset=0", "offset=2")
+    assert (await gateway.request("GET", f"{path}limit=10&max_bytes=50")).body == b"x" * 100 + b"\n"
+    path = path.replace("offset=2", "offset=3")
+    assert (await gateway.request("GET", f"{path}limit=10&max_bytes=50")).body == b"c\n"
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_waiting_reader_hears_at_once(gateway: RunningGateway) -> None:
     await publish(gateway, "old")
@@ -202,6 +214,54 @@ async def test_offsets_are_shown_and_moved(gateway: RunningGateway) -> None:
     await gateway.request("PUT", f"{G}/offsets", b'{"offsets":{"0":1}}')
     again = await gateway.request("GET", f"{G}?limit=2&timeout=5")
     assert again.body == b"b\nc\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_values_are_compressed_as_text_only_where_they_are_called_that(gateway: RunningGateway) -> None:
+    await publish(gateway, *("x" * 300 for _ in range(5)))
+    for accept, encoding in (("text/plain", "gzip"), ("*/*", None)):
+        client = await Client.connect(gateway.port)
+        client.send(
+            f"GET {T}/{accept[:1].replace('*', 'w')}?limit=5 HTTP/1.0\r\nHost: x\r\n"
+            f"Accept: text/nothing\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\n\r\n"
+        )
+        await eventually(lambda client=client: client.lost)
+        head, _, body = client.received.partition(b"\r\n\r\n")
+        assert (b"content-encoding: gzip" in head.lower()) == (encoding is not None)
+        assert (gzip.decompress(body) if encoding else body) == (b"x" * 300 + b"\n") * 5
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"timestamp": 1 << 63}, "invalid-parameter"),
+        ({"timestamp": -1}, "invalid-parameter"),
+        ({"timestamp": True}, "bad-request"),
+        ({"offsets": {"0": 1 << 63}}, "invalid-parameter"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_place_that_cannot_be_is_refused(gateway: RunningGateway, body: dict[str, Any], code: str) -> None:
+    await publish(gateway, "a")
+    answer = await gateway.request("PUT", f"{G}/offsets", json.dumps(body).encode())
+    assert (answer.status, answer.code) == (400, code)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_that_lingers_on_other_topics_can_be_moved(tmp_path: Path) -> None:
+    delivery = DeliveryConfig(settle_seconds=0.3, linger_seconds=30.0)
+    gateway = RunningGateway(attrs.evolve(config(tmp_path), delivery=delivery), "hot")
+    await gateway.start()
+    try:
+        await publish(gateway, "a")
+        await gateway.request("GET", f"{G}?timeout=5")
+        await gateway.request("GET", f"{G}?queue=dead&timeout=0")
+        assert gateway.service.groups.groups == 2
+        moved = await gateway.request("PUT", f"{G}/offsets", b'{"to":"earliest"}')
+        assert moved.status == 200
+        assert gateway.service.groups.groups == 0
+    finally:
+        await gateway.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -391,6 +451,10 @@ async def test_a_last_event_id_acknowledges_up_to_and_with_it(gateway: RunningGa
     assert answer.body.startswith(b"id: 0:2\n")
     bad = await gateway.request("GET", G, headers={"Accept": "text/event-stream", "Last-Event-ID": "x"})
     assert (bad.status, bad.code) == (400, "invalid-parameter")
+    none = await gateway.request("GET", f"{G}?timeout=0", headers={"Accept": "text/event-stream", "Last-Event-ID": " "})
+    assert none.status in {200, 204}
+    bad = await gateway.request("GET", f"{G}?follow=1&idle=x")
+    assert (bad.status, bad.code) == (400, "invalid-parameter")
 
 
 @pytest_twisted.ensureDeferred
@@ -405,14 +469,16 @@ async def test_a_last_event_id_counts_where_nothing_was_committed(gateway: Runni
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest.mark.parametrize("path", [f"{G}?limit=5", f"{T}?partition=0&offset=0&limit=5"])
 @pytest_twisted.ensureDeferred
 async def test_text_of_some_size_is_compressed_where_the_client_takes_it(
-    gateway: RunningGateway, encoding: str
+    gateway: RunningGateway, path: str, encoding: str
 ) -> None:
     await publish(gateway, *("x" * 300 for _ in range(5)))
     client = await Client.connect(gateway.port)
     client.send(
-        f"GET {G}?limit=5 HTTP/1.0\r\nHost: x\r\nAccept: application/json\r\nAccept-Encoding: {encoding}\r\n\r\n"
+        f"GET {path} HTTP/1.0\r\nHost: x\r\nAccept: application/json\r\n"
+        f"Accept-Encoding: br\r\nAccept-Encoding: {encoding}\r\n\r\n"
     )
     await eventually(lambda: client.lost)
     head, _, body = client.received.partition(b"\r\n\r\n")
