@@ -248,16 +248,16 @@ class Delivery(Items):
         for taken in self.flights:
             if taken.sent and taken.first <= offset < taken.stop:
                 return Conflict("the record is with a reader whose delivery acknowledges it (ack=auto)")
-        return NotFound("no such record was delivered")
+        return NotFound("this gateway has delivered no such record")
 
     def acknowledge_upto(self, offset: int) -> KatewayError | None:
         """Everything delivered up to and with ``offset`` has been read, whoever has it."""
         frontier, floor = self.frontier, self.floor
         if frontier is None or floor is None:
-            return NotFound("no such record was delivered")
+            return NotFound("this gateway has delivered no such record")
         delivered_end = max(frontier, floor, self.repeats.delivered_end(), self._items_end())
         if offset >= delivered_end and offset not in self.done:
-            return NotFound("no such record was delivered")
+            return NotFound("this gateway has delivered no such record")
         for taken in list(self.flights):
             if taken.start > offset:
                 break

@@ -357,7 +357,7 @@ class Group:
         for ack in acks:
             share = self.feeding.shares.get(ack.partition)
             if share is None:
-                results.append(NotFound("no such record was delivered"))
+                results.append(NotFound("this gateway has delivered no such record"))
                 continue
             results.append(share.delivery.acknowledge(ack, now))
             if ack.outcome != "ack":

@@ -89,7 +89,7 @@ class Groups:
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
     ) -> list[KatewayError | None]:
         """Applies acknowledgements in order. Answers for each ``None`` where it holds (or held before), ``NotFound``
-        where no such record was delivered, ``Conflict`` where its lease has passed to somebody else.
+        where this gateway has delivered no such record, ``Conflict`` where its lease has passed to somebody else.
         ``sync``: answers when it is committed, and among the dead letters where it goes there; raises what the store
         says where it cannot be.
         """
@@ -121,7 +121,7 @@ class Groups:
             done = at is not None and (
                 ack.offset < at.offset or (not ack.upto and ack.offset in Ranges.decode(at.offset, at.metadata))
             )
-            results.append(None if done else NotFound("no such record was delivered"))
+            results.append(None if done else NotFound("this gateway has delivered no such record"))
         return results
 
     def unacknowledged(self, store: str, group: str, topic: str) -> Mapping[int, tuple[int, float]]:
