@@ -56,6 +56,13 @@ Parsed = tuple[Request, bool, bool, int]
 A plain tuple, as one is made for every request."""
 
 
+def _without_upgrade(request: Request) -> bytes:
+    """A request's head again, as that of one that does not ask to upgrade (RFC 9110 7.8: nobody has to grant it)."""
+    lines = [b"%b %b HTTP/1.%d" % (request.method, request.target, request.http_1_1)]
+    lines += [b"%b: %b" % header for header in request.headers if header[0] != b"upgrade"]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 class Budget:
     """Bytes of bodies held by all connections of a factory."""
 
@@ -132,6 +139,8 @@ class RequestParser:
             else:
                 part, data = data, b""
             self._feed(part, data)
+            if self.rest:
+                return
 
     def _feed(self, data: bytes, later: bytes) -> None:
         llhttp = self._llhttp
@@ -144,10 +153,11 @@ class RequestParser:
             # answered as if it had not asked, unless its handler takes the connection over
             self._llhttp = None
             self.rest = data[stop.args[0] :] + later
-            if self.ended or self.refusal is not None:
+            if self.refusal is None and self._body_was_skipped():
+                self.ended = False
+                self.rest = _without_upgrade(self.ready.pop()[0]) + self.rest
+            elif self.ended or self.refusal is not None:
                 self.rest = b""
-            elif self.rest and not (self.ready and self.ready[-1][2]):
-                self.feed(b"")
             return
         except HttpParserError as error:
             if self.refusal is None and not self.ended:
@@ -156,6 +166,12 @@ class RequestParser:
             self._check_arriving()
         if self.refusal is not None:
             self.close()
+
+    def _body_was_skipped(self) -> bool:
+        """Whether a request that asks to upgrade has a body: httptools takes what follows for the other protocol."""
+        request = self.ready[-1][0]
+        chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
+        return request.method != b"CONNECT" and (chunked or self._length > 0)
 
     def _translate(self, error: HttpParserError) -> KatewayError:
         text = str(error)

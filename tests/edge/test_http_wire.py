@@ -22,6 +22,7 @@ POST = b"POST / HTTP/1.1\r\n" + HOST
 GET = b"GET / HTTP/1.1\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
 
 
 class Conversation:
@@ -166,6 +167,19 @@ TAKEN = {
     "* for OPTIONS": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", (b"OPTIONS", b"*", b"")),
     "an IPv6 Host": (b"GET / HTTP/1.1\r\nHost: [::1]:9090\r\n\r\n", (b"GET", b"/", b"")),
     "an empty Host": (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", (b"GET", b"/", b"")),
+    "an upgrade that is not to be had, with a length": (
+        POST + b"Content-Length: 5\r\n" + H2C + b"\r\nhello",
+        (b"POST", b"/", b"hello"),
+    ),
+    "an upgrade that is not to be had, with chunks": (
+        POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        (b"POST", b"/", b"hello"),
+    ),
+    "an upgrade with an absolute target and a body": (
+        b"POST http://a/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n" + H2C + b"\r\nhello",
+        (b"POST", b"/x", b"hello"),
+    ),
+    "an upgrade without a body": (POST + H2C + b"Content-Length: 0\r\n\r\n", (b"POST", b"/", b"")),
     "a slash or two": (b"GET //a HTTP/1.1\r\nHost: a\r\n\r\n", (b"GET", b"//a", b"")),
 }
 

@@ -549,6 +549,28 @@ def test_an_upgrade_is_answered_as_if_not_asked_for(wire: Wire) -> None:
     assert statuses(wire.send(GET % b"4")) == [200]
 
 
+def test_a_body_behind_an_upgrade_is_the_request_s_own(wire: Wire) -> None:
+    bodies: list[tuple[bytes, bool]] = []
+
+    def note(exchange: Exchange) -> None:
+        bodies.append((exchange.request.body, exchange.upgrade))
+        exchange.respond(Response(200, [], b""))
+
+    wire.handler = note
+    upgrade = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n"
+    assert statuses(wire.send((upgrade + b"\r\nab") * 1000 + GET % b"2")) == [200] * 1001
+    assert wire.send(upgrade + b"Expect: 100-continue\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert statuses(wire.send(b"cd")) == [200]
+    assert bodies == [(b"ab", False)] * 1000 + [(b"", False), (b"cd", False)]
+
+
+def test_all_that_came_with_an_upgrade_is_handed_over(wire: Wire) -> None:
+    early = bytes(range(256)) * 64
+    wire.send(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + early)
+    exchange: Any = wire.exchanges[0]
+    assert exchange.take_over(wire, b"HTTP/1.1 101 Switching Protocols\r\n\r\n") == early
+
+
 def test_a_connection_can_be_taken_over(wire: Wire) -> None:
     heard: list[Any] = []
 
