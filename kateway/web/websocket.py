@@ -34,8 +34,14 @@ _MAX_REASON_BYTES = 123
 
 
 def wants_websocket(exchange: Exchange) -> bool:
-    """Whether a request asks to become a WebSocket, on a connection that can."""
-    return exchange.upgrade and (exchange.request.header(b"upgrade") or b"").strip().lower() == b"websocket"
+    """Whether a request asks to become a WebSocket, on a connection that can (RFC 6455 4.1: a GET of HTTP/1.1)."""
+    request = exchange.request
+    return (
+        exchange.upgrade
+        and request.method == b"GET"
+        and request.http_1_1
+        and (request.header(b"upgrade") or b"").strip().lower() == b"websocket"
+    )
 
 
 def accept(exchange: Exchange, subprotocols: Sequence[bytes], max_message_bytes: int) -> Socket:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from gateways import Client, RunningGateway, eventually
+from gateways import RunningGateway, eventually, plain
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 from wsclient import SocketClient
@@ -192,6 +192,18 @@ async def test_a_message_too_large_closes_the_socket(gateway: RunningGateway) ->
     socket.client.close()
 
 
+def handshake(**headers: str) -> str:
+    """The headers of a sound one, with these instead or besides."""
+    sound = {
+        "Host": "x",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+    }
+    return "".join(f"{name}: {value}\r\n" for name, value in {**sound, **headers}.items())
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
@@ -208,17 +220,15 @@ async def test_a_handshake_that_is_not_sound_is_refused(
     gateway: RunningGateway, path: str, headers: dict[str, str], status: int
 ) -> None:
     await publish(gateway, "first")
-    client = await Client.connect(gateway.port)
-    sound = {
-        "Host": "x",
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in {**sound, **headers}.items())
-    client.send(f"GET {path} HTTP/1.1\r\n{lines}\r\n")
-    await client.until(b"}")
-    assert client.received.startswith(f"HTTP/1.1 {status} ".encode())
-    client.close()
+    answer = await plain(gateway.port, f"GET {path} HTTP/1.1\r\n{handshake(**headers)}\r\n")
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     await eventually(lambda: gateway.service.groups.readers == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_a_get_of_http_1_1_becomes_a_socket(gateway: RunningGateway) -> None:
+    length = {"Content-Length": "0"}
+    published = await plain(gateway.port, f"POST {T}?partition=0 HTTP/1.1\r\n{handshake(**length)}\r\n")
+    assert published.startswith(b"HTTP/1.1 201 ")
+    asked = await plain(gateway.port, f"GET {T} HTTP/1.0\r\n{handshake()}\r\n")
+    assert asked.startswith(b"HTTP/1.1 200 ")
