@@ -327,8 +327,18 @@ class HttpChannel(Protocol):
     def _refuse(self, error: KatewayError) -> None:
         """Answers what cannot be followed, and closes."""
         now = self.factory.seconds()
+        parser = self._parser
+        given = None if parser is None else parser.refused_id
         request = Request(
-            b"", b"", [], b"", http_1_1=True, peer=self.peer, secure=self._secure, id=new_request_id(), received=now
+            b"",
+            b"",
+            [],
+            b"",
+            http_1_1=True,
+            peer=self.peer,
+            secure=self._secure,
+            id=given or new_request_id(),
+            received=now,
         )
         exchange = self.exchange = WireExchange(self, request, False)
         exchange.respond(problem(error, request.id))

@@ -79,7 +79,7 @@ class RequestParser:
     __slots__ = (
         "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen",
         "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
-        "ended", "in_body", "ready", "received", "refusal", "rest", "wants_continue",
+        "ended", "in_body", "ready", "received", "refusal", "refused_id", "rest", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
@@ -91,6 +91,8 @@ class RequestParser:
         self._llhttp: Any = None
         self.ready: list[Parsed] = []
         self.refusal: KatewayError | None = None
+        self.refused_id: str | None = None
+        """The caller's id of a request that was refused or cut short, if it had come by then."""
         self.ended = False
         """No further request follows: the last one said so."""
         self.rest = b""
@@ -193,6 +195,8 @@ class RequestParser:
 
     def close(self) -> None:
         """Lets go of the parser and of a body that is not whole."""
+        if self.arriving and self._id:
+            self.refused_id = self._id.decode("ascii")
         self._llhttp = None
         self._budget.held -= self._body_bytes
         self._body_bytes = 0

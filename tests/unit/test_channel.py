@@ -122,6 +122,36 @@ def test_an_insane_request_id_is_replaced(wire: Wire, identity: bytes) -> None:
     assert wire.exchanges[0].request.id != wire.exchanges[1].request.id
 
 
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"Content-Length: 11\r\n\r\n", 413),
+        (b"Transfer-Encoding: chunked\r\n\r\nz\r\n", 400),
+        (b"Expect: x\r\n\r\n", 417),
+        (b"X: y\r\n" * 10 + b"\r\n", 431),
+        (b"Transfer-Encoding: x\r\n\r\n", 501),
+        (b"Content-Length: 3\r\n\r\na", 408),
+    ],
+)
+def test_a_refusal_carries_the_caller_s_id_too(rest: bytes, status: int) -> None:
+    wire = Wire(max_body_bytes=10, max_header_count=10)
+    wire.handler = answer
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nX-Request-Id: "
+    wire.send(head + b"first\r\n\r\n")
+    wire.send(head + b"mine\r\n" + rest)
+    wire.clock.pump([0.5] * 62)
+    assert statuses(wire.transport.value()) == [status]
+    assert b"\r\nX-Request-Id: mine\r\n" in wire.transport.value()
+    assert b'"instance":"mine"' in wire.transport.value()
+
+
+def test_a_refusal_never_carries_the_id_of_the_request_before_it(wire: Wire) -> None:
+    wire.handler = answer
+    wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: first\r\n\r\n")
+    assert b"X-Request-Id: first" not in wire.send(b"\x16\x03")
+    assert statuses(wire.transport.value()) == [400]
+
+
 def test_pipelined_requests_are_handled_one_by_one_and_answered_in_order(wire: Wire) -> None:
     wire.send(GET % b"1" + GET % b"2" + GET % b"3")
     assert [exchange.request.target for exchange in wire.exchanges] == [b"/1"]
