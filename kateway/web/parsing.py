@@ -15,7 +15,7 @@ from itertools import count
 from os import urandom
 from typing import Any
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from kateway.config import HttpConfig
 from kateway.errors import (
@@ -24,6 +24,7 @@ from kateway.errors import (
     HeadersTooLarge,
     HttpVersionNotSupported,
     KatewayError,
+    MethodNotAllowed,
     NotImplementedHere,
     Overloaded,
     TooLarge,
@@ -36,6 +37,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}").fullmatch
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _ABSOLUTE = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+,;=%:\[\]-]+)((?:[/?].*)?)").fullmatch
 _LOOKED_INTO = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"))
+# what an unknown method looks like, rather than TLS or noise, in the bytes that llhttp stopped at
+_UNKNOWN_METHOD = re.compile(rb"[A-Za-z-]+(?: [/*]|\Z)").match
+_KNOWN_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
 _SLICE = 4096
 _number = count()
 _PREFIX = urandom(6).hex() + "-"
@@ -163,7 +167,7 @@ class RequestParser:
             return
         except HttpParserError as error:
             if self.refusal is None and not self.ended:
-                self.refusal = self._translate(error)
+                self.refusal = self._translate(error, data)
         if self.arriving and self.refusal is None:
             self._check_arriving()
         if self.refusal is not None:
@@ -175,8 +179,12 @@ class RequestParser:
         chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
         return request.method != b"CONNECT" and (chunked or self._length > 0)
 
-    def _translate(self, error: HttpParserError) -> KatewayError:
+    def _translate(self, error: HttpParserError, data: bytes) -> KatewayError:
         text = str(error)
+        strange = isinstance(error, HttpParserInvalidMethodError) and not self.ready and _UNKNOWN_METHOD(data)
+        if strange or text == "Invalid method for HTTP/x.x request":
+            # llhttp goes no further, to the path: it is told of all methods that any path has
+            return MethodNotAllowed(f"The methods known here: {_KNOWN_METHODS}.", headers=(("Allow", _KNOWN_METHODS),))
         if text == "Invalid HTTP version" or "PRI" in text:
             return HttpVersionNotSupported()
         if text == "Request has invalid `Transfer-Encoding`":

@@ -143,8 +143,11 @@ REFUSED = {
     "an absolute target with a user": (b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "* for GET": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "CONNECT": (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-    "a method in lower case": (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    "a method nobody knows": (b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "a method in lower case": (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a method nobody knows": (b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a method that begins like another": (b"GETS / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a method of another protocol": (b"SETUP / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "no space after the method": (b"GET/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "TLS on a plain port": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 100, 400),
     "an expectation nobody knows": (POST + b"Expect: 200-ok\r\nContent-Length: 1\r\n\r\na", 417),
 }
@@ -193,6 +196,7 @@ def test_it_is_refused_and_nothing_after_it_is_read(what: str) -> None:
     assert conversation.transport.disconnecting
     assert b"Connection: close\r\n" in conversation.transport.value()
     assert b"Content-Type: application/problem+json\r\n" in conversation.transport.value()
+    assert (b"\r\nAllow: " in conversation.transport.value()) is (status == 405)
     assert conversation.send(NEXT) == [status]
 
 
@@ -243,4 +247,4 @@ def test_bodies_arrive_as_sent_however_the_bytes_are_cut(bodies: list[bytes], da
 @given(st.binary(max_size=600))
 def test_whatever_bytes_come_the_answer_is_well_formed(data: bytes) -> None:
     conversation = Conversation()
-    assert all(status in {200, 400, 413, 414, 417, 431, 501, 505} for status in conversation.send(data))
+    assert all(status in {200, 400, 405, 413, 414, 417, 431, 501, 505} for status in conversation.send(data))

@@ -354,7 +354,7 @@ def test_a_body_of_just_the_limit_is_taken() -> None:
     [
         (b"GET /" + b"x" * 100, 414),
         (b"GET /" + b"x" * 10000, 414),
-        (b"G" + b"x" * 10, 400),
+        (b"G" + b"x" * 10, 405),
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 10 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 600 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 600, 431),
