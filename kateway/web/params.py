@@ -26,12 +26,11 @@ CACHED_TARGETS = 4096
 MAX_CACHED_TARGET_BYTES = 512
 MAX_PUBLISH_SECONDS = 60.0
 MAX_WAIT_SECONDS = 300.0
-MAX_RETRIES = 100
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 _VERSION = re.compile(r"v[0-9]{1,9}")
 _WHOLE = re.compile(rb"-?[0-9]{1,19}")
-_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,20})?|\.[0-9]{1,20}")
 
 
 class TopicPath(NamedTuple):
@@ -172,7 +171,7 @@ def seconds(values: Mapping[bytes, bytes], name: bytes, default: float, high: fl
     if raw is None:
         return default
     if not _SECONDS.fullmatch(raw) or float(raw) > high or (not zero and float(raw) == 0):
-        low = "from 0" if zero else "more than 0 and"
+        low = "from 0" if zero else "more than 0, up"
         raise InvalidParameter(f"{name.decode()} must be seconds, {low} to {high:g}")
     return float(raw)
 
@@ -215,7 +214,7 @@ def publish_query(raw: bytes) -> PublishQuery:
         whole(values, b"partition", None, 0, INT32_MAX),
         acks(values[b"ack"], "ack") if b"ack" in values else None,
         seconds(values, b"timeout", DEFAULT_PUBLISH_SECONDS, MAX_PUBLISH_SECONDS, zero=False),
-        whole(values, b"retry", DEFAULT_RETRIES, 0, MAX_RETRIES),
+        whole(values, b"retry", DEFAULT_RETRIES, 0, INT32_MAX),  # it is the deadline that ends them
         flag(values, b"batch"),
     )
 
@@ -224,7 +223,7 @@ def acks(raw: bytes, name: str) -> int:
     """0 none, 1 leader, anything more or ``all``: -1, all in-sync replicas (Kafka itself knows no 2)."""
     if raw in {b"all", b"-1"}:
         return -1
-    if not raw.isdigit() or len(raw) > 9:
+    if not raw.isdigit() or len(raw) > 19:
         raise InvalidParameter(f"{name} must be 0, 1, a number from 2 on, -1 or all")
     return min(int(raw), 2) if int(raw) < 2 else -1
 

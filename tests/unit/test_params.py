@@ -95,6 +95,11 @@ def test_a_publish_query_is_read() -> None:
     assert query == params.PublishQuery(b"a+b+c", 3, -1, 0.5, 0, True)
 
 
+def test_numbers_may_be_as_programs_write_them() -> None:
+    query = params.publish_query(b"timeout=%b&retry=1000&ack=2147483647" % str(0.1 + 0.2).encode())
+    assert (query.timeout, query.retries, query.acks) == (0.1 + 0.2, 1000, -1)
+
+
 @pytest.mark.parametrize(("raw", "acks"), [(b"0", 0), (b"1", 1), (b"2", -1), (b"17", -1), (b"-1", -1), (b"all", -1)])
 def test_acks_are_none_leader_or_all(raw: bytes, acks: int) -> None:
     assert params.acks(raw, "ack") == acks
