@@ -18,7 +18,7 @@ from twisted.web.server import Request as TwistedRequest
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from kateway.errors import KatewayError, MethodNotAllowed, NotFound
+from kateway.errors import BadRequest, KatewayError, MethodNotAllowed, NotFound
 from kateway.model import Health
 from kateway.web.adapter import StockExchange
 from kateway.web.admin.edge import AdminEdge
@@ -43,6 +43,25 @@ class HandOver(Resource):
     def render(self, request: TwistedRequest) -> int:
         self._serve(self._tree.exchange_of(request))
         return NOT_DONE_YET
+
+
+class Decodable(Resource):
+    """Keeps from a Klein tree the paths that are not UTF-8: what it says of them is no problem."""
+
+    isLeaf = True
+
+    def __init__(self, tree: Tree, app: Klein) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tree = tree
+        self._inner = app.resource()
+
+    def render(self, request: TwistedRequest) -> Any:
+        try:
+            b"/".join(request.postpath or ()).decode("utf-8")
+        except UnicodeDecodeError:
+            refused = BadRequest("the path is not UTF-8")
+            return self._tree.answer(lambda asked: problem(refused, asked.id)).render(request)
+        return self._inner.render(request)
 
 
 class Tree:
@@ -104,7 +123,7 @@ def public_tree(
     def topics(_request: TwistedRequest, version: str) -> Any:
         return tree.hand_over(plane)
 
-    return app.resource()
+    return Decodable(tree, app)
 
 
 def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, draining: Callable[[], bool]) -> Resource:
@@ -115,7 +134,7 @@ def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, drain
     def admin_api(_request: TwistedRequest) -> Any:
         return tree.hand_over(admin.handle)
 
-    return app.resource()
+    return Decodable(tree, app)
 
 
 def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool], check: Serve) -> tuple[Klein, Tree]:

@@ -102,6 +102,7 @@ REFUSED = [
     ("POST", "/v1/topics", 404, "not-found"),
     ("POST", "/v1/topics/foobar/g/lag/more", 404, "not-found"),
     ("GET", "/nothing/here", 404, "not-found"),
+    ("GET", "/nothing/%ff", 400, "bad-request"),
     ("POST", "/live", 405, "method-not-allowed"),
 ]
 
