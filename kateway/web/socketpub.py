@@ -13,11 +13,12 @@ from twisted.python.failure import Failure
 
 from kateway.core.entrance import Visit
 from kateway.core.gateway import Gateway, Publish
-from kateway.errors import InvalidParameter, KatewayError, MalformedBatch
+from kateway.errors import InvalidParameter, KatewayError
 from kateway.model import Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange
+from kateway.web.formats.jsonrecord import loads
 from kateway.web.formats.jsonrecord import message as record_of
 from kateway.web.front import Front
 from kateway.web.problems import problem, problem_object
@@ -163,10 +164,7 @@ class PublishSocket:
             if isinstance(message, bytes):
                 record = Message(message, key, headers, partition)
             else:
-                try:
-                    element = orjson.loads(message)
-                except orjson.JSONDecodeError as error:
-                    raise MalformedBatch(f"the message is not JSON: {error}") from error
+                element = loads(message, "the message")
                 record = record_of(element, "the message", key, partition, headers)
             if visit.admission is not None:
                 # as for a request: what the quota has no room for is refused

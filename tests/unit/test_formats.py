@@ -175,6 +175,19 @@ def test_json_elements_are_texts_or_objects() -> None:
     ]
 
 
+@pytest.mark.parametrize("number", ["18446744073709551615", "123456789012345678901234567890", "-99999999999999999999"])
+def test_whole_numbers_of_a_json_value_keep_all_their_digits(number: str) -> None:
+    body = f'[{{"value_json":{{"id":{number},"é":1.5}}}},{{"value":"x","partition":3}}]'.encode()
+    first, second = jsonarray.parse(body, None, None, ())
+    assert first.value == f'{{"id":{number},"é":1.5}}'.encode()
+    assert second == Message(b"x", None, (), 3)
+
+
+def test_a_number_longer_than_can_be_read_is_malformed() -> None:
+    with pytest.raises(MalformedBatch):
+        jsonarray.parse(b'[{"value_json":' + b"1" * 5000 + b"}]", None, None, ())
+
+
 @pytest.mark.parametrize(
     "element",
     [

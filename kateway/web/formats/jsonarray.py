@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import orjson
-
 from kateway.errors import MalformedBatch
 from kateway.model import Headers, Message, Record
-from kateway.web.formats.jsonrecord import message, objects
+from kateway.web.formats.jsonrecord import loads, message, objects
 
 MEDIA_TYPE = b"application/json"
 
@@ -43,10 +41,7 @@ class JsonForm:
 
 def parse(body: bytes, key: bytes | None, partition: int | None, headers: Headers) -> list[Message]:
     """A batch: an array whose elements are texts or record objects. ``MalformedBatch`` names the element."""
-    try:
-        elements = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBatch(f"the body is not JSON: {error}") from error
+    elements = loads(body, "the body")
     if not isinstance(elements, list):
         raise MalformedBatch("the body is not a JSON array")
     if not elements:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from kateway.web.params import INT32_MAX, from_base64
 
 _KNOWN = {"key", "key_base64", "value", "value_base64", "value_json", "headers", "partition"}
 _KNOWN_HEADER = {"name", "value", "value_base64"}
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 def objects(
@@ -98,6 +101,23 @@ def _put(found: dict[str, Any], name: str, raw: bytes | None) -> None:
 # --- the other way: what a client publishes -------------------------------------------------------------------------
 
 
+def loads(body: bytes | str, what: str) -> Any:
+    """JSON as it was sent: orjson makes floats of whole numbers beyond 64 bits. ``MalformedBatch``."""
+    try:
+        found = orjson.loads(body)
+        raw = body.encode() if isinstance(body, str) else body
+        return json.loads(body) if b'"value_json"' in raw and _LONG_NUMBER.search(raw) else found
+    except (ValueError, RecursionError) as error:
+        raise MalformedBatch(f"{what} is not JSON: {error}") from error
+
+
+def _dumps(found: Any) -> bytes:
+    try:
+        return orjson.dumps(found)
+    except orjson.JSONEncodeError:  # a whole number beyond 64 bits
+        return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def message(element: Any, where: str, key: bytes | None, partition: int | None, headers: Headers) -> Message:
     """A message from a parsed JSON element; ``key``, ``partition`` and ``headers`` are the request's defaults.
 
@@ -114,7 +134,7 @@ def message(element: Any, where: str, key: bytes | None, partition: int | None, 
     if len(given) != 1:
         raise MalformedBatch(f"{where} needs exactly one of value, value_base64 and value_json")
     if "value_json" in element:
-        value: bytes | None = orjson.dumps(element["value_json"])
+        value: bytes | None = _dumps(element["value_json"])
     else:
         value = _bytes(element, "value", where)
     if "key" in element and "key_base64" in element:
