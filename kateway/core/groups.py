@@ -158,6 +158,7 @@ class Groups:
                 reader.fail(Draining())
             self._close(key, member)
         await DeferredList([_shared(closing) for closing in self._closing.values()])
+        self._kept.stop()
 
     def _member(self, key: Key, reset: Reset, max_deliveries: int | None) -> Group:
         member = self._groups.get(key)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from kateway.core.delivery import Delivery
 from kateway.model import Committed
@@ -32,17 +32,17 @@ class Kept:
         self._kept: OrderedDict[tuple[Hashable, int], tuple[Delivery, int, float]] = OrderedDict()
         # with the bytes that it counts for, and until when
         self._bytes = 0
+        self._expiring: IDelayedCall | None = None
 
     def keep(self, group: Hashable, delivery: Delivery) -> None:
         """A partition has gone. What is on its way to ``ack=auto`` readers comes again from the committed offset."""
-        now = self._clock.seconds()
         self._forget(group, delivery.partition)
-        while self._kept and next(iter(self._kept.values()))[2] <= now:
-            self._forget(*next(iter(self._kept)))
         if delivery.flights or not (delivery.items or delivery.repeats):
             return
-        self._kept[group, delivery.partition] = (delivery, delivery.bytes, now + KEPT_SECONDS)
+        self._kept[group, delivery.partition] = (delivery, delivery.bytes, self._clock.seconds() + KEPT_SECONDS)
         self._bytes += delivery.bytes
+        if self._expiring is None:
+            self._expiring = self._clock.callLater(KEPT_SECONDS, self._expire)
         while self._bytes > MOST_BYTES:
             self._forget(*next(iter(self._kept)))
 
@@ -51,10 +51,8 @@ class Kept:
         found = self._forget(group, partition)
         if found is None:
             return None
-        delivery, _bytes, until = found
-        if until <= self._clock.seconds() or committed is None:
-            return None
-        if committed not in {delivery.committed, delivery.place()}:
+        delivery = found[0]
+        if committed is None or committed not in {delivery.committed, delivery.place()}:
             return None
         delivery.come_back(committed)
         return delivery
@@ -62,6 +60,23 @@ class Kept:
     def forget(self, group: Hashable) -> None:
         """A group was moved, or its topic is gone."""
         for key in [key for key in self._kept if key[0] == group]:
+            self._forget(*key)
+
+    def stop(self) -> None:
+        """Keeps nothing any more."""
+        self._kept.clear()
+        if self._expiring is not None:
+            self._expiring.cancel()
+            self._expiring = None
+
+    def _expire(self) -> None:
+        self._expiring = None
+        now = self._clock.seconds()
+        while self._kept:
+            key, (_delivery, _bytes, until) = next(iter(self._kept.items()))
+            if until > now:
+                self._expiring = self._clock.callLater(until - now, self._expire)
+                return
             self._forget(*key)
 
     def _forget(self, group: Hashable, partition: int) -> tuple[Delivery, int, float] | None:

@@ -577,8 +577,13 @@ def test_what_is_kept_is_bounded_in_time_and_in_bytes(monkeypatch: pytest.Monkey
     assert kept.take_back("g", 0, Committed(0)) is None
     assert kept.take_back("g", 1, Committed(0)) is deliveries[1]
     assert kept.take_back("g", 1, Committed(0)) is None
-    clock.advance(KEPT_SECONDS)
+    clock.advance(KEPT_SECONDS / 2)
+    gone(3)
+    clock.advance(KEPT_SECONDS / 2)
     assert kept.take_back("g", 2, Committed(0)) is None
+    clock.advance(KEPT_SECONDS / 2)
+    assert not clock.getDelayedCalls()
+    assert kept.take_back("g", 3, Committed(0)) is None
 
 
 def test_a_group_that_failed_for_good_fails_its_readers(world: World) -> None:
