@@ -36,16 +36,21 @@ class Ending:
         else:
             self._send_fin()
 
-    def goodbye_answered(self) -> None:
-        """A WebSocket's client has had ours, and so everything before it (RFC 6455 7.1.1: the server closes first)."""
+    def goodbye_answered(self, before: bool = False) -> None:
+        """A WebSocket's client has had ours, and so everything before it (RFC 6455 7.1.1: the server closes first).
+        ``before``: it said its own first, and may have left something unread: its FIN or its reset tells.
+        """
         if self._held:
-            self._send_fin()
+            self._send_fin(wait=before)
 
-    def _send_fin(self) -> None:
+    def _send_fin(self, wait: bool = False) -> None:
         channel = self._channel
         self._held = False
         channel.deadline = channel.factory.tick + channel.factory.config.lingering_close_seconds
-        if channel.witness.wire is None or channel.secure:
+        tls = channel.witness.tls
+        if tls is not None and wait:
+            tls.half_close()
+        elif channel.witness.wire is None or channel.secure:
             channel.transport.loseConnection()
         else:
             channel.transport.loseWriteConnection()

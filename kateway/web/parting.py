@@ -101,7 +101,8 @@ class Parting:
             return not self._wire.reset
         if not self._said or not self._whole or self.alive:
             return False
-        return self._prompt if self._wire.reset else not self._wire.unsent()
+        # without a FIN, behind TLS's goodbye, a reset says that something was left unread
+        return self._prompt and self._wire.fin if self._wire.reset else not self._wire.unsent()
 
     @property
     def settled(self) -> bool:

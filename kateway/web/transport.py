@@ -272,6 +272,13 @@ class CountingTls(TLSMemoryBIOProtocol):
             self._tlsConnection.shutdown()
         self._flushSendBIO()  # type: ignore[no-untyped-call]
 
+    def half_close(self) -> None:
+        """Sends our close alert and our FIN. The connection stays until the client's own FIN, or its reset."""
+        self._stays = True
+        self.say_goodbye()
+        if self.wire is not None:
+            self.wire.loseWriteConnection()  # type: ignore[no-untyped-call]
+
     def confirmed(self) -> int | None:
         """As ``PromptConnection.confirmed``, in plaintext."""
         wire = self.wire
@@ -302,7 +309,7 @@ class CountingTls(TLSMemoryBIOProtocol):
         connection = self._tlsConnection
         if not self.notified and connection is not None and connection.get_shutdown() & RECEIVED_SHUTDOWN:
             self.notified = True
-            self._stays = not self.disconnecting and self._may_stay()
+            self._stays = self._stays or (not self.disconnecting and self._may_stay())
         if not self._stays:
             super()._shutdownTLS()  # type: ignore[no-untyped-call]
 

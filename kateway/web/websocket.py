@@ -216,7 +216,7 @@ class Socket:
                 self._pong(bytes(payload))
             case CloseConnection(code=code):
                 self.close(int(code) if int(code) not in {1005, 1006} else NORMAL)
-                self._channel.ending.goodbye_answered()  # the client's own came first
+                self._channel.ending.goodbye_answered(before=True)
                 self.connectionLost()
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:

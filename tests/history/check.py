@@ -200,7 +200,7 @@ def _check_delivery_order(history: History, places: Mapping[Ident, list[Place]],
     highest: dict[int, int] = {}
     in_session: dict[tuple[int, int], int] = {}
     seen: set[Place] = set()
-    for each in history.delivered:
+    for each in sorted(history.delivered, key=lambda each: each.at):
         place = _place(each, places)
         if place is None:
             continue

@@ -205,8 +205,8 @@ def _victim(history: History, session: int, port: int, target: str, plan: Plan) 
     with process.stdout as said:
         line = said.readline()
         status, records = json.loads(line) if line else (0, [])
-        for lane, number, place in records:
-            history.deliver(session, Ident(lane, number), Place(*place) if place else None)
+        for lane, number, place, at in records:
+            history.deliver(session, Ident(lane, number), Place(*place) if place else None, at=at)
         time.sleep(plan.hold_seconds)
         process.kill()
         process.wait()

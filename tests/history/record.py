@@ -101,9 +101,18 @@ class History:
             self.sessions[number] = Session(reader, begun_at=time.monotonic())
             return number
 
-    def deliver(self, session: int, name: Ident, place: Place | None = None, *, late: bool = False) -> None:
+    def deliver(
+        self,
+        session: int,
+        name: Ident,
+        place: Place | None = None,
+        *,
+        late: bool = False,
+        at: float | None = None,
+    ) -> None:
+        """``at``: when it was, by the clock that all processes share, where that is told later."""
         with self._lock:
-            self.delivered.append(Delivery(session, name, place, time.monotonic(), late))
+            self.delivered.append(Delivery(session, name, place, time.monotonic() if at is None else at, late))
 
     def clean(self, session: int) -> None:
         with self._lock:

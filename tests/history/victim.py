@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,7 +15,9 @@ if __name__ == "__main__":
     had = []
     plan = Plan(form, query, cut, int(records), int(skip), end, secure=bool(secure))
     try:
-        attendance = Attendance(int(port), target, plan, lambda name, place: had.append((*name, place)))
+        attendance = Attendance(
+            int(port), target, plan, lambda name, place: had.append((*name, place, time.monotonic()))
+        )
     except OSError:
         sys.exit()  # nobody listens just now
     attendance.read()
