@@ -1,4 +1,4 @@
-"""A WebSocket's goodbye, plain and over TLS: said by who has read everything, or by who has left something to its kernel."""
+"""A WebSocket's goodbye, plain and over TLS, by who has read everything or has left something to its kernel."""
 
 from __future__ import annotations
 
