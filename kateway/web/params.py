@@ -333,10 +333,11 @@ def read_query(raw: bytes) -> ReadQuery:
         raise BadRequest("partition needs offset beside it; leave both out to ask about the topic")
     if b"partition" not in values and values:
         raise BadRequest("to read without a group give partition and offset")
+    limit = whole(values, b"limit", 1, 1, INT64_MAX)
     return ReadQuery(
         whole(values, b"partition", None, 0, INT32_MAX),
         whole(values, b"offset", None, 0, INT64_MAX),
-        whole(values, b"limit", 1, 1, INT64_MAX),
+        limit,
         seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True),
-        whole(values, b"max_bytes", DEFAULT_MAX_BYTES, 1, INT64_MAX),
+        whole(values, b"max_bytes", DEFAULT_MAX_BYTES if limit <= SMALL_LIMIT else INT64_MAX, 1, INT64_MAX),
     )

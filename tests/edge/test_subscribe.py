@@ -338,6 +338,16 @@ async def test_records_are_read_without_a_group(gateway: RunningGateway) -> None
     assert (await waiting).body == b"d"
 
 
+@pytest.mark.parametrize(("limit", "read"), [(1000, 3), (1001, 5)])
+@pytest_twisted.ensureDeferred
+async def test_a_read_of_many_records_has_no_size_limit_of_its_own(
+    gateway: RunningGateway, limit: int, read: int
+) -> None:
+    await publish(gateway, *["x" * 300_000] * 5)
+    answer = await gateway.request("GET", f"{T}?partition=0&offset=0&limit={limit}")
+    assert answer.body.count(b"\n") == read
+
+
 @pytest_twisted.ensureDeferred
 async def test_explicit_records_come_back_until_they_are_acknowledged(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")

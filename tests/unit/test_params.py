@@ -181,6 +181,20 @@ def test_a_read_needs_partition_and_offset(raw: bytes) -> None:
         params.read_query(raw)
 
 
+def test_a_read_has_the_bounds_of_a_subscription() -> None:
+    read = params.read_query
+    assert read(b"partition=0&offset=7") == (0, 7, 1, 30.0, 1 << 20)
+    assert read(b"partition=0&offset=7&limit=1000&timeout=300").max_bytes == 1 << 20
+    assert read(b"partition=0&offset=7&limit=1001&timeout=0").max_bytes == params.INT64_MAX
+    assert read(b"partition=0&offset=7&limit=1001&max_bytes=5").max_bytes == 5
+
+
+@pytest.mark.parametrize("raw", [b"limit=0", b"timeout=301", b"timeout=-1", b"max_bytes=0"])
+def test_a_read_that_cannot_be_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidParameter):
+        params.read_query(b"partition=0&offset=7&" + raw)
+
+
 def test_a_full_cache_is_emptied_and_goes_on() -> None:
     parsed: list[bytes] = []
 
