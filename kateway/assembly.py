@@ -145,17 +145,17 @@ def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
 def build_plane(
     gateway: Gateway,
     front: Front,
+    topics: TopicEdge,
     subscriptions: SubscribeEdge,
     publish_sockets: SocketPublishEdge,
     cors_origins: Callable[[], Sequence[str]],
 ) -> MessagePlane:
     """Which edge serves which path and method; ``cors_origins`` gives those of now."""
-    topic = TopicEdge(gateway, front).handle
     group = GroupEdge(gateway, front)
     return MessagePlane(
         front.entrance.topic_grammar,
         front.entrance.group_grammar,
-        topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topic, b"HEAD": topic},
+        topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topics.handle, b"HEAD": topics.handle},
         group={b"GET": subscriptions.handle},
         actions={
             "lag": {b"GET": group.lag, b"HEAD": group.lag},

@@ -62,6 +62,7 @@ from kateway.web.site import admin_tree, in_plane, public_tree
 from kateway.web.socketpub import SocketPublishEdge
 from kateway.web.sub import SubscribeEdge
 from kateway.web.tls import Certificate
+from kateway.web.topics import TopicEdge
 from kateway.web.transport import address_of, listen
 
 __all__ = ["GatewayService", "Options", "makeService"]
@@ -127,8 +128,11 @@ class GatewayService(Service):
         self._subscriptions = SubscribeEdge(
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )
-        self._publish_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
-        plane = build_plane(gateway, self._front, self._subscriptions, self._publish_sockets, self._cors_origins)
+        self._pub_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
+        self._topics = TopicEdge(gateway, self._front)
+        plane = build_plane(
+            gateway, self._front, self._topics, self._subscriptions, self._pub_sockets, self._cors_origins
+        )
         self._administration = Administration(
             self.registry,
             self.stores,
@@ -309,7 +313,7 @@ class GatewayService(Service):
         self._admin.configure(settings.http)
         self._subscriptions.max_message_bytes = settings.http.max_body_bytes
         self._subscriptions.heartbeat_seconds = settings.http.heartbeat_seconds
-        self._publish_sockets.max_message_bytes = settings.http.max_body_bytes
+        self._pub_sockets.max_message_bytes = settings.http.max_body_bytes
         self.groups.config = settings.delivery
         self._front.quota_headers = settings.quotas.headers
         self._audit.configure(settings.audit)
@@ -352,10 +356,8 @@ class GatewayService(Service):
             await deferLater(self._reactor, config.drain_delay_seconds)
         for port in self.ports:
             await _quietly("closing a listener", port.stopListening())
-        self._public.drain()
-        self._admin.drain()
-        self._subscriptions.drain()
-        self._publish_sockets.drain()
+        for each in (self._public, self._admin, self._topics, self._subscriptions, self._pub_sockets):
+            each.drain()
         await self._emptied(deadline)
         self._public.cut_all()
         self._admin.cut_all()

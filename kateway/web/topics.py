@@ -12,6 +12,7 @@ from kateway.core.entrance import Place, Visit
 from kateway.core.gateway import Gateway
 from kateway.errors import KatewayError
 from kateway.model import Record
+from kateway.storage.interface import Fetched
 from kateway.web import params
 from kateway.web.body import FormBody
 from kateway.web.exchange import JSON, Exchange, Response
@@ -31,6 +32,9 @@ class TopicEdge:
         self._gateway = gateway
         self._front = front
         self._queries = params.Cache(params.read_query)
+        self._waiting: set[Deferred[Fetched]] = set()
+        """Reads that wait at the end of a partition."""
+        self._draining = False
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
         serve(exchange, self._answer(exchange, path, raw_query))
@@ -89,10 +93,8 @@ class TopicEdge:
         if pause is not None:
             # reading is slowed, not refused
             await self._paused(pause(0))
-        fetched = await self._gateway.read(
-            place, partition, offset, max_bytes=min(query.max_bytes, ONE_READ_BYTES), wait_seconds=query.timeout
-        )
-        if not fetched.records:
+        fetched = await self._first(place, partition, offset, query)
+        if fetched is None or not fetched.records:
             return Response(204, (), b"")
         if query.limit == 1 and isinstance(wanted, RawForm):
             headers, body = single(partition, fetched.records[0], None, None, wanted.content_type)
@@ -123,6 +125,28 @@ class TopicEdge:
             pause(stream.take_given())
         stream.end()
         return None
+
+    async def _first(self, place: Place, partition: int, offset: int, query: params.ReadQuery) -> Fetched | None:
+        """What is there, waited for; ``None`` when the gateway shuts down meanwhile."""
+        most = min(query.max_bytes, ONE_READ_BYTES)
+        wait_seconds = 0 if self._draining else query.timeout
+        reading = self._gateway.read(place, partition, offset, max_bytes=most, wait_seconds=wait_seconds)
+        waiting = Deferred.fromCoroutine(reading)
+        self._waiting.add(waiting)
+        try:
+            return await waiting
+        except CancelledError:
+            if not self._draining:
+                raise
+            return None
+        finally:
+            self._waiting.discard(waiting)
+
+    def drain(self) -> None:
+        """Ends those that wait, with nothing."""
+        self._draining = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
 
     async def _paused(self, seconds: float) -> None:
         if seconds:

@@ -27,3 +27,13 @@ async def test_draining_says_that_the_gateway_is_going_away(gateway: RunningGate
         assert int(closing.code) == 1001
         socket.client.close()
     await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_draining_ends_a_read_that_waits_at_the_end(gateway: RunningGateway) -> None:
+    await gateway.request("POST", f"{T}?partition=0", b"a")
+    waiting = gateway.spawn(gateway.request("GET", f"{T}?partition=0&offset=1&timeout=19"))
+    await eventually(lambda: bool(gateway.service._topics._waiting))
+    stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
+    assert (await waiting).status == 204
+    await stopping
