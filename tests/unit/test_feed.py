@@ -130,11 +130,18 @@ def test_the_limit_ends_it_at_once_and_is_kept() -> None:
 
 
 def test_the_record_that_passes_the_size_is_still_delivered() -> None:
-    world = World(bytes=3)
+    world = World(bytes=30)
+    world.write(b"a" * 20)
+    world.write(b"a" * 25)
+    world.write(b"b")
+    assert (world.outlet.values, world.outlet.told) == ([b"a" * 20, b"a" * 25], ["end"])
+
+
+def test_a_record_larger_than_a_whole_response_comes_alone_in_the_next() -> None:
+    world = World(bytes=30)
     world.write(b"aa")
     world.write(b"a" * 50)
-    world.write(b"b")
-    assert (world.outlet.values, world.outlet.told) == ([b"aa", b"a" * 50], ["end"])
+    assert (world.outlet.values, world.outlet.told) == ([b"aa"], ["end"])
 
 
 def test_a_follower_gets_heartbeats_and_no_end() -> None:

@@ -14,6 +14,7 @@ class Wire:
         self.offered = 100
         self.acknowledged = acknowledged
         self.reset = self.resetting = False
+        self.fin = True
         self.round_trip = round_trip
         self.shut = False
 
@@ -71,6 +72,16 @@ def test_a_reset_that_answers_what_is_sent_is_a_closed_client_s() -> None:
     world.passes(0.06)
     assert world.ended
     assert world.parting.closed
+
+
+def test_a_reset_behind_a_goodbye_of_tls_without_a_fin_is_that_of_something_unread() -> None:
+    world = World(Wire())
+    world.wire.fin = False
+    world.passes(GRACE_SECONDS + 0.001)
+    world.wire.resetting = True
+    world.passes(0.06)
+    assert world.ended
+    assert not world.parting.closed
 
 
 def test_a_reset_before_anything_was_sent_is_that_of_something_unread() -> None:
