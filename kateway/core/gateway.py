@@ -180,13 +180,12 @@ class Gateway:
             # whoever rejects a record and then looks for it finds it
             await self._groups.buried(place.cluster, visit.group, place.topic)
             partitions = await DeadLetters(place.store, place.topic, visit.group, self._clock).make()
-            place = dead_letters(place, visit.group)
         else:
             partitions = (await self.topic(place, create=True)).partitions
         return self._groups.reader(
             place.cluster,
             visit.group,
-            place.topic,
+            queue(visit, dead).topic,
             connection=connection,
             mode=mode,
             reset=reset,
@@ -263,9 +262,10 @@ class Gateway:
         return to
 
 
-def dead_letters(place: Place, group: str) -> Place:
-    """Where a group's dead letters of a topic are."""
-    return place._replace(topic=dead_letter_topic(place.topic, group))
+def queue(visit: Visit, dead: bool) -> Place:
+    """Where what a group reads is: the topic, or its dead letters."""
+    place = visit.place
+    return place._replace(topic=dead_letter_topic(place.topic, visit.group)) if dead else place
 
 
 def _worth_a_retry(outcome: Outcome) -> bool:

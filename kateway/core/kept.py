@@ -65,6 +65,7 @@ class Kept:
     def stop(self) -> None:
         """Keeps nothing any more."""
         self._kept.clear()
+        self._bytes = 0
         if self._expiring is not None:
             self._expiring.cancel()
             self._expiring = None

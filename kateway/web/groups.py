@@ -9,7 +9,7 @@ import orjson
 
 from kateway.core.auth import Purpose
 from kateway.core.entrance import Place, Visit
-from kateway.core.gateway import Gateway, dead_letters
+from kateway.core.gateway import Gateway, queue
 from kateway.core.taken import Ack
 from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
@@ -53,7 +53,7 @@ class GroupEdge:
             visit = front.enter(exchange, "subscribe", path)
             front.count_request(exchange, visit)
             sync, dead = self._acks(raw_query)
-            place = _place(visit, dead)
+            place = queue(visit, dead)
             acks = parse_acks(request.body)
             outcomes = None if sync else self._gateway.acknowledge_at_once(place, visit.group, acks)
         except Exception as error:
@@ -76,13 +76,13 @@ class GroupEdge:
     async def _lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
         visit = self._enter(exchange, "describe", path)
-        lags = await self._gateway.lag(_place(visit, dead), visit.group)
+        lags = await self._gateway.lag(queue(visit, dead), visit.group)
         return _json({"lag": sum(lag.lag for lag in lags), "partitions": [lag._asdict() for lag in lags]})
 
     async def _offsets(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
         visit = self._enter(exchange, "describe", path)
-        return await self._committed(_place(visit, dead), visit.group)
+        return await self._committed(queue(visit, dead), visit.group)
 
     async def _committed(self, place: Place, group: str) -> Response:
         committed = await self._gateway.committed(place, group)
@@ -98,7 +98,7 @@ class GroupEdge:
     async def _reset(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
         visit = self._enter(exchange, "subscribe", path)
-        place = _place(visit, dead)
+        place = queue(visit, dead)
         await self._gateway.reset(place, visit.group, _destination(parsed(exchange.request.body)))
         return await self._committed(place, visit.group)
 
@@ -120,10 +120,6 @@ def _acks_query(raw_query: bytes) -> tuple[bool, bool]:
 
 def _dead(raw_query: bytes) -> bool:
     return params.dead(params.query(raw_query, _QUEUE))
-
-
-def _place(visit: Visit, dead: bool) -> Place:
-    return dead_letters(visit.place, visit.group) if dead else visit.place
 
 
 def _json(found: Any) -> Response:

@@ -175,9 +175,8 @@ class RequestParser:
 
     def _body_was_skipped(self) -> bool:
         """Whether a request that asks to upgrade has a body: httptools takes what follows for the other protocol."""
-        request = self.ready[-1][0]
-        chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
-        return request.method != b"CONNECT" and (chunked or self._length > 0)
+        chunked = any(name == b"transfer-encoding" for name, _ in self.ready[-1][0].headers)
+        return chunked or self._length > 0
 
     def _translate(self, error: HttpParserError, data: bytes) -> KatewayError:
         text = str(error)

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.delivery import Ack, Taken
 from kateway.core.entrance import Visit
-from kateway.core.gateway import Gateway, dead_letters
+from kateway.core.gateway import Gateway, queue
 from kateway.core.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
@@ -115,7 +115,7 @@ class SubscribeEdge:
 
     def _socket(self, exchange: Exchange, path: params.TopicPath, reader: Reader, visit: Visit, dead: bool) -> Outlet:
         front = self._front
-        place = dead_letters(visit.place, visit.group) if dead else visit.place
+        place = queue(visit, dead)
 
         async def acknowledge(acks: Sequence[Ack]) -> list[KatewayError | None]:
             with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
