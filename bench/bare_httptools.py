@@ -25,11 +25,11 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from kateway.config import HttpConfig, LogConfig
-from kateway.web.accesslog import AccessLog
+from kateway.config.schema import HttpConfig, LogConfig
+from kateway.web.access_log import AccessLog
 from kateway.web.exchange import Exchange, Request, Response
-from kateway.web.factory import HttpFactory
-from kateway.web.transport import listen
+from kateway.web.http1.factory import HttpFactory
+from kateway.web.tcp.transport import listen
 
 RUNS = 5
 SECONDS = 5

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from kateway.model import Message
-from kateway.storage.kafka import records
+from kateway.storage.kafka.protocol import record_batches as records
 
 ROUNDS = 5
 GC_THRESHOLD = 20000

@@ -17,11 +17,11 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.model import Message
 from kateway.storage.interface import Outcome
-from kateway.storage.kafka.client import Client
-from kateway.storage.kafka.producer import Producer
+from kateway.storage.kafka.cluster.client import Client
+from kateway.storage.kafka.producer.producer import Producer
 
 reactor: Any = _reactor
 

@@ -19,9 +19,9 @@ from servers.zookeeper import ZooKeeperServer
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from kateway.registry.embedded import EmbeddedRegistry
 from kateway.registry.file import FileRegistry
-from kateway.registry.zookeeper import ZookeeperRegistry
+from kateway.registry.sqlite import EmbeddedRegistry
+from kateway.registry.zookeeper.registry import ZookeeperRegistry
 
 BINDINGS = 10_000
 DOCUMENT = b'{"groups":["group1","group2"],"dead_letter":true,"max_deliveries":5}'

@@ -1,0 +1,1 @@
+"""The gateway's rules: knows neither HTTP nor a driver."""

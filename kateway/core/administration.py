@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from kateway.core.audit import Audit
+from kateway.core.audit.events import Audit
 from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, TopicNotFound
 from kateway.model import TopicInfo
 from kateway.registry import plans

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from kateway.core.deadletter import DeadLetters, dead_letter_topic
-from kateway.core.delivery import Ack
-from kateway.core.entrance import Place, Visit
-from kateway.core.groups import Groups
-from kateway.core.reader import Connection, Mode, Reader
+from kateway.core.access.control import Place, Visit
+from kateway.core.delivery.ledger import Ack
+from kateway.core.groups.dead_letter_records import DeadLetters, dead_letter_topic
+from kateway.core.groups.memberships import Groups
+from kateway.core.groups.reader import Connection, Mode, Reader
 from kateway.errors import (
     Conflict,
     KatewayError,

@@ -10,14 +10,14 @@ from kateway.errors import ConfigError
 
 SHIPPED: Mapping[str, Mapping[str, str]] = {
     "kateway.authenticators": {
-        "key-secret": "kateway.core.keysecret:key_secret_authenticator",
-        "jwt": "kateway.core.jwt:jwt_authenticator",
-        "client-certificate": "kateway.core.clientcert:client_certificate_authenticator",
+        "key-secret": "kateway.core.access.key_secret:key_secret_authenticator",
+        "jwt": "kateway.core.access.bearer_token:jwt_authenticator",
+        "client-certificate": "kateway.core.access.client_certificate:client_certificate_authenticator",
     },
-    "kateway.authorizers": {"bindings": "kateway.core.authorize:binding_authorizer"},
+    "kateway.authorizers": {"bindings": "kateway.core.access.authorization:binding_authorizer"},
     "kateway.audit_sinks": {
-        "file": "kateway.core.audit_sinks:file_sink",
-        "topic": "kateway.core.audit_sinks:topic_sink",
+        "file": "kateway.core.audit.sinks:file_sink",
+        "topic": "kateway.core.audit.sinks:topic_sink",
     },
 }
 """The entry points of setup.py, so that a checkout which is not installed has them too."""

@@ -1,0 +1,1 @@
+"""Applications, keys, topics and bindings: the contract and its drivers."""

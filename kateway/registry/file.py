@@ -21,7 +21,7 @@ from kateway.model import Health
 from kateway.registry import plans
 from kateway.registry.documents import Kind, from_table, to_table
 from kateway.registry.interface import Entry, Snapshot
-from kateway.registry.readonly import ReadOnlyRegistry
+from kateway.registry.read_only import ReadOnlyRegistry
 
 _TABLES: tuple[Kind, ...] = ("applications", "topics", "bindings")
 

@@ -18,7 +18,7 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 import attrs
 
 from kateway.model import Health
-from kateway.registry import grammar
+from kateway.registry import validators as grammar
 
 KeyKind = Literal["pub", "sub"]
 TopicState = Literal["active", "deprecated", "retired"]

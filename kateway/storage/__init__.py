@@ -1,0 +1,1 @@
+"""Stores of records: the contract and its drivers."""

@@ -10,7 +10,7 @@ import pytest_twisted
 from recorder import Recorder
 from twisted.internet import reactor
 
-from kateway.config import EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig, KafkaStorageConfig
 from kateway.errors import KatewayError
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore

@@ -21,7 +21,6 @@ from kateway.errors import (
     StillReferred,
     TopicNotFound,
 )
-from kateway.registry.embedded import EmbeddedRegistry
 from kateway.registry.file import FileRegistry
 from kateway.registry.interface import (
     ABSENT,
@@ -36,7 +35,8 @@ from kateway.registry.interface import (
     Topic,
 )
 from kateway.registry.secrets import hash_secret, matches
-from kateway.registry.zookeeper import ZookeeperRegistry
+from kateway.registry.sqlite import EmbeddedRegistry
+from kateway.registry.zookeeper.registry import ZookeeperRegistry
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQt"
 HASH = hash_secret(SECRET, b"0123456789abcdef")

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from gateways import Answer, RunningGateway, config
 
-from kateway.config import AuditConfig, Config, RegistryConfig
+from kateway.config.schema import AuditConfig, Config, RegistryConfig
 from kateway.registry.secrets import hash_secret
 
 

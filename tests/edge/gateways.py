@@ -18,10 +18,10 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.server import Site
 
-from kateway.config import Config, DeliveryConfig, EmbeddedStorageConfig, HttpConfig
-from kateway.service import GatewayService
-from kateway.web.factory import HttpFactory
-from kateway.web.transport import listen
+from kateway.config.schema import Config, DeliveryConfig, EmbeddedStorageConfig, HttpConfig
+from kateway.daemon.service import GatewayService
+from kateway.web.http1.factory import HttpFactory
+from kateway.web.tcp.transport import listen
 
 WAYS = ("hot", "klein", "stock")
 LOOPBACK = "tcp:0:interface=127.0.0.1"

@@ -13,7 +13,7 @@ import pytest_twisted
 from administered import IN_FILE, REGISTRY, Administered, Make, guarded, prepared
 from gateways import WAYS, Answer, plain
 
-from kateway.config import AuthConfig, EmbeddedStorageConfig, JwtConfig, RegistryConfig
+from kateway.config.schema import AuthConfig, EmbeddedStorageConfig, JwtConfig, RegistryConfig
 
 here = pytest_twisted.ensureDeferred
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes-for-hs256"

@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from wsclient import SocketClient
 from wsproto.events import CloseConnection
 
-from kateway.config import AuthConfig, JwtConfig
+from kateway.config.schema import AuthConfig, JwtConfig
 
 here = pytest_twisted.ensureDeferred
 SHARED_SECRET = "a-secret-of-at-least-thirty-two-bytes-for-hs256"

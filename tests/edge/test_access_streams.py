@@ -19,8 +19,8 @@ from twisted.logger import formatEvent, globalLogPublisher
 from wsclient import SocketClient
 from wsproto.events import CloseConnection, Message
 
-from kateway.admin_cli import main
-from kateway.config import HttpConfig
+from kateway.cli.main import main
+from kateway.config.schema import HttpConfig
 
 here = pytest_twisted.ensureDeferred
 Change = Callable[[Administered], Awaitable[Any]]

@@ -14,19 +14,19 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from kateway.config import AuthConfig, EmbeddedStorageConfig
+from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
+from kateway.core.access.authentication import build_failures
 from kateway.core.administration import Administration
-from kateway.core.audit import Audit, Event
-from kateway.core.auth import build_failures
+from kateway.core.audit.events import Audit, Event
 from kateway.errors import ConfigError
-from kateway.registry.embedded import EmbeddedRegistry
 from kateway.registry.file import FileRegistry
 from kateway.registry.interface import GatewayEntry
-from kateway.registry.readonly import OpenRegistry
+from kateway.registry.read_only import OpenRegistry
 from kateway.registry.secrets import matches
+from kateway.registry.sqlite import EmbeddedRegistry
 from kateway.storage.embedded import EmbeddedStore
-from kateway.web.admin.edge import AdminEdge
-from kateway.web.admin.guard import Guard
+from kateway.web.admin.access import Guard
+from kateway.web.admin.api import AdminEdge
 from kateway.web.exchange import Request, Response
 
 TOKEN = b"a-long-enough-token"

@@ -13,9 +13,9 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from kateway.config import HttpConfig
+from kateway.config.schema import HttpConfig
 from kateway.web.exchange import Exchange, Response
-from kateway.web.factory import HttpFactory
+from kateway.web.http1.factory import HttpFactory
 
 HOST = b"Host: a\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST

@@ -22,8 +22,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from kateway.configfile import load
-from kateway.service import GatewayService
+from kateway.config.file import load
+from kateway.daemon.service import GatewayService
 
 here = pytest_twisted.ensureDeferred
 PUBLISHERS, STREAMS, RELOADS = 50, 20, 20

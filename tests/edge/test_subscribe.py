@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 from gateways import Client, RunningGateway, config, eventually, settled
 
-from kateway.config import DeliveryConfig
+from kateway.config.schema import DeliveryConfig
 
 T = "/v1/topics/foobar"
 G = f"{T}/group1"
@@ -64,7 +64,7 @@ async def test_an_empty_topic_answers_204_after_the_timeout(gateway: RunningGate
 async def test_a_poll_that_does_not_wait_finds_what_is_there(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kateway.web.feed.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
+    monkeypatch.setattr("kateway.web.messages.stream.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
     await publish(gateway, "a")
     assert (await gateway.request("GET", f"{G}?timeout=0")).body == b"a"
     assert (await gateway.request("GET", f"{G}?timeout=0")).status == 204

@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from kateway.errors import ConfigError
-from kateway.web.tls import subject_of, tls_endpoint
+from kateway.web.tcp.tls import subject_of, tls_endpoint
 
 Signer = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 

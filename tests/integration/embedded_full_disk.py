@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import KatewayError
 from kateway.model import Message
 from kateway.storage.embedded import EmbeddedStore

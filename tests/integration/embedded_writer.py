@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import Conflict
 from kateway.model import Committed, Message, Receipt
 from kateway.storage.embedded import EmbeddedStore

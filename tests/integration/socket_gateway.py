@@ -18,10 +18,10 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from kateway.config import HttpConfig
+from kateway.config.schema import HttpConfig
 from kateway.web.exchange import Exchange, Response
-from kateway.web.factory import HttpFactory
-from kateway.web.transport import listen
+from kateway.web.http1.factory import HttpFactory
+from kateway.web.tcp.transport import listen
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MEGABYTE = b"x" * 1048576

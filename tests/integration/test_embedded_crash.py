@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
 

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import KatewayError, StorageFull
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore

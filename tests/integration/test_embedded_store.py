@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import ConfigError, DataDirectoryLocked, OutcomeUnknown, Overloaded, TopicNotFound, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.embedded import EmbeddedStore

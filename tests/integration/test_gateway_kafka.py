@@ -24,8 +24,8 @@ sys.path.append(str(Path(__file__).parents[1] / "edge"))
 import attrs
 from gateways import RunningGateway, config, eventually
 
-from kateway.config import DeliveryConfig, KafkaStorageConfig, SaslConfig
-from kateway.storage.kafka.fetcher import LET_GO_SECONDS
+from kateway.config.schema import DeliveryConfig, KafkaStorageConfig, SaslConfig
+from kateway.storage.kafka.consumer.fetcher import LET_GO_SECONDS
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.kafka
@@ -133,7 +133,7 @@ async def test_leases_hold_while_the_same_group_begins_to_read_another_topic(
 async def test_a_poll_that_does_not_wait_finds_what_was_let_go_of_since_the_last(
     kafka_3_9: KafkaCluster, gateways: Make, topic_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kateway.web.feed.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
+    monkeypatch.setattr("kateway.web.messages.stream.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
     gateway = gateways(KafkaStorageConfig(driver="kafka", brokers=(kafka_3_9.bootstrap,), create_topics=True))
     await gateway.start()
     gateway.service.groups.config = DeliveryConfig(linger_seconds=30.0)

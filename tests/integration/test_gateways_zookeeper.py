@@ -18,7 +18,7 @@ from administered import Administered, guarded
 from gateways import eventually
 from twisted.internet.defer import gatherResults
 
-from kateway.config import RegistryConfig
+from kateway.config.schema import RegistryConfig
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.zookeeper

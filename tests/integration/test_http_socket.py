@@ -30,11 +30,11 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from kateway.config import HttpConfig
+from kateway.config.schema import HttpConfig
 from kateway.errors import ConfigError
 from kateway.web.exchange import Exchange, Response
-from kateway.web.factory import HttpFactory
-from kateway.web.transport import CountingTls, listen
+from kateway.web.http1.factory import HttpFactory
+from kateway.web.tcp.transport import CountingTls, listen
 
 # Twisted hands pyOpenSSL its own kinds of certificates and keys, which it says it will not take for ever
 tls_test = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects:DeprecationWarning")

@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import ConfigError, OutcomeUnknown, Unavailable
 from kateway.model import TopicInfo
 from kateway.storage.interface import FOR_EVER

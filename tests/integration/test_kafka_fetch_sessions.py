@@ -11,11 +11,11 @@ from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
 from twisted.internet import reactor
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.model import Message
+from kateway.storage.kafka.consumer.fetcher import SESSION_PARTITIONS
 from kateway.storage.kafka.driver import KafkaStore
-from kateway.storage.kafka.fetcher import SESSION_PARTITIONS
-from kateway.storage.kafka.wire import FETCH, FETCH_VERSION, SESSIONLESS, decode_fetch, encode_fetch
+from kateway.storage.kafka.protocol.requests import FETCH, FETCH_VERSION, SESSIONLESS, decode_fetch, encode_fetch
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.kafka

@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[1] / "edge"))
 import attrs
 from gateways import Client, RunningGateway, config
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 
 reactor: Any = _reactor
 here = pytest_twisted.ensureDeferred

@@ -13,14 +13,14 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import Overloaded, PartitionNotFound, TooLarge, TopicNotFound, Unavailable
 from kateway.model import Message, Receipt, Record
 from kateway.storage.interface import Outcome
-from kateway.storage.kafka import records
-from kateway.storage.kafka.client import Client
-from kateway.storage.kafka.producer import Producer
-from kateway.storage.kafka.wire import FETCH
+from kateway.storage.kafka.cluster.client import Client
+from kateway.storage.kafka.producer.producer import Producer
+from kateway.storage.kafka.protocol import record_batches as records
+from kateway.storage.kafka.protocol.requests import FETCH
 
 reactor: Any = _reactor
 pytestmark = pytest.mark.kafka

@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import KatewayError, OutcomeUnknown, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Outcome
-from kateway.storage.kafka.client import Client
-from kateway.storage.kafka.producer import Producer
+from kateway.storage.kafka.cluster.client import Client
+from kateway.storage.kafka.producer.producer import Producer
 
 reactor: Any = _reactor
 pytestmark = pytest.mark.kafka

@@ -18,7 +18,7 @@ from servers.kafka import KafkaCluster
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from kateway.config import KafkaStorageConfig, SaslConfig, TlsConfig
+from kateway.config.schema import KafkaStorageConfig, SaslConfig, TlsConfig
 from kateway.model import Message, Receipt
 from kateway.storage.kafka.driver import KafkaStore
 

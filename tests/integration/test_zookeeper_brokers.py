@@ -21,9 +21,9 @@ sys.path.append(str(Path(__file__).parents[1] / "edge"))
 
 from gateways import RunningGateway, config, eventually
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import Unavailable
-from kateway.registry.brokers import kafka_brokers
+from kateway.registry.zookeeper.kafka_brokers import kafka_brokers
 
 pytestmark = pytest.mark.zookeeper
 

@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.threadable import isInIOThread
 
-from kateway.registry.zk import State, WatchEvent, ZookeeperClient
+from kateway.registry.zookeeper.client import State, WatchEvent, ZookeeperClient
 
 pytestmark = pytest.mark.zookeeper
 

@@ -27,7 +27,7 @@ from kateway.errors import (
 )
 from kateway.registry.interface import Application, Binding, GatewayEntry, Key, Registry, Topic
 from kateway.registry.secrets import hash_secret, new_secret
-from kateway.registry.zookeeper import ZookeeperRegistry
+from kateway.registry.zookeeper.registry import ZookeeperRegistry
 
 pytestmark = pytest.mark.zookeeper
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "kateway"
-ENTRIES = ("options.py", "service.py", "admin_cli.py")
+ENTRIES = ("daemon/options.py", "daemon/service.py", "cli/main.py")
 """Where a program begins: these may take the one reactor that there is."""
 
 

@@ -1,5 +1,5 @@
-"""Makes ``twistd kateway`` exist; what it does is in ``kateway.service``."""
+"""Makes ``twistd kateway`` exist; what it does is in ``kateway.daemon.service``."""
 
 from twisted.application.service import ServiceMaker
 
-kateway = ServiceMaker("kateway", "kateway.service", "An HTTP gateway to Kafka", "kateway")
+kateway = ServiceMaker("kateway", "kateway.daemon.service", "An HTTP gateway to Kafka", "kateway")

@@ -19,7 +19,7 @@ from kateway.errors import Conflict, KatewayError
 from kateway.model import Committed, Record
 from kateway.storage.embedded.cursor import Cursor
 from kateway.storage.embedded.partition import Topic
-from kateway.storage.embedded.thread import Reactor, SqlThread
+from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import Listener, Reset
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.config import EmbeddedStorageConfig
+from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import (
     Conflict,
     Draining,
@@ -33,10 +33,10 @@ from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
 from kateway.storage.embedded import database
 from kateway.storage.embedded.directory import DataDirectory
 from kateway.storage.embedded.groups import Group, Soon
-from kateway.storage.embedded.keeper import Keeper
+from kateway.storage.embedded.maintenance import Keeper
 from kateway.storage.embedded.partition import Partition, Topic
 from kateway.storage.embedded.records import encode
-from kateway.storage.embedded.thread import Reactor, SqlThread
+from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Answer, Publish, Writer
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset, Subscription
 

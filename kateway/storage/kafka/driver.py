@@ -7,20 +7,20 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from kateway.config import KafkaStorageConfig
+from kateway.config.schema import KafkaStorageConfig
 from kateway.model import Committed, Health, Message, TopicInfo
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset
-from kateway.storage.kafka.bootstrap import Discover
-from kateway.storage.kafka.client import Client
-from kateway.storage.kafka.connection import EndpointFactory
-from kateway.storage.kafka.coordinators import Coordinators
-from kateway.storage.kafka.member import KafkaSubscription
-from kateway.storage.kafka.offsets import Offsets
-from kateway.storage.kafka.producer import Producer
-from kateway.storage.kafka.reading import Reads
-from kateway.storage.kafka.sasl import endpoint_factory as configured_endpoints
-from kateway.storage.kafka.topics import Topics
-from kateway.storage.kafka.waiting import at_most
+from kateway.storage.kafka.cluster.bootstrap import Discover
+from kateway.storage.kafka.cluster.client import Client
+from kateway.storage.kafka.cluster.connection import EndpointFactory
+from kateway.storage.kafka.cluster.coordinators import Coordinators
+from kateway.storage.kafka.cluster.offsets import Offsets
+from kateway.storage.kafka.cluster.sasl import endpoint_factory as configured_endpoints
+from kateway.storage.kafka.cluster.topics import Topics
+from kateway.storage.kafka.cluster.waiting import at_most
+from kateway.storage.kafka.consumer.direct_read import Reads
+from kateway.storage.kafka.consumer.subscription import KafkaSubscription
+from kateway.storage.kafka.producer.producer import Producer
 
 DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
 

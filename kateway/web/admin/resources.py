@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from kateway.core.administration import MAX_GRACE_SECONDS, Administration, By, NewSecret, current
 from kateway.errors import InvalidName, InvalidParameter, RegistryUnavailable
-from kateway.registry import grammar
+from kateway.registry import validators as grammar
 from kateway.registry.documents import from_table, time_text, to_table
 from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Snapshot, Topic, Written
-from kateway.web.admin.body import Call, Pages, answer, only
+from kateway.web.admin.requests import Call, Pages, answer, only
 from kateway.web.exchange import NO_STORE, Response
 
 DEFAULT_GRACE_SECONDS = 3600

@@ -1,0 +1,1 @@
+"""kateway-admin: a client of the admin API."""

@@ -1,0 +1,1 @@
+"""The configuration: its tables as classes, the file, listening addresses."""

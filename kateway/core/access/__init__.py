@@ -1,0 +1,1 @@
+"""Authentication, authorisation, rate limits, and the streams that end with a permission."""

@@ -1,0 +1,246 @@
+"""Who is asking: credentials to a principal, by the configured ways in their order.
+
+Each way is an ``Authenticator``, found by the entry point group ``kateway.authenticators``. It answers ``None`` to
+credentials that are not of its kind, a principal to good ones, and raises ``Unauthorized`` for wrong ones (the next
+way is tried then) or ``Denied`` for right ones that may not do this. Who is wrong too often from one address is
+refused without a look at what it brings.
+
+All of it is synchronous: it runs for every request of the hot path. In open mode no ``Authentication`` exists.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import attrs
+
+from kateway.config.schema import AuthConfig
+from kateway.core import plugins
+from kateway.errors import CredentialsExpired, Denied, KatewayError, Problems, TooManyFailures, Unauthorized
+from kateway.model import Principal
+from kateway.registry.interface import Key, KeyKind, Snapshot
+
+ENTRY_POINTS: Final = "kateway.authenticators"
+
+Purpose = Literal["publish", "subscribe", "describe"]
+"""What the credentials are to be good for: a pub key, a sub key, either."""
+
+KIND_FOR: Final[Mapping[Purpose, KeyKind | None]] = {"publish": "pub", "subscribe": "sub", "describe": None}
+
+SnapshotNow = Callable[[], Snapshot]
+
+
+class Credentials(NamedTuple):
+    """What a request brings to say who is asking; undecoded, and empty where it brings nothing of that kind."""
+
+    address: str
+    """The client's, without port."""
+    key: bytes = b""
+    secret: bytes = b""
+    token: bytes = b""
+    """Of ``Authorization: Bearer``."""
+    subject: str = ""
+    """Of the client certificate that TLS has verified, as RFC 4514 writes it."""
+
+    def __repr__(self) -> str:
+        # whatever is logged of a request, its secret and token are not
+        return f"Credentials(address={self.address!r}, key={self.key!r}, …)"
+
+
+class Authenticator(Protocol):
+    """One way to tell who is asking."""
+
+    challenge: str
+    """Its part of ``WWW-Authenticate``; empty where there is none."""
+
+    def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
+        """Who is asking; ``None`` where the credentials are not of this kind. ``Unauthorized``, ``Denied``.
+        A principal whose ``key`` is no key of the registry has a colon in it: ``jwt:alice``. An open stream's
+        credentials are shown again when the registry or the configuration changes, and when its principal expires.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class AuthenticatorContext:
+    """What an authenticator's factory is given: ``factory(context) -> Authenticator``. It reads its files at once;
+    a reload calls it again. ``ConfigError`` names what it cannot use.
+    """
+
+    config: AuthConfig
+    snapshot: SnapshotNow
+    now: Callable[[], float]
+    """Seconds since the epoch."""
+
+    def options(self, name: str) -> Mapping[str, Any]:
+        """The table ``[auth.options.NAME]``."""
+        return self.config.options.get(name, {})
+
+
+class Failures:
+    """Who was wrong too often of late, by address (IPv6: by /64, of which one caller has all). Bounded; no timers."""
+
+    def __init__(
+        self, *, seconds: Callable[[], float], max_failures: int, window_seconds: float, max_tracked: int
+    ) -> None:
+        self._seconds = seconds
+        self._max_failures = max_failures
+        self._window = window_seconds
+        self._max_tracked = max_tracked
+        self.seen: dict[str, deque[float]] = {}
+        """When each failed, at most ``max_failures`` times, the latest last; who failed last comes last."""
+
+    def refuse(self, address: str) -> None:
+        """Raises ``TooManyFailures`` while the address has ``max_failures`` failures within the window."""
+        times = self.seen.get(_block(address))
+        if times is not None and len(times) == self._max_failures:
+            wait = times[0] + self._window - self._seconds()
+            if wait > 1e-6:
+                raise TooManyFailures(retry_after_seconds=wait)
+
+    def note(self, address: str) -> None:
+        """Counts a failure."""
+        now = self._seconds()
+        block = _block(address)
+        times = self.seen.pop(block, None)
+        if times is None:
+            times = deque(maxlen=self._max_failures)
+            self._prune(now)
+        times.append(now)
+        self.seen[block] = times
+
+    def _prune(self, now: float) -> None:
+        while self.seen:
+            oldest = next(iter(self.seen))
+            if len(self.seen) < self._max_tracked and self.seen[oldest][-1] + self._window > now:
+                return
+            del self.seen[oldest]
+
+
+def _block(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+
+
+class Authentication:
+    """The configured ways together."""
+
+    def __init__(
+        self,
+        methods: Sequence[Authenticator],
+        failures: Failures,
+        *,
+        snapshot: SnapshotNow,
+        now: Callable[[], float],
+    ) -> None:
+        self._methods = tuple(methods)
+        self.failures = failures
+        self._snapshot = snapshot
+        self._now = now
+        self._challenges = tuple(("WWW-Authenticate", way.challenge) for way in methods if way.challenge)
+        self._used: set[str] = set()
+
+    def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal:
+        """Who is asking. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
+        wrong kind, ``TooManyFailures`` (429) for an address that was wrong too often.
+        """
+        self.refuse(credentials.address)
+        failure: KatewayError | None = None
+        for method in self._methods:
+            try:
+                principal = method.authenticate(credentials, purpose)
+            except Unauthorized as error:
+                failure = failure or error
+                continue
+            if principal is not None:
+                self._used.add(principal.key)
+                return principal
+        if failure is None:
+            raise Unauthorized("this needs credentials", headers=self._challenges)
+        if not isinstance(failure, CredentialsExpired):
+            # what was good until lately is no guess, and must not lock out who shares the address
+            self.failures.note(credentials.address)
+        raise self.challenged(failure)
+
+    def refuse(self, address: str) -> None:
+        """``TooManyFailures`` for an address that was wrong too often."""
+        if self.failures.seen:
+            self.failures.refuse(address)
+
+    def challenged(self, failure: KatewayError) -> KatewayError:
+        """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""
+        failure.headers = (*failure.headers, *self._challenges)
+        return failure
+
+    def again(self, credentials: Credentials, purpose: Purpose) -> Principal:
+        """Who it is by the rules of now that brought these credentials some time ago; ``Unauthorized`` and ``Denied``
+        where they are good no more. Counts nothing: nobody asks.
+        """
+        for method in self._methods:
+            try:
+                principal = method.authenticate(credentials, purpose)
+            except CredentialsExpired:
+                raise
+            except Unauthorized:
+                continue
+            if principal is not None:
+                return principal
+        raise Unauthorized("the credentials were revoked or have expired")
+
+    def just_used(self) -> dict[str, int]:
+        """The registry's keys that were used since the last ``take_used``, with the time of this call in ms since the
+        epoch.
+        """
+        now = round(self._now() * 1000)
+        return {key: now for key in self._used if key and ":" not in key}
+
+    def take_used(self) -> dict[str, int]:
+        """As ``just_used``, and begins anew: what ``Registry.note_used`` takes."""
+        used = self.just_used()
+        self._used.clear()
+        return used
+
+
+def check_kind(key: Key, purpose: Purpose) -> None:
+    """``Denied`` where a key whose secret was right is of the wrong kind."""
+    kind = KIND_FOR[purpose]
+    if kind is not None and key.kind != kind:
+        raise Denied(f"the key is a {key.kind} key; to {purpose} takes a {kind} key")
+
+
+def build_failures(config: AuthConfig, seconds: Callable[[], float]) -> Failures:
+    """The memory of failures that the configuration asks for; ``seconds`` is a clock that never goes back."""
+    return Failures(
+        seconds=seconds,
+        max_failures=config.max_failures,
+        window_seconds=config.failure_window_seconds,
+        max_tracked=config.max_tracked_addresses,
+    )
+
+
+def _method(name: str, context: AuthenticatorContext) -> Authenticator:
+    method: Authenticator = plugins.load(ENTRY_POINTS, name, "auth.methods")(context)
+    return method
+
+
+def build_authentication(context: AuthenticatorContext, failures: Failures) -> Authentication:
+    """The ways that ``[auth] methods`` names, in its order. ``ConfigError`` names every fault of every way."""
+    methods: list[Authenticator] = []
+    problems = Problems()
+    if not context.config.methods:
+        problems.found.append("auth.methods: at least one way to authenticate is needed")
+    for name in context.config.methods:
+        method = problems.take(_method, name, context)
+        if method is not None:
+            methods.append(method)
+    problems.refuse()
+    return Authentication(methods, failures, snapshot=context.snapshot, now=context.now)

@@ -1,0 +1,155 @@
+"""What an application may do: publish to its own topics, read its own and those that it is bound to.
+
+``{topic}`` is a topic of the caller's own application or one that it is bound to, or ``application.topic``. Another
+application's topic that the caller has no binding for is ``Denied`` whether it exists or not: nobody learns by asking
+what others have.
+
+Found by the entry point group ``kateway.authorizers``: a factory that takes ``max_deliveries`` of ``[delivery]``.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+from typing import Final, NamedTuple, Protocol
+
+from kateway.core import plugins
+from kateway.core.access.authentication import Purpose
+from kateway.errors import AmbiguousTopic, Denied, TopicNotFound, TopicRetired
+from kateway.model import Principal
+from kateway.registry.interface import Binding, Snapshot, Topic, stored_group
+
+ENTRY_POINTS: Final = "kateway.authorizers"
+TOPIC_NAME: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_-]{1,64}")
+"""``{topic}`` with a registry: ``topic`` or ``application.topic``."""
+GROUP_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_REMEMBERED = 20_000
+"""Grants kept for the snapshot in force; beyond it all are worked out anew."""
+
+
+class Asked(NamedTuple):
+    """What is asked for. Names are within their grammar; ``topic`` has at most one dot."""
+
+    purpose: Purpose
+    version: str
+    topic: str
+    group: str | None = None
+
+
+class Grant(NamedTuple):
+    """A permission, with what it takes to use it."""
+
+    cluster: str
+    topic: str
+    """As the store calls it."""
+    group: str
+    """As the store calls it; empty where none was asked for."""
+    dead_letter: bool
+    max_deliveries: int
+    """Then a record goes to the dead-letter queue; 0: never."""
+    headers: tuple[tuple[bytes, bytes], ...]
+    """To be added to the response: ``Deprecation`` and ``Sunset`` of a deprecated topic."""
+    owner: str = ""
+    """Whose topic it is: for the audit."""
+
+
+class Authorizer(Protocol):
+    """Decides what a principal may do."""
+
+    def authorize(self, principal: Principal, asked: Asked, snapshot: Snapshot) -> Grant:
+        """The grant; ``Denied``, ``TopicNotFound``, ``TopicRetired``, ``AmbiguousTopic``. Synchronous: it runs for
+        every request of the hot path.
+        """
+
+
+class BindingAuthorizer:
+    """Decides by ownership and bindings. What it decided is remembered until the snapshot changes."""
+
+    def __init__(self, max_deliveries: int = 0) -> None:
+        self._max_deliveries = max_deliveries
+        self._snapshot: Snapshot | None = None
+        self._grants: dict[tuple[str, Asked], Grant] = {}
+        self._bound: dict[tuple[str, str, str], list[Binding]] | None = None
+
+    def authorize(self, principal: Principal, asked: Asked, snapshot: Snapshot) -> Grant:
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._grants.clear()
+            self._bound = None
+        question = (principal.application, asked)
+        grant = self._grants.get(question)
+        if grant is None:
+            grant = self._decide(principal.application, asked, snapshot)
+            if len(self._grants) >= MAX_REMEMBERED:
+                self._grants.clear()
+            self._grants[question] = grant
+        return grant
+
+    def _decide(self, caller: str, asked: Asked, snapshot: Snapshot) -> Grant:
+        purpose, version, topic, group = asked
+        owner, dot, name = topic.rpartition(".")
+        if not dot:
+            owner = self._owner(caller, version, topic, snapshot)
+        binding = snapshot.bindings.get((caller, owner, name, version))
+        if owner != caller:
+            if purpose == "publish":
+                raise Denied("an application publishes to its own topics only")
+            if binding is None:
+                raise Denied(f"{caller} is not bound to {owner}.{name} {version}")
+            if group is not None and not binding.allows(group):
+                raise Denied(f"the binding to {owner}.{name} {version} does not allow the group {group}")
+        entry = snapshot.topics.get((owner, name, version))
+        if entry is None:
+            raise TopicNotFound(f"{owner} has no topic {name} {version}")
+        if entry.state == "retired":
+            raise TopicRetired(f"{owner}.{name} {version} is retired")
+        if owner == caller:
+            deliveries = self._max_deliveries
+            dead_letter = True
+        if binding is not None:
+            dead_letter = binding.dead_letter
+            deliveries = binding.max_deliveries if dead_letter else 0
+        return Grant(
+            entry.cluster,
+            entry.stored_as,
+            "" if group is None else stored_group(caller, group),
+            dead_letter,
+            deliveries,
+            _notices(entry),
+            owner,
+        )
+
+    def _owner(self, caller: str, version: str, name: str, snapshot: Snapshot) -> str:
+        """Whose topic a name without an application means: the caller's own first, then the one it is bound to."""
+        if (caller, name, version) in snapshot.topics:
+            return caller
+        if self._bound is None:
+            self._bound = {}
+            for binding in snapshot.bindings.values():
+                self._bound.setdefault((binding.subscriber, binding.topic, binding.version), []).append(binding)
+        found = sorted(binding.application for binding in self._bound.get((caller, name, version), ()))
+        if len(found) > 1:
+            raise AmbiguousTopic("say which: " + ", ".join(f"{owner}.{name}" for owner in found[:10]))
+        return found[0] if found else caller
+
+
+def _notices(topic: Topic) -> tuple[tuple[bytes, bytes], ...]:
+    """``Deprecation`` (RFC 9745: a date as structured field) and ``Sunset`` (RFC 8594: an HTTP date)."""
+    if topic.state != "deprecated":
+        return ()
+    since = 0 if topic.deprecated is None else topic.deprecated // 1000
+    headers = [(b"Deprecation", b"@%d" % since)]
+    if topic.sunset is not None:
+        headers.append((b"Sunset", formatdate(topic.sunset / 1000, usegmt=True).encode()))
+    return tuple(headers)
+
+
+def binding_authorizer(max_deliveries: int) -> BindingAuthorizer:
+    """The entry point ``bindings``."""
+    return BindingAuthorizer(max_deliveries)
+
+
+def build_authorizer(name: str, max_deliveries: int) -> Authorizer:
+    """The authorizer that ``[auth] authorizer`` names. ``ConfigError`` where there is none of that name."""
+    authorizer: Authorizer = plugins.load(ENTRY_POINTS, name, "auth.authorizer")(max_deliveries)
+    return authorizer

@@ -1,0 +1,192 @@
+"""Where a request comes in: what it asks for, by whose leave, and where that lies in a store.
+
+``OpenEntrance`` is the rule without a registry: anybody may do anything, ``v1`` is the plain topic, ``vN`` is
+``topic.vN``, a group is as given, so that an existing Kafka works with no set-up. ``GuardedEntrance`` asks the
+registry's rules (``access``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from kateway.core.access.authentication import Credentials, Purpose, SnapshotNow
+from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, Asked
+from kateway.core.access.policy import Access, Admission
+from kateway.core.access.rate_limits import Allowance
+from kateway.errors import RegistryUnavailable, Unauthorized
+from kateway.model import Principal
+from kateway.registry.interface import Snapshot, open_topic
+from kateway.storage.interface import Store
+
+OPEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""Kafka's own grammar: with no registry a dot means nothing."""
+ANYBODY = Principal("default")
+MAX_REMEMBERED = 20_000
+
+Show = Callable[[Purpose], Credentials]
+"""Gives what the request says of who is asking; called only where somebody wants to know."""
+
+
+class Place(NamedTuple):
+    """A topic found: its cluster by name and as a store, its name there."""
+
+    cluster: str
+    store: Store
+    topic: str
+
+
+class Visit(NamedTuple):
+    """A request that may go on."""
+
+    place: Place
+    group: str
+    """As the store calls it; empty where none was asked for."""
+    principal: Principal
+    max_deliveries: int | None
+    """Then a record goes to the dead-letter queue; 0: never; ``None``: as configured."""
+    headers: tuple[tuple[bytes, bytes], ...]
+    """For the response: that the topic is deprecated."""
+    asked: Asked
+    admission: Admission | None
+    """``None`` in open mode."""
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """What is left of the quotas, where there are any. Good for this request."""
+        admission = self.admission
+        return admission.allowance if admission is not None and admission.allowance.counts else None
+
+
+class Entrance(Protocol):
+    """Lets requests in."""
+
+    @property
+    def topic_grammar(self) -> re.Pattern[str]: ...
+
+    @property
+    def group_grammar(self) -> re.Pattern[str]: ...
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody's credentials are looked at."""
+
+    def rules(self) -> object:
+        """What is in force: registry and configuration, as ``same_rules`` compares them."""
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        """Whether nothing has changed since ``rules`` were taken. ``TooManyFailures`` for an address that was wrong
+        too often.
+        """
+
+    def enter(self, asked: Asked, show: Show) -> Visit:
+        """The visit, or 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
+
+    def review(self, visit: Visit) -> float | None:
+        """Until when a stream may go on as things are now, in seconds since the epoch; ``None``: until something
+        changes. Where it may not go on, the error says why.
+        """
+
+    def allowance(self, visit: Visit) -> Allowance | None:
+        """What is left of the quotas now, for a stream that outlives changes of them."""
+
+    def read_pause(self, visit: Visit, size: int) -> float:
+        """Counts bytes read and answers the seconds to wait before reading more."""
+
+
+class OpenEntrance:
+    """Everybody may do everything, on the default cluster."""
+
+    topic_grammar = group_grammar = OPEN_NAME
+    open = True
+
+    def __init__(self, stores: Mapping[str, Store]) -> None:
+        self._cluster = "default" if "default" in stores else next(iter(stores))
+        self._store = stores[self._cluster]
+        self._visits: dict[Asked, Visit] = {}
+
+    def rules(self) -> object:
+        return None
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        return True
+
+    def enter(self, asked: Asked, show: Show) -> Visit:
+        visit = self._visits.get(asked)
+        if visit is None:
+            if len(self._visits) >= MAX_REMEMBERED:
+                self._visits.clear()
+            place = Place(self._cluster, self._store, open_topic(asked.topic, asked.version))
+            visit = self._visits[asked] = Visit(place, asked.group or "", ANYBODY, None, (), asked, None)
+        return visit
+
+    def review(self, visit: Visit) -> float | None:
+        return None
+
+    def allowance(self, visit: Visit) -> Allowance | None:
+        return None
+
+    def read_pause(self, visit: Visit, size: int) -> float:
+        return 0.0
+
+
+class GuardedEntrance:
+    """What the registry allows. ``access`` is replaced by a reload; ``seconds`` is the reactor's clock."""
+
+    topic_grammar = TOPIC_NAME
+    group_grammar = GROUP_NAME
+    open = False
+
+    def __init__(
+        self, access: Access, stores: Mapping[str, Store], snapshot: SnapshotNow, seconds: Callable[[], float]
+    ) -> None:
+        self.access = access
+        self._stores = stores
+        self._snapshot = snapshot
+        self._seconds = seconds
+
+    def rules(self) -> tuple[Snapshot, Access]:
+        return self._snapshot(), self.access
+
+    def same_rules(self, rules: object, address: str) -> bool:
+        # by identity: a snapshot never changes, and Access is replaced by a reload
+        snapshot, access = rules  # type: ignore[misc]
+        if snapshot is not self._snapshot() or access is not self.access:  # type: ignore[has-type]
+            return False
+        failures = access.authentication.failures  # type: ignore[has-type]
+        if failures.seen:
+            failures.refuse(address)
+        return True
+
+    def enter(self, asked: Asked, show: Show) -> Visit:
+        if not self._snapshot().known:
+            raise RegistryUnavailable("the registry was not reached since the start, so nobody is known yet")
+        try:
+            shown = show(asked.purpose)
+        except Unauthorized as error:
+            raise self.access.authentication.challenged(error) from error
+        admission = self.access.admit(shown, asked)
+        grant = admission.grant
+        store = self._stores.get(grant.cluster)
+        if store is None:
+            raise RegistryUnavailable(f"this gateway has no cluster {grant.cluster}; [storage.{grant.cluster}] adds it")
+        return Visit(
+            Place(grant.cluster, store, grant.topic),
+            grant.group,
+            admission.principal,
+            grant.max_deliveries,
+            grant.headers,
+            asked,
+            admission,
+        )
+
+    def review(self, visit: Visit) -> float | None:
+        return None if visit.admission is None else self.access.review(visit.admission, visit.asked)
+
+    def allowance(self, visit: Visit) -> Allowance | None:
+        return self.access.quotas.of(visit.principal, self._snapshot())
+
+    def read_pause(self, visit: Visit, size: int) -> float:
+        # asked for afresh: an allowance is good for one request, a stream outlives many changes
+        return self.access.quotas.of(visit.principal, self._snapshot()).read(size, self._seconds())

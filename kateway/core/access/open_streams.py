@@ -1,0 +1,90 @@
+"""Open streams and the permission that each lives on: what ends one whose permission is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+
+from kateway.core.access.control import Entrance, Visit
+from kateway.errors import KatewayError
+
+MAX_TIMER_SECONDS = 86400.0
+
+End = Callable[[KatewayError], None]
+
+
+class _Held:
+    """An open stream."""
+
+    __slots__ = ("end", "timer", "until", "visit")
+
+    def __init__(self, visit: Visit, end: End) -> None:
+        self.visit = visit
+        self.end = end
+        self.until: float | None = None
+        self.timer: IDelayedCall | None = None
+
+
+class Permits:
+    """Holds every open stream's visit, and looks at them again when the registry or the configuration has changed
+    (``recheck``) or the credentials of one expire. ``now`` is seconds since the epoch.
+    """
+
+    def __init__(self, entrance: Entrance, clock: Any, now: Callable[[], float]) -> None:
+        self._entrance = entrance
+        self.clock = clock
+        self._now = now
+        self._held: dict[_Held, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, visit: Visit, end: End) -> Callable[[], None]:
+        """Calls ``end`` with the reason when the visit is allowed no more, at most once and never at once. The
+        callable returned says that the stream has ended by itself.
+        """
+        held = _Held(visit, end)
+        self._held[held] = None
+        try:
+            until = self._entrance.review(visit)
+        except KatewayError:
+            until = 0.0  # it will hear of it when it is ready to
+        self._watch_expiry(held, until)
+        return lambda: self._release(held)
+
+    def _release(self, held: _Held) -> None:
+        self._held.pop(held, None)
+        self._watch_expiry(held, None)
+
+    def _watch_expiry(self, held: _Held, until: float | None) -> None:
+        held.until = until
+        if held.timer is not None and held.timer.active():
+            held.timer.cancel()
+        held.timer = None
+        if until is not None:
+            seconds = min(max(until - self._now(), 0.0) + 0.01, MAX_TIMER_SECONDS)
+            held.timer = self.clock.callLater(seconds, self._expired, held)
+
+    def _expired(self, held: _Held) -> None:
+        held.timer = None
+        held.until = None
+        self._check(held)
+
+    def recheck(self) -> None:
+        """Ends every stream whose permission is gone."""
+        for held in list(self._held):
+            self._check(held)
+
+    def _check(self, held: _Held) -> None:
+        if held not in self._held:
+            return
+        try:
+            until = self._entrance.review(held.visit)
+        except KatewayError as error:
+            self._release(held)
+            held.end(error)
+        else:
+            if until != held.until:
+                self._watch_expiry(held, until)

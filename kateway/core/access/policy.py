@@ -1,0 +1,93 @@
+"""Admission: who is asking, may he, and how much of it still; the rules of a gateway that has a registry, in order.
+
+In open mode there is no ``Access``: the hot path asks whether it has one, and that is all it pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kateway.config.schema import Config
+from kateway.core.access.authentication import (
+    Authentication,
+    AuthenticatorContext,
+    Credentials,
+    Failures,
+    SnapshotNow,
+    build_authentication,
+)
+from kateway.core.access.authorization import Asked, Authorizer, Grant, build_authorizer
+from kateway.core.access.rate_limits import Allowance, Quotas
+from kateway.core.audit.events import actor
+from kateway.errors import ConfigError, Denied, KatewayError, Problems, Unauthorized
+from kateway.model import Principal
+
+
+class Admission(NamedTuple):
+    """A request that may go on."""
+
+    principal: Principal
+    grant: Grant
+    allowance: Allowance
+    credentials: Credentials
+    """What it brought: a stream is asked again who it is."""
+
+
+class Access:
+    """The rules together. A reload builds another (``build_access``) with the same quotas and failures, so that what
+    is used stays used, and who is refused stays refused.
+    """
+
+    def __init__(
+        self,
+        authentication: Authentication,
+        authorizer: Authorizer,
+        quotas: Quotas,
+        snapshot: SnapshotNow,
+    ) -> None:
+        self.authentication = authentication
+        self.authorizer = authorizer
+        self.quotas = quotas
+        self._snapshot = snapshot
+
+    def admit(self, credentials: Credentials, asked: Asked) -> Admission:
+        """Authenticates and authorises; 401, 403, 404, 409, 410 or 429 as errors. Counts nothing yet: that is for
+        ``allowance.publish``, ``allowance.request`` and ``allowance.enter``, when the request is known to be sound.
+        """
+        principal = self.authentication.authenticate(credentials, asked.purpose)
+        snapshot = self._snapshot()
+        try:
+            grant = self.authorizer.authorize(principal, asked, snapshot)
+        except KatewayError as error:
+            error.actor = actor(principal)
+            raise
+        return Admission(principal, grant, self.quotas.of(principal, snapshot), credentials)
+
+    def review(self, admission: Admission, asked: Asked) -> float | None:
+        """Until when a stream that was admitted may go on as things are now, in seconds since the epoch; ``None``:
+        until something changes. Where it may not go on, the error says why. To be asked for every open stream when the
+        snapshot or the configuration has changed, and at the moment that this told.
+        """
+        principal = self.authentication.again(admission.credentials, asked.purpose)
+        if (principal.application, principal.key) != (admission.principal.application, admission.principal.key):
+            raise Unauthorized("the credentials are somebody else's now")
+        grant = self.authorizer.authorize(principal, asked, self._snapshot())
+        if grant[:3] != admission.grant[:3]:
+            raise Denied("the topic is another one now")
+        return principal.expires
+
+
+def build_access(
+    config: Config, quotas: Quotas, failures: Failures, *, snapshot: SnapshotNow, now: Callable[[], float]
+) -> Access:
+    """The rules that the configuration asks for, its files read. ``ConfigError`` names every fault, ``now`` is
+    seconds since the epoch.
+    """
+    problems = Problems()
+    context = AuthenticatorContext(config=config.auth, snapshot=snapshot, now=now)
+    authentication = problems.take(lambda: build_authentication(context, failures))
+    authorizer = problems.take(lambda: build_authorizer(config.auth.authorizer, config.delivery.max_deliveries))
+    if authentication is None or authorizer is None:
+        raise ConfigError(problems.found)
+    return Access(authentication, authorizer, quotas, snapshot)

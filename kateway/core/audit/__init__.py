@@ -1,0 +1,1 @@
+"""Audit events and the sinks that keep them."""

@@ -1,0 +1,207 @@
+"""What was done, by whom, with what outcome: events to sinks, never in the way of what they tell of.
+
+``record`` puts an event in a bounded queue and returns. Each sink has a queue of its own, so that a slow one holds up
+no other, and writes what has gathered while it wrote the last; what finds a queue full, or fails to be written, is
+counted as dropped. Sinks are found by the entry point group ``kateway.audit_sinks``. No payloads, no secrets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from kateway.config.schema import AuditConfig
+from kateway.core import plugins
+from kateway.errors import Problems
+from kateway.model import Principal
+from kateway.storage.interface import Store
+
+ENTRY_POINTS: Final = "kateway.audit_sinks"
+MAX_EVENTS_PER_WRITE = 1000
+ROOM_FOR_CHANGES = 1000
+"""Events of administration that are taken when traffic's have filled a queue."""
+
+_log = Logger()
+R = TypeVar("R")
+
+
+class Event(NamedTuple):
+    """Something that was done, or refused."""
+
+    time: float
+    """Seconds since the epoch."""
+    actor: str
+    """``application/key`` on the public listener, ``admin`` on the other."""
+    action: str
+    """``publish``, ``topic.put``, ``key.rotate`` …"""
+    object: str
+    """What it was done to: ``app1/foobar/v1``."""
+    outcome: str
+    """``ok``, or the code of the error."""
+    request_id: str = ""
+    address: str = ""
+
+
+def actor(principal: Principal) -> str:
+    """How an event names who asked on the public listener."""
+    return f"{principal.application}/{principal.key}" if principal.key else principal.application
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Writes events; raises where it could not. One call at a time; not cancelled."""
+
+    async def close(self) -> None:
+        """Frees what it holds; the last call."""
+
+
+@attrs.frozen(kw_only=True)
+class SinkContext:
+    """What a sink's factory is given: ``factory(context) -> Sink``. ``ConfigError`` names what it cannot use."""
+
+    config: AuditConfig
+    data_directory: Path
+    stores: Mapping[str, Store]
+    seconds: Callable[[], float]
+    """The reactor's clock, for deadlines."""
+    in_thread: Callable[[Callable[[], None]], Deferred[None]]
+    """Runs a blocking function off the reactor's thread (``deferToThreadPool``)."""
+
+    def options(self, name: str) -> Mapping[str, Any]:
+        """The table ``[audit.options.NAME]``."""
+        return self.config.options.get(name, {})
+
+
+class _Lane:
+    """A sink with its queue."""
+
+    def __init__(self, name: str, sink: Sink, max_queued: int) -> None:
+        self.name = name
+        self.sink = sink
+        self.queue: deque[Event] = deque()
+        self.dropped = 0
+        self._max_queued = max_queued
+        self._writing = False
+        self._idle: Deferred[None] | None = None
+        """Waited for by ``close`` while something is being written."""
+        self._failing = False
+
+    def put(self, event: Event, room: int) -> None:
+        if len(self.queue) >= self._max_queued + room:
+            self.dropped += 1
+            return
+        self.queue.append(event)
+        if not self._writing:
+            self._writing = True
+            Deferred.fromCoroutine(self._drain()).addErrback(
+                lambda failure: _log.failure("audit sink {sink}", failure, sink=self.name)
+            )
+
+    async def _drain(self) -> None:
+        try:
+            while self.queue:
+                batch = [self.queue.popleft() for _ in range(min(len(self.queue), MAX_EVENTS_PER_WRITE))]
+                try:
+                    await self.sink.write(batch)
+                except Exception as error:  # a CancelledError too: nobody but the sink itself cancels its write
+                    self.dropped += len(batch)
+                    self._complain(error)
+                else:
+                    self._failing = False
+        finally:
+            self._writing = False
+            if self._idle is not None:
+                idle, self._idle = self._idle, None
+                idle.callback(None)
+
+    def _complain(self, error: Exception) -> None:
+        # once until it goes well again: a full disk must not fill the log too
+        if not self._failing:
+            _log.warn("audit sink {sink} cannot write, its events are lost: {error}", sink=self.name, error=error)
+        self._failing = True
+
+    async def close(self) -> None:
+        if self._writing:
+            self._idle = Deferred(lambda _idle: setattr(self, "_idle", None))
+            await self._idle
+        await self.sink.close()
+
+
+class Audit:
+    """The events' way to the sinks. Which kinds of traffic are recorded is for the callers to ask, beforehand."""
+
+    def __init__(
+        self, sinks: Mapping[str, Sink], *, now: Callable[[], float], config: AuditConfig | None = None
+    ) -> None:
+        config = AuditConfig() if config is None else config
+        self.configure(config)
+        self._now = now
+        self._lanes = [_Lane(name, sink, config.max_queued_events) for name, sink in sinks.items()]
+
+    def configure(self, config: AuditConfig) -> None:
+        """Which kinds of traffic are recorded from now on."""
+        self.publishes = config.publishes
+        self.subscribes = config.subscribes
+        self.acknowledgements = config.acknowledgements
+
+    @property
+    def dropped(self) -> int:
+        """Events that a sink did not get, since the start."""
+        return sum(lane.dropped for lane in self._lanes)
+
+    @property
+    def queued(self) -> int:
+        return sum(len(lane.queue) for lane in self._lanes)
+
+    def record(
+        self,
+        actor: str,
+        action: str,
+        object: str,
+        outcome: str,
+        *,
+        request_id: str = "",
+        address: str = "",
+        change: bool = False,
+    ) -> None:
+        """Takes an event. Never waits, never raises. A ``change`` of who may do what has room in the queues that no
+        traffic can use up.
+        """
+        event = Event(self._now(), actor, action, object, outcome, request_id, address)
+        for lane in self._lanes:
+            lane.put(event, ROOM_FOR_CHANGES if change else 0)
+
+    async def stop(self) -> None:
+        """Writes what is queued and closes the sinks. To be cancelled by whoever is in a hurry."""
+        for lane in self._lanes:
+            try:
+                await lane.close()
+            except CancelledError:
+                raise
+            except Exception as error:
+                _log.warn("audit sink {sink} did not close: {error}", sink=lane.name, error=error)
+
+
+def _sink(name: str, context: SinkContext) -> Sink:
+    sink: Sink = plugins.load(ENTRY_POINTS, name, "audit.sinks")(context)
+    return sink
+
+
+def build_audit(context: SinkContext, now: Callable[[], float]) -> Audit:
+    """The sinks that ``[audit] sinks`` names. ``ConfigError`` names every fault; ``now`` is seconds since the epoch."""
+    sinks: dict[str, Sink] = {}
+    problems = Problems()
+    for name in context.config.sinks:
+        sink = problems.take(_sink, name, context)
+        if sink is not None:
+            sinks[name] = sink
+    problems.refuse()
+    return Audit(sinks, now=now, config=context.config)

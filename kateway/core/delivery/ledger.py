@@ -1,0 +1,400 @@
+"""What was delivered, confirmed, leased and acknowledged in one partition of a group: pure state, no I/O, no clock.
+
+Every offset is in exactly one place:
+
+- below ``floor``: done with, and committable;
+- in ``done``: done with out of order, kept as ranges until the floor reaches them;
+- in a ``Taken`` of ``flights``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
+  lies above the frontier again and is read from the store once more, so that nothing has to be kept for it;
+- an ``Item``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
+  the dead-letter queue, or came back from a lease and waits for the next reader;
+- at or above ``frontier``: not taken from the store.
+
+A record stands for a *tile*: the offsets from the end of the record before it up to and with its own. Offsets that
+nobody may see (control records, compacted ones) so belong to the next record's tile, and the tiles between the floor
+and the frontier cover everything: what is not outstanding is done.
+
+The ``ack=auto`` path works on batches; nothing here is done for each of its records unless some come back.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+
+from kateway.core.delivery.batch import Ack, Item, State, Taken
+from kateway.core.delivery.in_flight import Flights
+from kateway.core.delivery.leases import Items
+from kateway.core.delivery.offset_ranges import Ranges
+from kateway.core.delivery.redeliveries import Repeats
+from kateway.errors import Conflict, KatewayError, NotFound
+from kateway.model import Committed, Record
+
+__all__ = ["Ack", "Delivery", "Item", "State", "Taken"]
+
+MAX_METADATA_CHARS = 4000
+"""A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
+ROOM_FOR_RANGES_CHARS = 2500
+"""Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
+
+
+class Delivery(Items):
+    """One partition of one group, as long as this process owns it."""
+
+    __slots__ = ("committed", "done", "flights", "floor", "frontier", "live", "origin", "partition", "repeats")
+
+    def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
+        super().__init__(max_deliveries)
+        self.partition = partition
+        self.floor: int | None = committed.offset if committed else None
+        self.frontier = self.floor
+        self.origin = self.floor
+        """Where a group without committed offset started: not worth a commit."""
+        self.done = Ranges.decode(committed.offset, committed.metadata) if committed else Ranges()
+        if self.floor is not None:
+            self.floor = self.done.absorb(self.floor)
+        self.flights = Flights()
+        self.repeats = Repeats()
+        """Of what is read from the store again after batches came back."""
+        self.committed = committed
+        """What the store is known to have."""
+        self.live = True
+        """False once the partition is not ours: whatever still refers to this says nothing any more."""
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def receive(self, records: list[Record], position: int | None) -> tuple[int, list[Record]]:
+        """Notes what the store gave: answers where its tiles start and the records that are not done already.
+
+        ``position``: the subscription's, from before; where a group without committed offset starts.
+        """
+        first = records[0].offset
+        frontier = self.frontier
+        if frontier is None:
+            self.floor = frontier = first if position is None else min(first, position)
+            self.origin = first
+        elif first < frontier:
+            # the partition began anew: a topic deleted and made again, or a log cut short
+            self.restart(first)
+            frontier = first
+        self.frontier = records[-1].offset + 1
+        floor = self.floor
+        assert floor is not None
+        if self.done or floor > first or (self.items and next(reversed(self.items)) >= first):
+            # what ranges restored from the last owner's commit hold was read already, and after a rewind some
+            # of what comes again is tracked by itself
+            done, items = self.done, self.items
+            fresh = [
+                record
+                for record in records
+                if (offset := record.offset) >= floor and offset not in done and offset not in items
+            ]
+            if not fresh:
+                self._settled_around(frontier, self.frontier)
+            return frontier, fresh
+        return frontier, records
+
+    def begin(self, position: int) -> None:
+        """A group without committed offset starts here; known before anything was received."""
+        if self.frontier is None:
+            self.floor = self.frontier = self.origin = position
+
+    def skip(self, offset: int) -> None:
+        """A client says that it has read everything up to and with ``offset``, which this owner never took."""
+        if self.floor is not None and self.frontier is not None:
+            self._settled_around(max(self.floor, self.frontier), offset + 1)
+
+    def fly(self, start: int, records: list[Record], now: float) -> Taken:
+        """Hands fresh records to an ``ack=auto`` reader."""
+        taken = Taken(self, start, records, self.repeats.attempts(records) if self.repeats else None, now)
+        self.flights.append(taken)
+        return taken
+
+    def fly_again(self, max_records: int, max_bytes: int, now: float) -> Taken | None:
+        """Hands records whose lease ended to an ``ack=auto`` reader, in order, as far as their tiles touch."""
+        items: list[Item] = []
+        size = 0
+        while len(items) < max_records:
+            item = self._next_ready()
+            if item is None or (items and (item.start != items[-1].record.offset + 1 or size + item.size > max_bytes)):
+                break
+            heappop(self.ready)
+            self._drop(item)
+            items.append(item)
+            size += item.size
+        if not items:
+            return None
+        attempts = [item.attempts + 1 for item in items]
+        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
+        # leases that readers of another mode left behind end below what has been taken since
+        self.flights.depart(taken)
+        return taken
+
+    def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
+        """Hands fresh records to an ``ack=explicit`` reader."""
+        items = []
+        repeated = self.repeats.attempts(records) if self.repeats else None
+        among = self._items_from(records[0].offset)
+        among.reverse()
+        for index, record in enumerate(records):
+            while among and among[-1].record.offset < record.offset:
+                start = among.pop().record.offset + 1
+            item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
+            start = record.offset + 1
+            self._track(item)
+            items.append(item)
+        return self._leased(items, token, until, now)
+
+    def lease_again(self, max_records: int, max_bytes: int, token: str, until: float, now: float) -> Taken | None:
+        """Hands records that came back to an ``ack=explicit`` reader."""
+        items: list[Item] = []
+        size = 0
+        while len(items) < max_records:
+            item = self._next_ready()
+            if item is None or (items and size + item.size > max_bytes):
+                break
+            heappop(self.ready)
+            item.state = State.LEASED
+            items.append(item)
+            size += item.size
+        return self._leased(items, token, until, now) if items else None
+
+    def _leased(self, items: list[Item], token: str, until: float, now: float) -> Taken:
+        for item in items:
+            item.attempts += 1
+            item.state = State.LEASED
+            item.token = token
+            item.until = until
+        self.due = min(self.due, until)
+        attempts = [item.attempts for item in items]
+        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
+        taken.leases = [token] * len(items)
+        taken.items = items
+        return taken
+
+    def room(self, max_records: int, max_bytes: int) -> int:
+        """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
+        if self.bytes >= max_bytes:
+            return 0
+        many = len(self.done) > ROOM_FOR_RANGES_CHARS // 8
+        if many and len(self.done.encode(self.floor or 0, 1 << 30)) > ROOM_FOR_RANGES_CHARS:
+            return 0
+        return max(max_records - len(self.items), 0)
+
+    # --- settling a batch ---------------------------------------------------------------------------------------
+
+    def settle(self, taken: Taken) -> None:
+        """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
+        if self.live and self.flights.land(taken):
+            self._settled_around(taken.start, taken.stop)
+
+    def settle_some(self, taken: Taken, count: int) -> None:
+        """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
+        if count >= taken.count:
+            self.settle(taken)
+        elif count > 0 and taken in self.flights:
+            self._settled_around(taken.start, taken.behind(count))
+            taken.cut(count)
+
+    def give_back(self, taken: Taken) -> int | None:
+        """A batch, and every later one of the partition, goes to the next reader: answers where the store has to be
+        read on from, ``None`` where nothing is to be read again. What was sent counts as an attempt.
+        """
+        if taken.items is not None:
+            self._give_back_leases(taken)
+            return None
+        if not self.live or taken not in self.flights:
+            return None
+        self.repeats.rewind(self.flights.turn_back(taken))
+        self.frontier = taken.start
+        for item in [item for item in self.items.values() if item.state is State.READY]:
+            self._make_ready(item)  # those above the frontier now are read again, too, so that the order holds
+        return taken.start
+
+    def _give_back_leases(self, taken: Taken) -> None:
+        assert taken.items is not None
+        token = taken.leases[0] if taken.leases else ""
+        for item in taken.items if self.live else ():
+            if item.state is State.LEASED and item.token == token:
+                item.attempts -= 0 if taken.sent else 1
+                self._make_ready(item)
+
+    # --- acknowledging a record ---------------------------------------------------------------------------------
+
+    def acknowledge(self, ack: Ack, now: float) -> KatewayError | None:
+        """Applies one acknowledgement; answers ``None`` where it is done or was before, else what is wrong with it."""
+        if ack.upto:
+            return self.acknowledge_upto(ack.offset)
+        item = self.items.get(ack.offset)
+        if item is None or item.attempts == 0:
+            return self._not_outstanding(ack, item)
+        if ack.lease is not None and ack.lease != item.token:
+            return Conflict("the lease has passed to another reader")
+        if ack.outcome == "ack":
+            self.complete(item)
+        elif item.state is not State.DYING:
+            if ack.outcome == "dead":
+                self._doom(item, "rejected")
+            elif not self._exhausted(item):
+                item.state = State.WAITING
+                item.until = now + ack.delay_seconds
+                self.due = min(self.due, item.until)
+        return None
+
+    def _not_outstanding(self, ack: Ack, item: Item | None) -> KatewayError | None:
+        offset = ack.offset
+        if item is None and self.floor is not None and (offset < self.floor or offset in self.done):
+            return None
+        for taken in self.flights:
+            if taken.sent and taken.first <= offset < taken.stop:
+                return Conflict("the record is with a reader whose delivery acknowledges it (ack=auto)")
+        return NotFound("this gateway has delivered no such record")
+
+    def acknowledge_upto(self, offset: int) -> KatewayError | None:
+        """Everything delivered up to and with ``offset`` has been read, whoever has it."""
+        frontier, floor = self.frontier, self.floor
+        if frontier is None or floor is None:
+            return NotFound("this gateway has delivered no such record")
+        delivered_end = max(frontier, floor, self.repeats.delivered_end(), self._items_end())
+        if offset >= delivered_end and offset not in self.done:
+            return NotFound("this gateway has delivered no such record")
+        for taken in list(self.flights):
+            if taken.start > offset:
+                break
+            if taken.sent:
+                self.settle_some(taken, taken.up_to(offset))
+        acknowledged = []
+        for number, item in self.items.items():
+            if number > offset:
+                break
+            if item.attempts and item.state is not State.DYING:
+                acknowledged.append(item)
+        start = end = -1
+        for item in acknowledged:
+            self._drop(item)
+            if item.start != end:
+                self._settled(start, end)
+                start = item.start
+            end = item.record.offset + 1
+        self._settled(start, end)
+        self.skip(offset)
+        return None
+
+    def complete(self, item: Item) -> None:
+        """A record is acknowledged, or in the dead-letter queue. One that is done already, or gone, is fine."""
+        if self.items.get(item.record.offset) is item:
+            self._drop(item)
+            self._settled(item.start, item.record.offset + 1)
+
+    def expire(self, now: float) -> bool:
+        """Brings back what was leased or put off until now; answers whether something can be taken again.
+
+        Looks at every item, but only when something may be due: a lease is as long as the scan is rare.
+        """
+        if now < self.due:
+            return False
+        due = inf
+        ready = False
+        for item in list(self.items.values()):
+            if item.state is State.LEASED or item.state is State.WAITING:
+                if item.until > now:
+                    due = min(due, item.until)
+                elif not self._exhausted(item):
+                    self._make_ready(item)
+                    ready = True
+        self.due = due
+        return ready
+
+    # --- committing ---------------------------------------------------------------------------------------------
+
+    def outstanding(self) -> bool:
+        """Whether anything below the frontier is not done."""
+        return bool(self.flights or self.items)
+
+    def step(self, position: int | None) -> None:
+        """With everything taken done, steps over what nobody may see behind the last record."""
+        floor, frontier = self.floor, self.frontier
+        if position is None or floor is None or frontier is None or floor < frontier or position <= floor:
+            return
+        self._settled(floor, position)
+        self.frontier = position
+
+    def to_commit(self) -> Committed | None:
+        """What a commit would say now; ``None`` where the store has it already."""
+        if self.floor is None:
+            return None
+        if self.committed is None and self.floor == self.origin and not self.done:
+            return None
+        if self.committed is not None and not self.done and self.committed.offset == self.floor:
+            return None
+        now = self.place()
+        return None if now == self.committed else now
+
+    def place(self) -> Committed | None:
+        """How far everything is done, and what is beyond; ``None`` before anything is known."""
+        return None if self.floor is None else Committed(self.floor, self.done.encode(self.floor, MAX_METADATA_CHARS))
+
+    @property
+    def begun(self) -> bool:
+        """Whether records are with readers of a group that has committed nothing yet."""
+        return self.committed is None and bool(self.items)
+
+    def come_back(self, committed: Committed) -> None:
+        """The partition is ours again, and nobody has moved it on."""
+        self.live = True
+        self.committed = committed
+        self.dying = [item for item in self.items.values() if item.state is State.DYING]
+
+    def unacknowledged(self, now: float) -> tuple[int, float]:
+        """How many records are with readers, and for how many seconds the oldest."""
+        count = 0
+        since = now
+        for taken in self.flights:
+            count += taken.count
+            since = min(since, taken.since)
+        for item in self.items.values():
+            count += 1
+            since = min(since, item.since)
+        return count, max(now - since, 0.0)
+
+    def busy(self) -> bool:
+        """Whether somebody still has a record of this partition in hand, or one is on its way to the dead letters."""
+        if self.flights:
+            return True
+        return any(item.state is State.LEASED or item.state is State.DYING for item in self.items.values())
+
+    def restart(self, offset: int) -> None:
+        """Forgets everything: the partition goes on from ``offset``."""
+        self.flights.clear()
+        self._drop_all()
+        self.done.clear()
+        self.repeats.clear()
+        self.floor = self.frontier = self.origin = offset
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _settled(self, start: int, end: int) -> None:
+        floor = self.floor
+        if floor is None:
+            return
+        if start <= floor and not self.done:
+            if end > floor:
+                self.floor = end
+            return
+        self.done.add(max(start, floor), end)
+        self.floor = self.done.absorb(floor)
+
+    def _settled_around(self, start: int, end: int) -> None:
+        for piece in self._around_items(start, end):
+            self._settled(*piece)
+
+    def _make_ready(self, item: Item) -> None:
+        item.state = State.READY
+        item.until = inf
+        offset = item.record.offset
+        if self.frontier is None or offset < self.frontier:
+            heappush(self.ready, offset)
+            return
+        # the store is read from below it again: it comes with the others, in order
+        self._drop(item)
+        self.repeats.note(offset, item.attempts)

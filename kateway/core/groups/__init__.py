@@ -1,0 +1,1 @@
+"""Memberships of consumer groups, their readers, commits and rebalances."""

@@ -1,0 +1,274 @@
+"""One response's (or socket's) side of a group: takes records, tells what became of them on the way to the client.
+
+The order of a reader's life::
+
+    reader = groups.reader(...)             # may raise: TooManyConsumers, Conflict, Draining
+    reader.on_readable(pump)                # while there is room: taken = reader.take(...); write; reader.sent(...)
+    reader.on_failed(stop)
+    ...
+    reader.finish()                         # the response ended; its connection lives on
+
+The reader watches the connection by itself until nothing of what it sent is unsettled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from kateway.core.delivery.batch import Taken
+from kateway.errors import KatewayError
+
+if TYPE_CHECKING:
+    from kateway.core.groups.dispatch import Share
+    from kateway.core.groups.membership import Group
+
+Mode = Literal["auto", "explicit"]
+
+
+class Watcher(Protocol):
+    """``web.exchange.Watcher``: what a connection tells."""
+
+    def unsettled(self) -> bool: ...
+    def asked(self) -> None: ...
+    def closed(self, confirmed: int, orderly: bool) -> None: ...
+
+
+class Connection(Protocol):
+    """``web.exchange.Connection``: what can be asked of one."""
+
+    def confirmed(self) -> int | None: ...
+    def stalled(self) -> bool: ...
+    def watch(self, watcher: Watcher) -> None: ...
+    def unwatch(self, watcher: Watcher) -> None: ...
+
+
+class Span(Protocol):
+    """``web.exchange.Span``: where what was written lies in the connection's stream."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def lengths(self) -> Sequence[int]: ...
+    @property
+    def end(self) -> int: ...
+
+
+class Reader:
+    """A client that reads a group through one response or socket."""
+
+    __slots__ = (
+        "_asked_end", "_connection", "_group", "_on_failed", "_on_readable", "_open_since", "_sent_end", "_unsent",
+        "_unsettled", "ack_timeout", "blocked", "error", "hungry", "mode", "read_up_to", "reading", "shares", "short",
+        "turn",
+    )  # fmt: skip
+
+    def __init__(self, group: Group, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection) -> None:
+        self.mode = mode
+        self.short = short
+        """A poll that ends by itself soon; false for followers and long streams."""
+        self.ack_timeout = ack_timeout
+        self.error: KatewayError | None = None
+        """Why it cannot go on; also raised by ``take``."""
+        self.reading = True
+        self.hungry = True
+        """The last ``take`` gave nothing: it has to be told when the next may give something."""
+        self.blocked = False
+        """It may not take before its client has confirmed more."""
+        self.shares: list[Share] = []
+        """The partitions that it is fed from, with ``ack=auto``."""
+        self.turn = 0
+        """Which of the partitions comes next."""
+        self.read_up_to: dict[int, int] = {}
+        """What its client said it had read when it came, of partitions not looked at yet."""
+        self._group = group
+        self._connection = connection
+        self._on_readable: Callable[[], None] | None = None
+        self._on_failed: Callable[[KatewayError], None] | None = None
+        self._unsent: list[Taken] = []
+        self._unsettled: list[Taken] = []
+        self._sent_end = 0
+        self._asked_end = -1
+        self._open_since = float("-inf")
+        connection.watch(self)
+
+    # --- what the edge calls --------------------------------------------------------------------------------------
+
+    def take(self, max_records: int, max_bytes: int) -> Taken | None:
+        """The next records of one partition: at most ``max_records``, about ``max_bytes`` but at least one record.
+        ``None``: nothing just now, ``on_readable`` will be called. Raises ``error`` where there is one.
+
+        ``Taken`` has ``partition``, ``records``, ``attempts`` (``None``: all first deliveries) and ``leases``
+        (``None`` with ``ack=auto``). Write it, then say ``sent``; it holds no records afterwards.
+        """
+        if self.error is not None:
+            raise self.error
+        self.hungry = True
+        if not self.reading or max_records < 1:
+            return None
+        if self._unsettled and self._may_be_full() and self.window() <= 0:
+            self.blocked = True
+            self._group.wants_attention(self)
+            return None
+        taken = self._group.take(self, max_records, max_bytes)
+        if taken is not None:
+            self.hungry = False
+            self._unsent.append(taken)
+        return taken
+
+    def expects(self) -> bool:
+        """Whether there ought to be something for it that is not at hand yet."""
+        return self.reading and self._group.feeding.expects(self)
+
+    def sent(self, taken: Taken, span: Span) -> None:
+        """A batch was written: every record is one piece of ``span`` (or all are one piece, where compressed)."""
+        try:
+            self._unsent.remove(taken)
+        except ValueError:
+            return  # the reader is over and gave it back
+        taken.was_sent(span.start, span.lengths, span.end)
+        if taken.items is None:
+            self._sent_end = span.end
+            self._unsettled.append(taken)
+            self._group.wants_attention(self)
+
+    def rest(self) -> None:
+        """The client has no room, and was not quick so far: until it takes again, nothing is kept at hand for it."""
+        if self.mode == "auto":
+            self._group.rest(self)
+
+    def release(self, taken: Taken) -> None:
+        """Gives back a batch that will not be written after all; it does not count as an attempt."""
+        if taken in self._unsent:
+            self._unsent.remove(taken)
+            self._group.give_back([taken])
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        """Calls back, never from inside a call to the reader, when ``take`` may give something after it gave nothing;
+        once after this call, too. Take until nothing comes or enough has.
+        """
+        self._on_readable = callback
+        if callback is not None:
+            self._group.wake(self)
+
+    def on_failed(self, callback: Callable[[KatewayError], None] | None) -> None:
+        """Calls back once if the reader cannot go on: the group failed, or every partition got another reader."""
+        self._on_failed = callback
+
+    @property
+    def trouble(self) -> KatewayError | None:
+        """What ails the group just now while it keeps trying: to tell a client that waited in vain."""
+        return self._group.trouble
+
+    def settled(self, read: Mapping[int, int]) -> None:
+        """The client says what it has read: partition → last offset (a WebSocket's pong, an SSE ``Last-Event-ID``).
+        What of it was delivered, to this reader or an earlier one, is done with.
+        """
+        self._group.read_up_to(self, read)
+
+    def finish(self) -> None:
+        """Takes no more, and gives back what was taken and not sent. The response has ended or was cut off; what was
+        sent stays unsettled until the connection tells more, for a bounded time. Twice is fine.
+        """
+        if not self.reading:
+            return
+        self.reading = False
+        self._on_readable = self._on_failed = None
+        unsent, self._unsent = self._unsent, []
+        self._group.give_back(unsent)
+        self._group.ended(self)
+        self._rest()
+
+    # --- what the connection tells (web.exchange.Watcher) ---------------------------------------------------------
+
+    def asked(self) -> None:
+        """The client's next request arrives: it has read what was sent, as far as that is confirmed."""
+        self._asked_end = self._sent_end
+        if self._unsettled:
+            self.look(self._group.now(), self._connection.confirmed())
+            self._rest()
+
+    def closed(self, confirmed: int, orderly: bool) -> None:
+        """The connection is over: after a FIN what was confirmed has been read, after a reset nothing more."""
+        now = self._group.now()
+        self.look(now, confirmed)
+        unsettled, self._unsettled = self._unsettled, []
+        if orderly:
+            for taken in unsettled:
+                taken.delivery.settle_some(taken, taken.whole_records(confirmed))
+        self._group.give_back(unsettled)
+        self._group.commit_soon()
+        self.finish()
+        self._rest()
+
+    # --- what the group calls ---------------------------------------------------------------------------------------
+
+    def look(self, now: float, confirmed: int | None) -> None:
+        """Settles what is confirmed and lived for long enough, or was followed by a request. ``confirmed``: the
+        position that the client's TCP acknowledged; ``None`` where nobody knows, then only settling counts.
+        """
+        unsettled = self._unsettled
+        if not unsettled:
+            return
+        if self._connection.stalled():
+            self._open_since = now
+        settle_seconds = self._group.config.settle_seconds
+        done = 0
+        for taken in unsettled:
+            if confirmed is not None and taken.end > confirmed:
+                break
+            if taken.confirmed_at is None:
+                taken.confirmed_at = now
+                taken.lengths = ()  # wholly confirmed: nobody will ask where a record ends
+            if taken.end <= self._asked_end or now - max(taken.confirmed_at, self._open_since) >= settle_seconds:
+                done += 1
+        if done:
+            settled = unsettled[:done]
+            del unsettled[:done]
+            for taken in settled:
+                taken.delivery.settle(taken)
+            self._group.settled({taken.partition for taken in settled})
+
+    def tick(self, now: float) -> bool:
+        """Looks whether more has arrived; answers whether there is still something to look for."""
+        self.look(now, self._connection.confirmed() if self._unsettled else None)
+        self._rest()
+        return bool(self._unsettled) or self.blocked
+
+    def window(self) -> int:
+        """How many bytes more the client may be sent before it confirms some."""
+        confirmed = self._connection.confirmed()
+        if confirmed is None:
+            confirmed = self._unsettled[0].begin if self._unsettled else self._sent_end
+        return self._group.config.max_unsettled_bytes - (self._sent_end - confirmed)
+
+    def arrived(self) -> int | None:
+        """How much of the connection's stream its client's TCP has acknowledged; ``None`` where nobody knows."""
+        return self._connection.confirmed()
+
+    def _may_be_full(self) -> bool:
+        # spares asking the socket before every batch
+        return self._sent_end - self._unsettled[0].begin >= self._group.config.max_unsettled_bytes
+
+    def unsettled(self) -> bool:
+        """Whether something that was sent may still come back."""
+        return bool(self._unsettled)
+
+    def call(self) -> None:
+        """Tells the edge that ``take`` may give something."""
+        if self.hungry and self._on_readable is not None:
+            self.hungry = False
+            self._on_readable()
+
+    def fail(self, error: KatewayError) -> None:
+        """Ends it: the edge is told, and ``take`` raises."""
+        if self.reading and self.error is None:
+            self.error = error
+            callback, self._on_failed = self._on_failed, None
+            if callback is not None:
+                callback(error)
+
+    def _rest(self) -> None:
+        if not self.reading and not self._unsettled:
+            self._connection.unwatch(self)
+            self._group.gone(self)

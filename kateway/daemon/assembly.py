@@ -1,0 +1,167 @@
+"""Makes the parts of a gateway from its configuration: which driver an option names, what each part is given.
+
+Nothing is started here. Drivers are imported where one is chosen: one that is not used would cost megabytes in vain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.threads import deferToThreadPool
+
+from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, LogConfig, RegistryConfig
+from kateway.core.audit.events import SinkContext
+from kateway.core.gateway import Gateway, TopicCreation
+from kateway.daemon import logs
+from kateway.errors import ConfigError
+from kateway.registry.interface import Registry
+from kateway.registry.read_only import OpenRegistry
+from kateway.storage.interface import Store
+from kateway.web.access_log import AccessLog
+from kateway.web.messages.admission import Front
+from kateway.web.messages.groups import GroupEdge
+from kateway.web.messages.publish import PublishEdge
+from kateway.web.messages.router import MessagePlane
+from kateway.web.messages.subscribe import SubscribeEdge
+from kateway.web.messages.topics import TopicEdge
+from kateway.web.messages.websocket_publish import SocketPublishEdge
+
+
+def open_mode(settings: Config) -> bool:
+    """Whether there is no registry, so that everybody may do everything."""
+    return settings.registry.driver == "open"
+
+
+def data_directory(settings: Config) -> Path:
+    """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
+    default = settings.storage.get("default")
+    return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
+
+
+def build_store(name: str, settings: Config, reactor: Any) -> Store:
+    """A cluster's store. ``ConfigError`` names each fault by its path: a certificate or secret that cannot be read."""
+    cluster = settings.storage[name]
+    if isinstance(cluster, EmbeddedStorageConfig):
+        from kateway.storage.embedded import EmbeddedStore
+
+        return EmbeddedStore(cluster, reactor, name)
+    from kateway.storage.kafka.driver import KafkaStore
+
+    session = settings.delivery.session_timeout_seconds
+    try:
+        return KafkaStore(
+            cluster, reactor, name=name, session_timeout_seconds=session, discover=_discovery(cluster, reactor)
+        )
+    except ConfigError as error:
+        raise ConfigError([f"storage.{name}.{problem}" for problem in error.problems]) from error
+
+
+def _discovery(cluster: KafkaStorageConfig, reactor: Any) -> Callable[[], Coroutine[Any, Any, Sequence[str]]] | None:
+    """How a cluster's brokers are found where they are not configured."""
+    hosts = cluster.brokers_from_zookeeper
+    if not hosts:
+        return None
+    from kateway.registry.zookeeper.kafka_brokers import Protocol, kafka_brokers
+
+    inside = "SSL" if cluster.tls.enabled else "PLAINTEXT"
+    protocol = cast(Protocol, inside if cluster.sasl.mechanism == "none" else f"SASL_{inside}")
+    return lambda: kafka_brokers(reactor, hosts, protocol=protocol)
+
+
+def build_registry(config: RegistryConfig, reactor: Any, data: Path) -> Registry:
+    """``data`` is where the embedded one keeps itself unless told otherwise. ``ConfigError``: a secret is not there."""
+    if config.driver == "embedded":
+        from kateway.registry.sqlite import EmbeddedRegistry
+
+        return EmbeddedRegistry(reactor, Path(config.path) if config.path else data)
+    if config.driver == "file":
+        from kateway.registry.file import FileRegistry
+
+        return FileRegistry(reactor, Path(config.path))
+    if config.driver == "zookeeper":
+        from kateway.registry.zookeeper.registry import ZookeeperRegistry
+
+        return ZookeeperRegistry(
+            reactor,
+            config.hosts,
+            session_timeout_seconds=config.session_timeout_seconds,
+            write_timeout_seconds=config.write_timeout_seconds,
+            credentials=_secret("registry.credentials", config.credentials_file, config.credentials_env),
+            access=config.access,
+        )
+    return OpenRegistry()
+
+
+def _secret(option: str, file: str, env: str) -> str:
+    """A secret from a file or the environment; empty where neither is named."""
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError([f"{option}_file: {file}: {error.strerror or error}"]) from error
+    if env:
+        if env not in os.environ:
+            raise ConfigError([f"{option}_env: there is no {env} in the environment"])
+        return os.environ[env]
+    return ""
+
+
+def topic_creation(settings: Config) -> dict[str, TopicCreation]:
+    """By the clusters' names. With a registry topics are made by administrators only."""
+    return {
+        name: TopicCreation(
+            open_mode(settings) and cluster.create_topics,
+            cluster.partitions,
+            cluster.replicas if isinstance(cluster, KafkaStorageConfig) else 1,
+        )
+        for name, cluster in settings.storage.items()
+    }
+
+
+def sink_context(settings: Config, reactor: Any, data: Path, stores: Mapping[str, Store]) -> SinkContext:
+    """What the audit's sinks may need."""
+    pool = reactor.getThreadPool()
+    return SinkContext(
+        config=settings.audit,
+        data_directory=data,
+        stores=stores,
+        seconds=reactor.seconds,
+        in_thread=lambda work: deferToThreadPool(reactor, pool, work),
+    )
+
+
+def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
+    """``None`` where requests are not logged."""
+    if not config.access:
+        return None
+    # JSON lines go where the JSON log goes, not inside another event
+    to_stdout = config.format == "json" and not config.access_file
+    return AccessLog(config, reactor, write=logs.write_to_stdout if to_stdout else None)
+
+
+def build_plane(
+    gateway: Gateway,
+    front: Front,
+    topics: TopicEdge,
+    subscriptions: SubscribeEdge,
+    publish_sockets: SocketPublishEdge,
+    cors_origins: Callable[[], Sequence[str]],
+) -> MessagePlane:
+    """Which edge serves which path and method; ``cors_origins`` gives those of now."""
+    group = GroupEdge(gateway, front)
+    return MessagePlane(
+        front.entrance.topic_grammar,
+        front.entrance.group_grammar,
+        topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topics.handle, b"HEAD": topics.handle},
+        group={b"GET": subscriptions.handle},
+        actions={
+            "lag": {b"GET": group.lag, b"HEAD": group.lag},
+            "offsets": {b"GET": group.offsets, b"HEAD": group.offsets, b"PUT": group.reset},
+            "acks": {b"POST": group.acknowledge},
+        },
+        publish_socket=publish_sockets.handle,
+        cors_origins=cors_origins,
+    )

@@ -1,0 +1,1 @@
+"""The subscribe side: group membership and fetching."""

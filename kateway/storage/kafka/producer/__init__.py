@@ -1,0 +1,1 @@
+"""The publish side: partition queues and one sender a broker."""

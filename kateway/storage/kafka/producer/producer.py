@@ -1,0 +1,390 @@
+"""The write side of the Kafka driver: messages to lanes, lanes to brokers, outcomes to callers.
+
+A message waits in its partition's lane (``lane.py``) until the leader's sender (``sender.py``) takes it. Nothing here
+has a timer of its own but one sweep, which runs while anything is held: it settles what is overdue, sends what had to
+wait, and looks for new leaders while brokers are silent.
+
+acks=all is numbered (idempotent); acks=1 and acks=0 are not, and have lanes of their own; acks=0 has connections of
+its own too, because any error there closes the connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from kateway.config.schema import KafkaStorageConfig
+from kateway.errors import (
+    Draining,
+    KatewayError,
+    OutcomeUnknown,
+    Overloaded,
+    PartitionNotFound,
+    TopicNotFound,
+    Unavailable,
+)
+from kateway.model import Message
+from kateway.storage.interface import Outcome
+from kateway.storage.kafka.cluster.client import Client
+from kateway.storage.kafka.producer.broker_sender import PartitionLane, Sender
+from kateway.storage.kafka.producer.metadata_waits import Lookup, Lookups
+from kateway.storage.kafka.producer.partition_queue import Batch, Verdict
+from kateway.storage.kafka.producer.pending import Call, Handed, Pending
+from kateway.storage.kafka.producer.producer_ids import Identities
+from kateway.storage.kafka.producer.topic_route import Route
+from kateway.storage.kafka.protocol.record_batches import encoded_size
+from kateway.storage.partitioner import Partitioner
+
+SWEEP_SECONDS = 0.05
+SILENCE_SECONDS = 1.0
+"""A request unanswered for so long has us ask other brokers who leads."""
+
+_SCAN_SECONDS_PER_MESSAGE = 2e-6
+"""Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
+
+_NEVER = float("inf")
+
+
+class Producer:
+    """Publishes to one cluster. ``now_ms`` gives the timestamps of messages that have none."""
+
+    def __init__(
+        self,
+        client: Client,
+        config: KafkaStorageConfig,
+        reactor: Any,
+        *,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        self.held_bytes = 0
+        """Of messages whose place is still needed; bounded by ``max_inflight_bytes``."""
+        self._reactor = reactor
+        self._seconds: Callable[[], float] = reactor.seconds
+        self._config = config
+        self._max_held_bytes = config.max_inflight_bytes
+        self._client = client
+        self._now_ms = now_ms
+        self._pools = {-1: client.pool("produce"), 0: client.pool("acks0")}
+        self._pools[1] = self._pools[-1]
+        self._identities = Identities(client, self._identified)
+        self._routes: dict[tuple[str, int], Route] = {}
+        self._partitioners: dict[str, Partitioner] = {}
+        self._senders: dict[tuple[int, int], Sender] = {}
+        self._active: dict[PartitionLane, None] = {}
+        self._lookups = Lookups(client, self._try_lookup, self._looked, self._released)
+        self._turn: IDelayedCall | None = None
+        self._sweeping: IDelayedCall | None = None
+        self._stopping = False
+        self._drained: Deferred[None] | None = None
+        self._forget_watch = client.watch(self._view_changed)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes nothing more, lets what is held finish for at most ``grace_seconds``, then settles the rest."""
+        self._stopping = True
+        if self.held_bytes and grace_seconds > 0:
+            drained: Deferred[None] = Deferred()
+            self._drained = drained
+            late = self._reactor.callLater(grace_seconds, drained.callback, None)
+            try:
+                await drained
+            finally:
+                self._drained = None
+                if late.active():
+                    late.cancel()
+        self._forget_watch()
+        for lane in list(self._active):
+            self._drop(lane, Draining, "the gateway stopped before it was sent")
+        self._lookups.stop()
+        for call in (self._turn, self._sweeping):
+            if call is not None and call.active():
+                call.cancel()
+        self._identities.stop()
+        for pool in {id(pool): pool for pool in self._pools.values()}.values():
+            await pool.close()
+
+    # --- publishing --------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        """``Store.publish``. Hot: one message to a known topic takes the straight way down."""
+        deferred: Deferred[list[Outcome]] = Handed()
+        route = self._routes.get((topic, acks))
+        if len(messages) == 1 and route is not None and not self._stopping:
+            message = messages[0]
+            lanes = route.lanes
+            partition = message.partition
+            if partition is None:
+                partition = route.partition_for(message.key)
+            if 0 <= partition < len(lanes):
+                size = encoded_size(message)
+                if self.held_bytes + size > self._max_held_bytes:
+                    deferred.callback([self._overloaded()])
+                    return deferred
+                self.held_bytes += size
+                self._push(lanes[partition], Pending(size, deadline, message, deferred, 0))
+                return deferred
+        self._publish_many(topic, messages, acks, deadline, deferred)
+        return deferred
+
+    def _publish_many(
+        self, topic: str, messages: Sequence[Message], acks: int, deadline: float, deferred: Deferred[list[Outcome]]
+    ) -> None:
+        size = sum(map(encoded_size, messages))
+        if self._stopping:
+            deferred.callback([Draining("the gateway is shutting down") for _ in messages])
+            return
+        if not messages or self.held_bytes + size > self._max_held_bytes:
+            deferred.callback([self._overloaded() for _ in messages])
+            return
+        self.held_bytes += size
+        route = self._route(topic, acks)
+        if route is None or not route.holds(messages):
+            self._lookups.add(Lookup(topic, messages, acks, deadline, size, deferred))
+            self._sweep_soon()
+            return
+        self._enqueue(route, messages, deadline, deferred)
+
+    def _enqueue(
+        self, route: Route, messages: Sequence[Message], deadline: float, deferred: Deferred[list[Outcome]]
+    ) -> None:
+        """Puts messages, whose bytes count already, into their lanes: what a lane needs is done once for all of its."""
+        call = Call(deferred, len(messages))
+        lanes = route.lanes
+        count = len(lanes)
+        by_lane: dict[int, list[Pending]] = {}
+        for index, message in enumerate(messages):
+            partition = message.partition
+            if partition is None:
+                partition = route.partition_for(message.key)
+            size = encoded_size(message)
+            if 0 <= partition < count:
+                item = Pending(size, deadline, message, call, index)
+                items = by_lane.get(partition)
+                if items is None:
+                    by_lane[partition] = [item]
+                else:
+                    items.append(item)
+            else:
+                self._released(size)
+                call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {count}"))
+        for partition, items in by_lane.items():
+            lane = lanes[partition]
+            lane.queue.extend(items[:-1])
+            if lane.sender is not None:
+                lane.sender.waiting_bytes += sum([item.size for item in items[:-1]])
+            self._push(lane, items[-1])
+
+    def _push(self, lane: PartitionLane, item: Pending) -> None:
+        lane.queue.append(item)
+        if item.deadline < lane.deadline:  # noqa: PLR1730  # min() costs a call
+            lane.deadline = item.deadline
+        if not lane.active:
+            lane.active = True
+            self._active[lane] = None
+            if lane.wants_identity:
+                self._identities.give(lane)
+        sender = lane.sender
+        if sender is None:
+            self._lookups.wanted = True
+        else:
+            sender.ready[lane] = None
+            sender.waiting_bytes += item.size
+            if self._turn is None and sender.wants_a_turn:
+                self._turn = self._reactor.callLater(0, self._end_of_turn)
+        if self._sweeping is None:
+            self._sweep_soon()
+
+    def _turn_soon(self) -> None:
+        if self._turn is None:
+            self._turn = self._reactor.callLater(0, self._end_of_turn)
+
+    def _end_of_turn(self) -> None:
+        self._turn = None
+        for sender in list(self._senders.values()):
+            if sender.ready:
+                sender.flush()
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(f"{self.held_bytes} bytes are on their way to Kafka already")
+
+    # --- where lanes are served --------------------------------------------------------------------------------
+
+    def _route(self, topic: str, acks: int) -> Route | None:
+        """A topic's lanes, as many as it has partitions; ``None`` where it is not known."""
+        count = self._client.partition_count(topic)
+        if count is None:
+            return None
+        route = self._routes.get((topic, acks))
+        if route is None:
+            partitioner = self._partitioners.setdefault(topic, Partitioner())
+            route = self._routes[topic, acks] = Route(partitioner)
+        for partition in range(len(route.lanes), count):
+            numbered = acks == -1 and self._identities.allowed
+            lane = PartitionLane(
+                topic, partition, acks, numbered=numbered, max_batch_bytes=self._config.max_request_bytes
+            )
+            lane.sender = self._sender_of(topic, partition, acks)
+            route.lanes.append(lane)
+        return route
+
+    def _sender_of(self, topic: str, partition: int, acks: int) -> Sender | None:
+        node_id = self._client.leader(topic, partition)
+        if node_id is None:
+            return None
+        sender = self._senders.get((node_id, acks))
+        if sender is None:
+            sender = self._senders[node_id, acks] = Sender(
+                self._reactor,
+                self._config,
+                self._pools[acks],
+                node_id,
+                acks,
+                now_ms=self._now_ms,
+                failed=self._failed,
+                released=self._released,
+                expire=self._expire,
+            )
+        return sender
+
+    def _view_changed(self) -> None:
+        self._identities.fetch_early()
+        for (topic, acks), route in list(self._routes.items()):
+            if self._route(topic, acks) is None:
+                if not any(lane.active for lane in route.lanes):
+                    del self._routes[topic, acks]
+                    self._partitioners.pop(topic, None)
+                continue
+            for lane in route.lanes:
+                sender = self._sender_of(topic, lane.partition, acks)
+                if sender is not lane.sender:
+                    lane.sender = sender
+                    lane.not_before = 0.0
+                if sender is not None and lane.sendable:
+                    sender.ready[lane] = None
+        for key, sender in list(self._senders.items()):
+            if key[0] not in self._client.view.brokers and not sender.flights:
+                del self._senders[key]
+        self._lookups.view_changed()
+        self._turn_soon()
+
+    def _identified(self, lane: PartitionLane) -> None:
+        if lane.sender is not None:
+            lane.sender.ready[lane] = None
+            self._turn_soon()
+
+    # --- looking for topics and leaders --------------------------------------------------------------------------
+
+    def _try_lookup(self, lookup: Lookup, last: bool) -> bool:
+        """Sends a publish on its way if its topic is known by now, and with ``last`` whatever is known."""
+        route = self._route(lookup.topic, lookup.acks)
+        if route is None or not (last or route.holds(lookup.messages)):
+            return False
+        self._enqueue(route, lookup.messages, lookup.deadline, lookup.deferred)
+        return True
+
+    def _looked(self) -> None:
+        for lane in list(self._active):
+            count = self._client.partition_count(lane.topic)
+            if count is None:
+                self._drop(lane, TopicNotFound, f"there is no topic {lane.topic}")
+            elif lane.partition >= count:
+                self._drop(lane, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
+
+    # --- outcomes ----------------------------------------------------------------------------------------------
+
+    def _failed(self, lane: PartitionLane, batch: Batch[Pending], verdict: Verdict, error: KatewayError) -> None:
+        """Told by a sender of a batch that was not simply written."""
+        settled, lost = lane.answered(batch, verdict)
+        if verdict in (Verdict.NOT_WRITTEN, Verdict.UNKNOWN):
+            self._lookups.wanted = True
+        self._fail(settled, type(error), error.detail)
+        kind = type(error) if error.maybe_written else OutcomeUnknown
+        self._fail(lost, kind, error.detail)
+        if lane.wants_identity:
+            self._identities.give(lane)
+
+    def _fail(self, items: list[Pending], kind: type[KatewayError], detail: str) -> None:
+        """Settles items that have left their lane."""
+        self._released(sum(item.size for item in items))
+        for item in items:
+            if not item.settled:
+                item.settle(kind(detail))
+
+    def _drop(self, lane: PartitionLane, kind: type[KatewayError], detail: str) -> None:
+        unsent, lost = lane.drop()
+        self._fail(unsent, kind, detail)
+        self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+
+    def _released(self, size: int) -> None:
+        self.held_bytes -= size
+        if self._drained is not None and not self.held_bytes and not self._drained.called:
+            self._drained.callback(None)
+
+    # --- the sweep ---------------------------------------------------------------------------------------------
+
+    def _sweep_soon(self) -> None:
+        if self._sweeping is None:
+            self._sweeping = self._reactor.callLater(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self._seconds()
+        for lane in list(self._active):
+            self._sweep_lane(lane, now)
+        self._watch_silence(now)
+        self._lookups.sweep(now)
+        self._identities.retry(now)
+        for sender in list(self._senders.values()):
+            sender.flush(force=True)
+        if self._active or self._lookups.busy:
+            self._sweep_soon()
+
+    def _sweep_lane(self, lane: PartitionLane, now: float) -> None:
+        if lane.dropped_bytes:
+            self._released(lane.dropped_bytes)
+            lane.dropped_bytes = 0
+        if lane.empty:
+            lane.active = False
+            lane.deadline = _NEVER
+            del self._active[lane]
+            return
+        if lane.deadline <= now:
+            self._expire(lane, now)
+        if lane.wants_identity:
+            self._identities.give(lane)
+        if lane.sender is None:
+            lane.sender = self._sender_of(lane.topic, lane.partition, lane.acks)
+            self._lookups.wanted = True
+        if lane.sender is not None and lane.sendable:
+            lane.sender.ready[lane] = None
+
+    def _expire(self, lane: PartitionLane, now: float) -> None:
+        unsent, unknown = lane.expire(now)
+        lane.deadline = max(lane.earliest_deadline(), now + _SCAN_SECONDS_PER_MESSAGE * len(lane.queue))
+        kind, detail = lane.why or (Unavailable, self._why_unsent(lane))
+        for item in unsent:
+            self._released(item.size)
+            item.settle(Unavailable(detail) if kind.maybe_written or not kind.retriable else kind(detail))
+        kind, detail = lane.why or (OutcomeUnknown, "the broker did not answer in time")
+        for item in unknown:
+            item.settle(kind(detail) if kind.maybe_written else OutcomeUnknown(detail))
+
+    def _why_unsent(self, lane: PartitionLane) -> str:
+        if lane.sender is None:
+            return f"partition {lane.partition} of {lane.topic} has no leader just now"
+        return lane.sender.why or "the broker takes no more just now"
+
+    def _watch_silence(self, now: float) -> None:
+        """Asks other brokers while one is silent, and gives it up for those partitions that another one leads now."""
+        for sender in list(self._senders.values()):
+            for flight in list(sender.flights):
+                if now - flight.since < SILENCE_SECONDS:
+                    break
+                if now - self._lookups.looked_at >= SILENCE_SECONDS:
+                    self._lookups.wanted = True
+                leaders = {self._client.leader(lane.topic, lane.partition) for lane, _ in flight.batches}
+                if leaders - {None, sender.node_id}:
+                    sender.abandon(flight)

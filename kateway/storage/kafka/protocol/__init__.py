@@ -1,0 +1,1 @@
+"""Kafka's wire protocol: requests, record batches, compression, errors."""

@@ -1,0 +1,172 @@
+"""The admin API's routes, and the way of a request through them: guard, route, handler, answer.
+
+Paths are taken apart from the raw request target and decoded segment by segment, so that an encoded slash never makes
+a segment. ``openapi.json`` says the same as ``ROUTES``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from twisted.internet.defer import CancelledError
+
+from kateway.core.administration import Administration
+from kateway.errors import ConfigError, InvalidName, MethodNotAllowed, NotFound, Unprocessable
+from kateway.registry.documents import gateway_to_table
+from kateway.web.admin.access import Guard
+from kateway.web.admin.requests import Call, Pages, answer, query_of, unless_known
+from kateway.web.admin.resources import Resources, by
+from kateway.web.coroutine_handler import serve
+from kateway.web.exchange import JSON, NO_STORE, Exchange, Request, Response
+from kateway.web.problems import problem_object
+
+PREFIX = "/admin/v1"
+_PAGED = frozenset({"after", "limit"})
+_NONE: frozenset[str] = frozenset()
+
+
+class Route(NamedTuple):
+    """A path below ``PREFIX`` with its names in braces, a method, the handler's name and the query it takes."""
+
+    method: str
+    path: str
+    handler: str
+    query: frozenset[str] = _NONE
+
+
+ROUTES = (
+    Route("GET", "/status", "status"),
+    Route("POST", "/reload", "reload"),
+    Route("GET", "/openapi.json", "openapi"),
+    Route("GET", "/gateways", "gateways", _PAGED),
+    Route("GET", "/applications", "applications", _PAGED),
+    Route("GET", "/applications/{app}", "application"),
+    Route("PUT", "/applications/{app}", "put_application"),
+    Route("DELETE", "/applications/{app}", "delete_application"),
+    Route("GET", "/applications/{app}/keys", "keys", _PAGED),
+    Route("POST", "/applications/{app}/keys", "make_key"),
+    Route("GET", "/applications/{app}/keys/{key}", "key"),
+    Route("PUT", "/applications/{app}/keys/{key}", "set_key_quota"),
+    Route("DELETE", "/applications/{app}/keys/{key}", "delete_key"),
+    Route("POST", "/applications/{app}/keys/{key}/rotate", "rotate_key"),
+    Route("GET", "/topics", "topics", _PAGED),
+    Route("GET", "/topics/{app}/{topic}/{version}", "topic"),
+    Route("PUT", "/topics/{app}/{topic}/{version}", "put_topic"),
+    Route("DELETE", "/topics/{app}/{topic}/{version}", "delete_topic", frozenset({"delete_records"})),
+    Route("GET", "/bindings", "bindings", _PAGED),
+    Route("GET", "/bindings/{subscriber}/{app}/{topic}/{version}", "binding"),
+    Route("PUT", "/bindings/{subscriber}/{app}/{topic}/{version}", "put_binding"),
+    Route("DELETE", "/bindings/{subscriber}/{app}/{topic}/{version}", "delete_binding"),
+)
+
+
+class Running(Protocol):
+    """The running gateway, as the admin API needs to know it."""
+
+    def status(self) -> Mapping[str, Any]:
+        """What ``GET /admin/v1/status`` answers, ready for JSON."""
+
+    async def reload(self) -> None:
+        """Re-reads configuration and registry, all or nothing. ``ConfigError`` names every problem."""
+
+
+Handler = Callable[[Call], Coroutine[Any, Any, Response]]
+
+
+class AdminEdge:
+    """Serves everything under ``/admin/v1``; to be mounted in the admin listener's tree as a branch."""
+
+    def __init__(self, running: Running, administration: Administration, guard: Guard) -> None:
+        self.guard = guard
+        """Replaced by a reload that brings another token or other hosts."""
+        self._running = running
+        self._do = administration
+        resources = Resources(administration)
+        by_path: dict[str, dict[bytes, tuple[Route, Handler]]] = {}
+        for route in ROUTES:
+            handler = getattr(self, f"_{route.handler}", None) or getattr(resources, route.handler)
+            methods = by_path.setdefault(route.path, {})
+            methods[route.method.encode()] = (route, handler)
+            if route.method == "GET":
+                methods[b"HEAD"] = (route, handler)
+        self._routes = [(path.split("/")[1:], methods) for path, methods in by_path.items()]
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answers a request, whatever comes of it."""
+        serve(exchange, self._answer(exchange.request))
+
+    async def _answer(self, request: Request) -> Response:
+        self.guard.check_origin(request)
+        self.guard.check_token(request)
+        path, _, raw_query = request.target.partition(b"?")
+        methods, names = self._find(path)
+        found = methods.get(request.method)
+        if found is None:
+            allow = ", ".join(sorted({method.decode() for method in methods} | {"OPTIONS"}))
+            if request.method == b"OPTIONS":
+                return Response(204, ((b"Allow", allow.encode()),), b"")
+            raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
+        route, handler = found
+        call = Call(request, names, query_of(raw_query, route.query))
+        if route.method != "GET" and route.path != "/reload":
+            await self._do.check_writable()
+        try:
+            return unless_known(request, await handler(call))
+        except CancelledError:
+            raise
+        except ConfigError as error:
+            # not ours, but what somebody wrote: a file that a reload read
+            refused = problem_object(Unprocessable(str(error)), request.id)
+            refused["problems"] = error.problems
+            return Response(422, ((b"Content-Type", b"application/problem+json"),), orjson.dumps(refused))
+
+    def _find(self, path: bytes) -> tuple[dict[bytes, tuple[Route, Handler]], dict[str, str]]:
+        prefix, segments = PREFIX.encode() + b"/", []
+        if path.startswith(prefix):
+            segments = [_segment(raw) for raw in path[len(prefix) :].split(b"/")]
+        for pattern, methods in self._routes:
+            if len(pattern) != len(segments):
+                continue
+            names: dict[str, str] = {}
+            for expected, segment in zip(pattern, segments, strict=True):
+                if expected.startswith("{") and segment:
+                    names[expected[1:-1]] = segment
+                elif expected != segment:
+                    break
+            else:
+                return methods, names
+        raise NotFound(f"there is nothing here; {PREFIX}/openapi.json says what there is")
+
+    # --- the gateway itself ------------------------------------------------------------------------------------
+
+    async def _status(self, _call: Call) -> Response:
+        return answer(200, self._running.status())
+
+    async def _reload(self, call: Call) -> Response:
+        await self._do.audited(self._running.reload(), by(call), "reload", "configuration")
+        return answer(200, self._running.status().get("configuration", {}))
+
+    async def _gateways(self, call: Call) -> Response:
+        entries = {entry.name: entry for entry in await self._do.registry.gateways()}
+        return answer(200, Pages(gateway_to_table).page(entries, call.query))
+
+    async def _openapi(self, _call: Call) -> Response:
+        return Response(200, (JSON, NO_STORE, (b"ETag", b'"openapi"')), openapi())
+
+
+@cache
+def openapi() -> bytes:
+    """The OpenAPI 3.1 description of both listeners."""
+    return files("kateway.web").joinpath("openapi.json").read_bytes()
+
+
+def _segment(raw: bytes) -> str:
+    try:
+        return unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidName("a name in the path is not UTF-8") from error

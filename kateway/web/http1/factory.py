@@ -1,0 +1,177 @@
+"""What all HTTP connections share: limits on their number, one coarse sweep for every timeout, draining."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.web.server import Site
+
+from kateway.config.schema import HttpConfig
+from kateway.errors import KatewayError, Overloaded, TooManyRequests
+from kateway.web.access_log import AccessLog
+from kateway.web.exchange import Exchange, Request
+from kateway.web.http1.channel import HttpChannel
+from kateway.web.http1.exchange import status_line
+from kateway.web.http1.head_cache import Heads
+from kateway.web.http1.parser import Budget
+
+Handler = Callable[[Exchange], None]
+Router = Callable[[Request], Handler | None]
+
+# so many connections beyond the limit are told why before they are closed; further ones are just closed
+_MOST_TURNED_AWAY = 100
+_STALL_LOOKS = 8
+
+
+class HttpFactory(Factory):
+    """Builds channels. ``router`` names the direct handler of a request; those it has none for go to ``site``.
+
+    One factory serves one listener or several; nothing is running while no client is connected.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        router: Router,
+        site: Site,
+        config: HttpConfig,
+        clock: Any,
+        *,
+        access: AccessLog | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.router = router
+        self.site = site
+        self.config = config
+        self.access = access
+        self.draining = False
+        self.seconds: Callable[[], float] = clock.seconds
+        self.later: Callable[..., IDelayedCall] = clock.callLater
+        self.tick = self.seconds()
+        """The clock as of the last sweep: exact enough for a deadline, and free."""
+        self.budget = Budget(config.max_inflight_body_bytes)
+        self.heads = Heads()
+        self.configure(config)
+        self._stall_look = 0.0
+        self._clock = clock
+        self._wall = wall
+        self.starts: dict[int, bytes] = {}
+        self._channels: set[HttpChannel] = set()
+        self._by_address: dict[str, int] = {}
+        self._sweeping: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    def configure(self, config: HttpConfig) -> None:
+        """Takes other limits into force. Those of requests hold for the connections to come."""
+        self.config = config
+        self.heads.clear()
+        self.budget.most = config.max_inflight_body_bytes
+        timeouts = (config.header_timeout_seconds, config.body_idle_timeout_seconds, config.keepalive_idle_seconds)
+        self.interval = min(0.5, min(timeouts) / 2)
+        self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.interval)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._channels)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of request bodies that are arriving or being answered."""
+        return self.budget.held
+
+    def buildProtocol(self, addr: IAddress) -> HttpChannel | None:  # type: ignore[override]
+        peer = getattr(addr, "host", None) or "unix"
+        turned_away: KatewayError | None = None
+        config = self.config
+        if len(self._channels) >= config.max_connections:
+            if len(self._channels) >= config.max_connections + _MOST_TURNED_AWAY:
+                return None
+            turned_away = Overloaded("Too many connections are open (http.max_connections).")
+        elif self._by_address.get(peer, 0) >= config.max_connections_per_address:
+            if self._by_address[peer] >= config.max_connections_per_address + _MOST_TURNED_AWAY:
+                return None
+            turned_away = TooManyRequests(
+                "Too many connections are open from this address (http.max_connections_per_address)."
+            )
+        return HttpChannel(self, peer, turned_away)
+
+    # --- the channels' side -----------------------------------------------------------------------------------------
+
+    def opened(self, channel: HttpChannel) -> None:
+        if not self._channels:
+            self.tick = self.seconds()
+            self.starts.clear()
+            self._sweeping = self._clock.callLater(self.interval, self._sweep)
+            channel.deadline = self.tick + self.config.header_timeout_seconds
+        self._channels.add(channel)
+        self._by_address[channel.peer] = self._by_address.get(channel.peer, 0) + 1
+
+    def closed(self, channel: HttpChannel) -> None:
+        if channel not in self._channels:
+            return
+        self._channels.remove(channel)
+        left = self._by_address[channel.peer] - 1
+        if left:
+            self._by_address[channel.peer] = left
+        else:
+            del self._by_address[channel.peer]
+        if not self._channels:
+            if self._sweeping is not None:
+                self._sweeping.cancel()
+                self._sweeping = None
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def head_start(self, status: int) -> bytes:
+        """A response head up to the value of ``X-Request-Id``; kept in ``starts`` until the next sweep."""
+        start = self.starts[status] = b"%bDate: %b\r\nX-Request-Id: " % (
+            status_line(status),
+            formatdate(self._wall(), usegmt=True).encode("ascii"),
+        )
+        return start
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on each connection is closed after its response; idle ones at once."""
+        self.draining = True
+        for channel in tuple(self._channels):
+            channel.close_if_idle()
+
+    def empty(self) -> Deferred[None]:
+        """Fires when no connection is left. A cancel only forgets the waiting."""
+        deferred: Deferred[None] = Deferred(self._forget)
+        if self._channels:
+            self._waiting.append(deferred)
+        else:
+            deferred.callback(None)
+        return deferred
+
+    def cut_all(self) -> None:
+        """Resets what is left."""
+        for channel in tuple(self._channels):
+            channel.cut()
+
+    def _forget(self, deferred: Deferred[None]) -> None:
+        if deferred in self._waiting:
+            self._waiting.remove(deferred)
+
+    def _sweep(self) -> None:
+        self._sweeping = self._clock.callLater(self.interval, self._sweep)
+        now = self.tick = self.seconds()
+        self.starts.clear()
+        for channel in [channel for channel in self._channels if channel.deadline <= now]:
+            channel.expired()
+        if now - self._stall_look >= self._stall_interval:
+            self._stall_look = now
+            for channel in tuple(self._channels):
+                channel.ending.check_stall(now)

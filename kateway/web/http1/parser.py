@@ -1,0 +1,361 @@
+"""HTTP/1.1 requests out of a connection's bytes: llhttp's strict parser, our limits, and what it leaves lenient.
+
+llhttp refuses bare LF, folded headers, control characters, a space before the colon, Content-Length with
+Transfer-Encoding, repeated or malformed lengths and chunk sizes. Refused here: every transfer coding but ``chunked``,
+a coding in HTTP/1.0, no Host or two, versions other than 1.0 and 1.1, targets that are not one of a path, an absolute
+URI or ``*``, chunk framing out of proportion to its data, and everything beyond a limit of ``HttpConfig``.
+Nothing is handled from inside a parser callback: finished requests wait in ``ready``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import count
+from os import urandom
+from typing import Any
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
+
+from kateway.config.schema import HttpConfig
+from kateway.errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadersTooLarge,
+    HttpVersionNotSupported,
+    KatewayError,
+    MethodNotAllowed,
+    NotImplementedHere,
+    Overloaded,
+    TooLarge,
+    UriTooLong,
+)
+from kateway.web.exchange import Header, Request
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}").fullmatch
+# RFC 3986 3.2: a host and a port, no user
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
+_ABSOLUTE = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+,;=%:\[\]-]+)((?:[/?].*)?)").fullmatch
+_LOOKED_INTO = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"))
+# what an unknown method looks like, rather than TLS or noise, in the bytes that llhttp stopped at
+_UNKNOWN_METHOD = re.compile(rb"[A-Za-z-]+(?: [/*]|\Z)").match
+_KNOWN_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
+_SLICE = 4096
+_number = count()
+_PREFIX = urandom(6).hex() + "-"
+
+
+def given_request_id(value: bytes) -> str | None:
+    """The caller's own request id, if it is a sane one."""
+    return value.decode("ascii") if _SANE_ID(value) else None
+
+
+def new_request_id() -> str:
+    """A cheap id that is unique across restarts: a random prefix and a number."""
+    return _PREFIX + str(next(_number))
+
+
+Parsed = tuple[Request, bool, bool, int]
+"""A whole request; whether its connection may go on after it; whether it asks to upgrade; its body's bytes.
+A plain tuple, as one is made for every request."""
+
+
+def _without_upgrade(request: Request) -> bytes:
+    """A request's head again, as that of one that does not ask to upgrade (RFC 9110 7.8: nobody has to grant it)."""
+    lines = [b"%b %b HTTP/1.%d" % (request.method, request.target, request.http_1_1)]
+    lines += [b"%b: %b" % header for header in request.headers if header[0] != b"upgrade"]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class Budget:
+    """Bytes of bodies held by all connections of a factory."""
+
+    __slots__ = ("held", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
+class RequestParser:
+    """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further."""
+
+    __slots__ = (
+        "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen",
+        "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
+        "ended", "in_body", "ready", "received", "refusal", "refused_id", "rest", "wants_continue",
+    )  # fmt: skip
+
+    def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
+        self._config = config
+        self._budget = budget
+        self._now = now
+        self._peer = peer
+        self._secure = secure
+        self._llhttp: Any = None
+        self.ready: list[Parsed] = []
+        self.refusal: KatewayError | None = None
+        self.refused_id: str | None = None
+        """The caller's id of a request that was refused or cut short, if it had come by then."""
+        self.ended = False
+        """No further request follows: the last one said so."""
+        self.rest = b""
+        """What followed a request to upgrade, or more requests than may wait."""
+        self.received = 0.0
+        """When the latest request began to arrive."""
+        self.arriving = False
+        """A request has begun and is not whole."""
+        self.in_body = False
+        self.wants_continue = False
+        """The client waits for ``100 Continue``."""
+        self._fed = self._head_fed = 0
+        self._body_bytes = 0
+        self._body: list[bytes] = []
+        self._headers: list[Header] = []
+        self._whole_headers = self._headers
+        self._target = self._expect = self._id = b""
+        self._host_seen = self._http_1_1 = False
+        self._length = -1
+
+    @property
+    def idle(self) -> bool:
+        """Nothing has begun to arrive and nothing waits: the next bytes begin a request."""
+        return not self.ready and self.between
+
+    @property
+    def between(self) -> bool:
+        """The same, whether or not whole requests wait."""
+        return not (self.arriving or self.ended or self.rest or self.refusal is not None)
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
+        elif len(data) <= _SLICE and not self.ready and not self.ended:
+            self._feed(data, b"")  # nearly always
+            return
+        while data and not self.ended and self.refusal is None:
+            if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1][2]):
+                self.rest = data
+                return
+            if len(data) > _SLICE and not self.in_body:
+                # small steps among heads, so that one read does not become thousands of requests
+                part, data = data[:_SLICE], data[_SLICE:]
+            else:
+                part, data = data, b""
+            self._feed(part, data)
+            if self.rest:
+                return
+
+    def _feed(self, data: bytes, later: bytes) -> None:
+        llhttp = self._llhttp
+        if llhttp is None:
+            llhttp = self._llhttp = HttpRequestParser(self)
+        self._fed += len(data)
+        try:
+            llhttp.feed_data(data)
+        except HttpParserUpgrade as stop:
+            # answered as if it had not asked, unless its handler takes the connection over
+            self._llhttp = None
+            self.rest = data[stop.args[0] :] + later
+            if self.refusal is None and self._body_was_skipped():
+                self.ended = False
+                self.rest = _without_upgrade(self.ready.pop()[0]) + self.rest
+            elif self.ended or self.refusal is not None:
+                self.rest = b""
+            return
+        except HttpParserError as error:
+            if self.refusal is None and not self.ended:
+                self.refusal = self._translate(error, data)
+        if self.arriving and self.refusal is None:
+            self._check_arriving()
+        if self.refusal is not None:
+            self.close()
+
+    def _body_was_skipped(self) -> bool:
+        """Whether a request that asks to upgrade has a body: httptools takes what follows for the other protocol."""
+        chunked = any(name == b"transfer-encoding" for name, _ in self.ready[-1][0].headers)
+        return chunked or self._length > 0
+
+    def _translate(self, error: HttpParserError, data: bytes) -> KatewayError:
+        text = str(error)
+        strange = isinstance(error, HttpParserInvalidMethodError) and not self.ready and _UNKNOWN_METHOD(data)
+        if strange or text == "Invalid method for HTTP/x.x request":
+            # llhttp goes no further, to the path: it is told of all methods that any path has
+            return MethodNotAllowed(f"The methods known here: {_KNOWN_METHODS}.", headers=(("Allow", _KNOWN_METHODS),))
+        if text == "Invalid HTTP version" or "PRI" in text:
+            return HttpVersionNotSupported()
+        if text == "Request has invalid `Transfer-Encoding`":
+            return NotImplementedHere("The only transfer coding understood here is chunked.")
+        return BadRequest(f"{text}.")
+
+    def _check_arriving(self) -> None:
+        """Bounds what llhttp keeps or skips of a request that has not arrived whole."""
+        config = self._config
+        if self.in_body:
+            framing = self._fed - self._head_fed - self._body_bytes
+            if self._length < 0 and framing > config.max_header_bytes + 8 * self._body_bytes:
+                self.refusal = BadRequest("The chunk framing is out of proportion to its data.")
+        elif self._fed > config.max_request_line_bytes + config.max_header_bytes:
+            self.refusal = self._headers_too_large()
+
+    def close(self) -> None:
+        """Lets go of the parser and of a body that is not whole."""
+        if self.arriving and self._id:
+            self.refused_id = self._id.decode("ascii")
+        self._llhttp = None
+        self._budget.held -= self._body_bytes
+        self._body_bytes = 0
+        self._body = []
+        self.arriving = False
+
+    # --- called by llhttp; an exception ends its work, ``refusal`` says why -----------------------------------------
+
+    def on_message_begin(self) -> None:
+        self.arriving = True
+        self.received = self._now()
+        self._target = self._id = b""
+        self._headers = []
+        self._host_seen = False
+        self._length = -1
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+        if len(self._target) > self._config.max_request_line_bytes:
+            self._refuse(self._line_too_long())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # hot: several times a request; their number is looked at when the head is whole, their bytes bound it till then
+        name = name.lower()
+        value = value.rstrip()
+        if name in _LOOKED_INTO:
+            self._look_into(name, value)
+        self._headers.append((name, value))
+
+    def _look_into(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if self._host_seen:
+                self._refuse(BadRequest("There is more than one Host header."))
+            if _HOST(value) is None:
+                self._refuse(BadRequest("The Host header is not a host and a port."))
+            self._host_seen = True
+        elif name == b"content-length":
+            self._length = int(value) if value.isdigit() and len(value) < 19 else 1 << 62
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                self._refuse(NotImplementedHere("The only transfer coding understood here is chunked."))
+        elif name == b"expect":
+            self._expect = value.lower()
+        elif _SANE_ID(value) is not None:
+            self._id = value
+
+    def on_headers_complete(self) -> None:
+        llhttp = self._llhttp
+        config = self._config
+        headers = self._headers
+        version = llhttp.get_http_version()
+        self._http_1_1 = version == "1.1"
+        if self._http_1_1:
+            if not self._host_seen:
+                self._refuse(BadRequest("A request of HTTP/1.1 needs a Host header."))
+        elif version != "1.0":
+            self._refuse(HttpVersionNotSupported())
+        elif any(name == b"transfer-encoding" for name, _ in headers):
+            self._refuse(BadRequest("HTTP/1.0 has no transfer codings."))
+        if len(headers) > config.max_header_count:
+            self._refuse(
+                HeadersTooLarge(f"A request may have {config.max_header_count} headers (http.max_header_count).")
+            )
+        if self._fed > config.max_header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in headers)
+            if size > config.max_header_bytes:
+                self._refuse(self._headers_too_large())
+        if self._target[:1] != b"/" or b"#" in self._target:
+            self._normalise(llhttp.get_method())
+        if self._length > config.max_body_bytes:
+            self._refuse(self._body_too_large())
+        if self._expect:
+            expect, self._expect = self._expect, b""
+            if self._http_1_1:
+                if expect != b"100-continue":
+                    self._refuse(ExpectationFailed("The only expectation known here is 100-continue."))
+                self.wants_continue = self._length != 0
+        # what else is called a header is a trailer: nothing here asks for one
+        self._whole_headers = headers
+        self._headers = []
+        self.in_body = True
+        # what was fed so far is head, but for the start of a body in the same read
+        self._head_fed = self._fed
+
+    def on_body(self, data: bytes) -> None:
+        size = len(data)
+        self._body.append(data)
+        self._body_bytes += size
+        budget = self._budget
+        budget.held += size
+        if self._body_bytes > self._config.max_body_bytes:
+            self._refuse(self._body_too_large())
+        if budget.held > budget.most:
+            self._refuse(Overloaded("Too many bodies are under way at once (http.max_inflight_body_bytes)."))
+        self.wants_continue = False
+
+    def on_message_complete(self) -> None:
+        llhttp = self._llhttp
+        pieces = self._body
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._body = []
+        else:
+            body = b""
+        keep_alive = llhttp.should_keep_alive()
+        request = Request(
+            llhttp.get_method(),
+            self._target,
+            self._whole_headers,
+            body,
+            http_1_1=self._http_1_1,
+            peer=self._peer,
+            secure=self._secure,
+            id=self._id.decode("ascii") if self._id else f"{_PREFIX}{next(_number)}",
+            received=self.received,
+        )
+        self.ready.append((request, keep_alive, llhttp.should_upgrade(), self._body_bytes))
+        self._body_bytes = 0
+        self._fed = 0
+        self.in_body = self.arriving = self.wants_continue = False
+        if not keep_alive:
+            self.ended = True
+
+    # --- refusals ---------------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: KatewayError) -> None:
+        self.refusal = error
+        raise error
+
+    def _normalise(self, method: bytes) -> None:
+        """A target that is not simply a path: an absolute URI becomes its path, ``*`` is for OPTIONS."""
+        target = self._target
+        if method == b"CONNECT":
+            self._refuse(NotImplementedHere("This is not a proxy."))
+        if b"#" in target:
+            self._refuse(BadRequest("A request target has no fragment."))
+        if target == b"*" and method == b"OPTIONS":
+            return
+        match = _ABSOLUTE(target)
+        if match is None:
+            self._refuse(BadRequest("The request target is neither a path nor an absolute URI."))
+            return
+        path = match.group(2)
+        self._target = path if path[:1] == b"/" else b"/" + path
+
+    def _line_too_long(self) -> KatewayError:
+        most = self._config.max_request_line_bytes
+        return UriTooLong(f"A request line may have {most} bytes (http.max_request_line_bytes).")
+
+    def _headers_too_large(self) -> KatewayError:
+        most = self._config.max_header_bytes
+        return HeadersTooLarge(f"The request headers may have {most} bytes (http.max_header_bytes).")
+
+    def _body_too_large(self) -> KatewayError:
+        return TooLarge(f"A body may have {self._config.max_body_bytes} bytes (http.max_body_bytes).")

@@ -1,0 +1,1 @@
+"""The message plane: publish, subscribe, and questions about topics and groups."""

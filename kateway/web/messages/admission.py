@@ -1,0 +1,233 @@
+"""The front of the message plane: each request's credentials, leave, quotas and audit, the same for every edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import NamedTuple
+
+from twisted.internet.defer import CancelledError
+
+from kateway.core.access.authentication import Credentials, Purpose
+from kateway.core.access.authorization import Asked
+from kateway.core.access.control import Entrance, Visit
+from kateway.core.access.open_streams import Permits
+from kateway.core.access.rate_limits import Allowance
+from kateway.core.audit.events import Audit, actor
+from kateway.errors import KatewayError, QuotaExceeded
+from kateway.model import Message
+from kateway.web import params
+from kateway.web.exchange import Exchange, Head
+from kateway.web.messages.credentials import Shown, credentials, shown
+
+CLIENT_GONE = "client-gone"
+"""The outcome of a request whose client did not wait for it."""
+
+REMEMBERED_SECONDS = 0.5
+"""For so long a connection's last visit need not be looked into again, unless its credentials are known to expire."""
+
+
+class Remembered(NamedTuple):
+    """A visit as its connection remembers it, and what it rests on."""
+
+    path: params.TopicPath
+    purpose: Purpose
+    head: Head | None
+    shown: Shown
+    until: float
+    rules: object
+    visit: Visit
+    caller: str
+
+
+class Front:
+    """Lets requests in and keeps count of them. ``seconds`` is the reactor's clock."""
+
+    def __init__(self, entrance: Entrance, permits: Permits, audit: Audit, seconds: Callable[[], float]) -> None:
+        self.entrance = entrance
+        self.permits = permits
+        self.audit = audit
+        self.quota_headers = True
+        """Whether responses tell what is left of a quota; a reload may change it."""
+        self._seconds = seconds
+
+    def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
+        """The visit that a request makes. 401, 403, 404, 409, 410, 429 and 503 as errors."""
+        entrance = self.entrance
+        if entrance.open:
+            return entrance.enter(Asked(purpose, path.version, path.topic, path.group), _nobody)
+        connection = exchange.connection
+        request = exchange.request
+        head = request.head
+        seen: Shown | None = None
+        now = self._seconds()
+        last: Remembered | None = connection.remembered
+        # most requests are like the one before on their connection: whoever was let in a moment ago is let in again,
+        # unless anything at all has changed in the registry or the rules
+        if (
+            last is not None
+            and last.path is path
+            and last.purpose is purpose
+            and now < last.until
+            # the same head shows the same, unread
+            and ((head is not None and last.head is head) or last.shown == (seen := shown(request.headers)))
+            and entrance.same_rules(last.rules, request.peer)
+        ):
+            visit = last.visit
+            exchange.caller = last.caller
+        else:
+            rules = entrance.rules()
+            brought = seen or shown(request.headers)
+            visit = entrance.enter(
+                Asked(purpose, path.version, path.topic, path.group),
+                lambda purpose: credentials(brought, request.peer, purpose, connection.subject),
+            )
+            exchange.caller = actor(visit.principal)
+            until = now + REMEMBERED_SECONDS if visit.principal.expires is None else 0.0
+            connection.remembered = Remembered(path, purpose, head, brought, until, rules, visit, exchange.caller)
+        if visit.headers:
+            exchange.extra_headers = (*exchange.extra_headers, *visit.headers)
+        return visit
+
+    # --- quotas ----------------------------------------------------------------------------------------------------
+
+    def count_request(self, exchange: Exchange, visit: Visit) -> None:
+        """Counts a request that publishes nothing; ``QuotaExceeded``."""
+        allowance = visit.allowance
+        if allowance is not None:
+            now = self._seconds()
+            try:
+                allowance.request(now)
+            except QuotaExceeded as error:
+                _told_to_wait(exchange, error)
+                raise
+            finally:
+                self._tell(exchange, allowance, now)
+
+    def count_publish(self, exchange: Exchange, visit: Visit, messages: Sequence[Message]) -> None:
+        """Counts what a request publishes; ``QuotaExceeded``, and then nothing is counted."""
+        allowance = visit.allowance
+        if allowance is not None:
+            now = self._seconds()
+            try:
+                allowance.publish(len(messages), _size(messages), now)
+            except QuotaExceeded as error:
+                _told_to_wait(exchange, error)
+                raise
+            finally:
+                self._tell(exchange, allowance, now)
+
+    def count_message(self, visit: Visit, message: Message) -> None:
+        """Counts a message on a socket that was opened some time ago; ``QuotaExceeded``. The quota is that of now."""
+        allowance = self.entrance.allowance(visit)
+        if allowance is not None:
+            allowance.publish(1, _size((message,)), self._seconds())
+
+    def _tell(self, exchange: Exchange, allowance: Allowance, now: float) -> None:
+        if self.quota_headers:
+            told = allowance.headers(now)
+            exchange.extra_headers = (*exchange.extra_headers, *told) if exchange.extra_headers else told
+
+    def enter_reader(self, visit: Visit) -> Callable[[], None]:
+        """Counts a reader until the callable returned is called; ``QuotaExceeded``."""
+        return visit.allowance.enter() if visit.allowance is not None else _nothing
+
+    def pause(self, visit: Visit) -> Callable[[int], float] | None:
+        """What counts bytes read and answers the seconds to wait before more; ``None`` where nothing is counted."""
+        if visit.admission is None:
+            return None
+        entrance = self.entrance
+        return lambda size: entrance.read_pause(visit, size)
+
+    # --- audit -----------------------------------------------------------------------------------------------------
+    # whether a kind of event is wanted is asked beforehand, by the edges: what is not costs a look at a flag
+
+    def record(self, exchange: Exchange, visit: Visit, action: str, error: BaseException | None = None) -> None:
+        """An event of a request that was let in, with what became of it."""
+        admission = visit.admission
+        if admission is None:
+            # without a registry a dot means nothing
+            owner, topic = visit.principal.application, visit.asked.topic
+        else:
+            owner, topic = admission.grant.owner, visit.asked.topic.rpartition(".")[2]
+        what = _object(owner, topic, visit.asked.version, visit.asked.group)
+        self._event(exchange, actor(visit.principal), action, what, error)
+
+    def record_refused(self, exchange: Exchange, action: str, path: params.TopicPath, error: BaseException) -> None:
+        """An event of a request that was not let in. Nobody is its actor where nobody was recognised."""
+        who = error.actor if isinstance(error, KatewayError) else ""
+        owner, _, topic = path.topic.rpartition(".")
+        what = _object(owner or who.partition("/")[0], topic, path.version, path.group)
+        self._event(exchange, who, action, what, error)
+
+    def record_failed(
+        self, exchange: Exchange, action: str, path: params.TopicPath, visit: Visit | None, error: BaseException
+    ) -> None:
+        """An event of a request that failed, before or after it was let in (``visit``)."""
+        if visit is None:
+            self.record_refused(exchange, action, path, error)
+        else:
+            self.record(exchange, visit, action, error)
+
+    def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
+        """Records the outcome of what is done within it, where ``wanted``. Not for the hot path."""
+        return Recorded(self, exchange, action, path, wanted)
+
+    def _event(self, exchange: Exchange, who: str, action: str, what: str, error: BaseException | None) -> None:
+        if error is None:
+            outcome = "ok"
+        elif isinstance(error, KatewayError):
+            outcome = error.code
+        else:
+            outcome = CLIENT_GONE if isinstance(error, CancelledError) else KatewayError.code
+        request = exchange.request
+        self.audit.record(who, action, what, outcome, request_id=request.id, address=request.peer)
+
+
+class Recorded:
+    """A context whose outcome becomes an event: ``visit`` is set as soon as the request is let in."""
+
+    def __init__(self, front: Front, exchange: Exchange, action: str, path: params.TopicPath, wanted: bool) -> None:
+        self.visit: Visit | None = None
+        self._front = front
+        self._exchange = exchange
+        self._action = action
+        self._path = path
+        self._wanted = wanted
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not self._wanted:
+            return
+        if error is not None:
+            self._front.record_failed(self._exchange, self._action, self._path, self.visit, error)
+        elif self.visit is not None:
+            self._front.record(self._exchange, self.visit, self._action)
+
+
+def _told_to_wait(exchange: Exchange, error: QuotaExceeded) -> None:
+    # as Retry-After says it: in whole seconds
+    if error.retry_after_seconds is not None:
+        exchange.connection.told_to_wait(ceil(error.retry_after_seconds))
+
+
+def _object(owner: str, topic: str, version: str, group: str | None) -> str:
+    return "/".join(part for part in (owner, topic, version, group) if part)
+
+
+def _size(messages: Sequence[Message]) -> int:
+    if len(messages) == 1:
+        # by far the most are: a generator less
+        message = messages[0]
+        return len(message.value or b"") + len(message.key or b"")
+    return sum(len(message.value or b"") + len(message.key or b"") for message in messages)
+
+
+def _nobody(_purpose: Purpose) -> Credentials:
+    return Credentials("")
+
+
+def _nothing() -> None:
+    pass

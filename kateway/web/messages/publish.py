@@ -1,0 +1,173 @@
+"""Publishing over HTTP: ``POST /{version}/topics/{topic}`` to messages, outcomes to 201, 202 or a problem.
+
+Callbacks throughout, because this runs for every request of the hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from twisted.python.failure import Failure
+
+from kateway.core.access.control import Visit
+from kateway.core.gateway import Gateway, Publish
+from kateway.errors import KatewayError, LengthRequired, UnsupportedMediaType
+from kateway.model import Headers, Message, Receipt
+from kateway.storage.interface import Outcome
+from kateway.web import params
+from kateway.web.exchange import JSON, Exchange, Request, Response
+from kateway.web.formats import frames, jsonarray, ndjson
+from kateway.web.messages.admission import Front
+from kateway.web.problems import problem, problem_object, problem_of
+
+_BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
+_CREATED = b'{"partition":%d,"offset":%d}'
+_TAKEN = b'{"partition":%d,"offset":null}'
+
+
+class Asked(NamedTuple):
+    """What a publish's head asks for, query and headers together."""
+
+    query: params.PublishQuery
+    key: bytes | None
+    acks: int
+    headers: Headers
+
+
+class PublishEdge:
+    """Turns publish requests into messages and outcomes into responses."""
+
+    def __init__(self, gateway: Gateway, front: Front) -> None:
+        self._gateway = gateway
+        self._front = front
+        self._queries = params.Cache(params.publish_query)
+
+    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+        """Publishes and answers. The client going away changes nothing: the outcome is only not told."""
+        request = exchange.request
+        front = self._front
+        visit: Visit | None = None
+        try:
+            visit = front.enter(exchange, "publish", path)
+            head = request.head
+            asked: Asked | None = None if head is None else head.memo.get(self)
+            if asked is None:
+                asked = self._asked(request, raw_query)
+                if head is not None:
+                    head.memo[self] = asked
+            query, key, acks, headers = asked
+            messages = (
+                _batch(request, key, query.partition, headers)
+                if query.batch
+                else (Message(request.body, key, headers, query.partition),)
+            )
+            if visit.admission is not None:
+                front.count_publish(exchange, visit, messages)
+            publish = Publish(
+                visit.place,
+                messages,
+                acks,
+                request.received + query.timeout,
+                query.retries,
+            )
+            publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
+        except Exception as error:
+            if front.audit.publishes:
+                front.record_failed(exchange, "publish", path, visit, error)
+            exchange.respond(problem(error, request.id))
+            return
+        publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
+        publishing.addErrback(_fail, exchange)
+        if front.audit.publishes:
+            publishing.addBoth(self._record, exchange, visit)
+
+    def _asked(self, request: Request, raw_query: bytes) -> Asked:
+        query = self._queries(raw_query)
+        given = params.publish_headers(request.headers)
+        if not request.body and not _has_length(request):
+            raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
+        acks = params.agreed("ack", query.acks, given.acks)
+        key = params.agreed("key", query.key, given.key)
+        return Asked(query, key, -1 if acks is None else acks, given.headers)
+
+    def _record(self, error: KatewayError | None, exchange: Exchange, visit: Visit) -> None:
+        self._front.record(exchange, visit, "publish", error)
+
+
+def _path(request: Request) -> bytes:
+    return request.target.partition(b"?")[0]
+
+
+def _has_length(request: Request) -> bool:
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _value in request.headers)
+
+
+def _batch(request: Request, key: bytes | None, partition: int | None, headers: Headers) -> Sequence[Message]:
+    content_type = request.header(b"content-type") or b""
+    parse = _BATCH_FORMS.get(content_type.partition(b";")[0].strip().lower())
+    if parse is None or request.header(b"content-encoding") not in {None, b"identity"}:
+        raise UnsupportedMediaType(
+            "a batch is one of " + ", ".join(sorted(form.decode() for form in _BATCH_FORMS)) + ", without encoding"
+        )
+    # the request's Content-Type says how the batch is written, nothing of a record in it
+    return parse(request.body, key, partition, tuple(header for header in headers if header[0] != "content-type"))
+
+
+def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
+    """Answers one message's publish; gives the error, for the audit."""
+    outcome = outcomes[0]
+    if isinstance(outcome, KatewayError):
+        exchange.respond(problem(outcome, exchange.request.id))
+        return outcome
+    partition, offset = outcome
+    if offset is None:
+        exchange.respond(Response(202, (JSON, (b"X-Partition", b"%d" % partition)), _TAKEN % partition))
+        return None
+    exchange.respond(
+        Response(
+            201,
+            (
+                JSON,
+                (b"X-Partition", b"%d" % partition),
+                (b"X-Offset", b"%d" % offset),
+                (b"Location", b"%b?partition=%d&offset=%d" % (_path(exchange.request), partition, offset)),
+            ),
+            _CREATED % (partition, offset),
+        )
+    )
+    return None
+
+
+def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
+    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks."""
+    worst: KatewayError | None = None
+    taken = False
+    results: list[Any] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Receipt):
+            taken = taken or outcome.offset is None
+            results.append({"partition": outcome.partition, "offset": outcome.offset})
+        else:
+            results.append(problem_object(outcome, exchange.request.id))
+            if worst is None or _badness(outcome) > _badness(worst):
+                worst = outcome
+    body = orjson.dumps({"results": results})
+    if worst is None:
+        exchange.respond(Response(202 if taken else 201, (JSON,), body))
+        return None
+    headers = problem(worst, exchange.request.id).headers
+    retry = tuple(header for header in headers if header[0].lower() != b"content-type")
+    exchange.respond(Response(worst.status, (JSON, *retry), body))
+    return worst
+
+
+def _badness(error: KatewayError) -> tuple[bool, int]:
+    """An unknown outcome is the worst, as it asks most of the client; then by status."""
+    return error.maybe_written, error.status
+
+
+def _fail(failure: Failure, exchange: Exchange) -> KatewayError:
+    exchange.respond(problem_of(failure, exchange.request.id))
+    return failure.value if isinstance(failure.value, KatewayError) else KatewayError()

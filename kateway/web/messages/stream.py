@@ -1,0 +1,242 @@
+"""The streaming loop of a subscription: what a reader has, moved to where its client listens.
+
+A ``Feed`` takes what there is and what the client has room for, lets its ``Outlet`` encode and write it at once, and
+tells the reader where it lies in the connection's bytes. What counts as delivered is the reader's business
+(``kateway.core.groups.reader``); how records look on the wire is the outlet's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from kateway.core.delivery.ledger import Taken
+from kateway.core.groups.reader import Reader
+from kateway.errors import KatewayError
+from kateway.web.exchange import Span
+
+FIRST_BATCH_BYTES = 8192
+LARGEST_BATCH_BYTES = 262144
+BATCH_RECORDS = 4000
+"""Of one turn of the loop, so that no client keeps the others waiting for long."""
+
+
+LEAST_LOOK_SECONDS = 0.75
+"""How long a poll that would not wait so long looks for what is there but not at hand: the group is being joined, or
+the first fetch is under way. Else who polls seldom and never waits would never find anything."""
+LOOK_SECONDS = 0.05
+
+
+class Bounds(NamedTuple):
+    """When a feed ends by itself."""
+
+    records: int
+    bytes: float
+    """Of encoded records; the one that passes it is still delivered."""
+    first_seconds: float
+    """To wait for a first record."""
+    idle_seconds: float
+    """Without a record after the first; infinite: heartbeats instead."""
+
+
+class Outlet(Protocol):
+    """Where a feed's records go: a response, a WebSocket."""
+
+    def send(self, taken: Taken) -> tuple[int, Span]:
+        """Writes a batch; answers its encoded bytes and where it lies in the connection's stream."""
+
+    def writable(self) -> bool:
+        """Whether the client has room; ``on_writable`` is called when it has again."""
+
+    def on_writable(self, callback: Callable[[], None] | None) -> None: ...
+
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        """Calls back once when the client has gone."""
+
+    def beat(self) -> None:
+        """Sends a heartbeat, where the form has one."""
+
+    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
+        """Ends as whole. ``trouble`` is what ails the group, where nothing was sent and that is the reason;
+        ``leaving``: the gateway shuts down.
+        """
+
+    def fail(self, error: KatewayError) -> None:
+        """Ends because of a failure: a problem, or a cut where records were sent already."""
+
+
+class Feed:
+    """One reader's records on their way to one outlet.
+
+    Callbacks, not a coroutine: it runs once for each batch of every stream.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        outlet: Outlet,
+        bounds: Bounds,
+        clock: IReactorTime,
+        heartbeat_seconds: float,
+        pause: Callable[[int], float] | None = None,
+    ) -> None:
+        """``pause`` counts bytes against a quota and answers the seconds to wait before the next."""
+        self._heartbeat_seconds = heartbeat_seconds
+        self._pause = pause
+        self._paused_until = 0.0
+        self._reader = reader
+        self._outlet = outlet
+        self._clock = clock
+        self._bounds = bounds
+        self._records_left = bounds.records
+        self._bytes_left = bounds.bytes
+        self._batch_bytes = FIRST_BATCH_BYTES
+        self._arrived = 0
+        # what the client's TCP had acknowledged when the batches last grew
+        self._sent = False
+        self._look_until = clock.seconds() + LEAST_LOOK_SECONDS
+        self._over = False
+        self._next: IDelayedCall | None = None
+        """The next turn of the loop, when there is more to send at once."""
+        self._deadline: IDelayedCall | None = None
+        """The timeout before the first record, the idle end or the heartbeat after it."""
+        self._ended: Callable[[], None] | None = None
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Begins to move records; everything later comes by callback, ``ended`` last."""
+        self._ended = ended
+        self._outlet.on_gone(self._gone)
+        self._outlet.on_writable(self._turn)
+        self._reader.on_readable(self._turn)
+        self._reader.on_failed(self.fail)
+        self._wait(self._heartbeat_seconds if self._follows else self._bounds.first_seconds)
+        pause = 0.0 if self._pause is None else self._pause(0)
+        if pause:
+            # what was read before has used up the quota
+            self._hold_back(pause)
+        else:
+            self._turn()
+
+    def _hold_back(self, seconds: float) -> None:
+        """Reading is slowed, not refused; other wake-ups in the meantime find it paused."""
+        self._paused_until = self._clock.seconds() + seconds
+        self._turn_after(seconds)
+
+    def _turn(self) -> None:
+        """Sends one batch, if there is one and the client has room for it."""
+        if self._over or not self._outlet.writable() or self._clock.seconds() < self._paused_until:
+            return
+        try:
+            taken = self._reader.take(
+                min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes))
+            )
+        except KatewayError as error:
+            self.fail(error)
+            return
+        if taken is None:
+            return
+        if self._sent and len(taken.records[0].value or b"") > self._bounds.bytes:
+            # larger than a whole response: it comes alone in the next
+            self._reader.release(taken)
+            self.end()
+            return
+        count = len(taken.records)
+        size, span = self._outlet.send(taken)
+        self._reader.sent(taken, span)
+        self._sent = True
+        self._records_left -= count
+        self._bytes_left -= size
+        pause = 0.0 if self._pause is None else self._pause(size)
+        if self._records_left <= 0 or self._bytes_left <= 0:
+            self.end()
+            return
+        if pause:
+            self._hold_back(pause)
+        elif self._outlet.writable():
+            if self._batch_bytes < LARGEST_BATCH_BYTES:
+                self._grow()
+            self._turn_after(0)
+        elif self._batch_bytes > FIRST_BATCH_BYTES:
+            self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
+        else:
+            self._reader.rest()
+        self._wait(self._heartbeat_seconds if self._follows else self._bounds.idle_seconds + pause)
+
+    def _grow(self) -> None:
+        """A client that takes what it is given is given more at a time; one that merely lets it lie in buffers is not:
+        a slow one costs little memory.
+        """
+        arrived = self._reader.arrived()
+        if arrived is None or arrived - self._arrived >= self._batch_bytes:
+            self._batch_bytes = min(self._batch_bytes * 2, LARGEST_BATCH_BYTES)
+            self._arrived = arrived or 0
+
+    def _turn_after(self, seconds: float) -> None:
+        if self._next is None:
+            self._next = self._clock.callLater(seconds, self._again)
+
+    @property
+    def _follows(self) -> bool:
+        return math.isinf(self._bounds.idle_seconds)
+
+    def _again(self) -> None:
+        self._next = None
+        self._paused_until = 0.0
+        self._turn()
+
+    def _wait(self, seconds: float) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.reset(seconds)
+        else:
+            self._deadline = self._clock.callLater(seconds, self._waited)
+
+    def _waited(self) -> None:
+        if not self._follows:
+            if not self._sent and self._clock.seconds() < self._look_until and self._reader.expects():
+                self._wait(LOOK_SECONDS)
+            else:
+                self.end()
+            return
+        if self._outlet.writable():
+            self._outlet.beat()
+        self._wait(self._heartbeat_seconds)
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def end(self, *, leaving: bool = False) -> None:
+        """Ends the outlet as whole, with what it has had; ``leaving``: because the gateway shuts down."""
+        if self._close():
+            trouble = None if self._sent else self._reader.trouble
+            self._reader.finish()
+            self._outlet.end(trouble, leaving=leaving)
+
+    def fail(self, error: KatewayError) -> None:
+        """Ends the outlet because the reader cannot go on, or its permission is gone."""
+        if self._close():
+            self._reader.finish()
+            self._outlet.fail(error)
+
+    def _gone(self) -> None:
+        # what the client was sent is judged by the reader, whom its connection tells how it ended
+        if self._close():
+            self._reader.finish()
+            # one that has merely said that it sends no more still gets a whole response; else this goes nowhere
+            self._outlet.end(None, leaving=False)
+
+    def _close(self) -> bool:
+        if self._over:
+            return False
+        self._over = True
+        self._reader.on_readable(None)
+        self._reader.on_failed(None)
+        self._outlet.on_gone(None)
+        self._outlet.on_writable(None)
+        for call in (self._next, self._deadline):
+            if call is not None and call.active():
+                call.cancel()
+        if self._ended is not None:
+            self._ended()
+        return True

@@ -1,0 +1,205 @@
+"""Publishing over a WebSocket: each message a record, each answered in order by a receipt or a problem."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import orjson
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from kateway.core.access.control import Visit
+from kateway.core.gateway import Gateway, Publish
+from kateway.errors import InvalidParameter, KatewayError
+from kateway.model import Headers, Message, Receipt
+from kateway.storage.interface import Outcome
+from kateway.web import params
+from kateway.web.exchange import Exchange
+from kateway.web.formats.jsonrecord import loads
+from kateway.web.formats.jsonrecord import message as record_of
+from kateway.web.http1.websocket import GOING_AWAY, POLICY, TEXT, Socket, accept
+from kateway.web.messages.admission import Front
+from kateway.web.problems import problem, problem_object
+
+MAX_UNANSWERED = 1000
+"""Messages of one socket on their way; beyond that no more is read from it."""
+
+
+class _Slot:
+    """A message's place in the order of answers."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+
+
+class SocketPublishEdge:
+    """Turns upgrades of a topic's path into sockets that publish."""
+
+    def __init__(self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int) -> None:
+        self._gateway = gateway
+        self._front = front
+        self._clock = clock
+        self.max_message_bytes = max_message_bytes
+        """Of a message; a reload may change it."""
+        self._queries = params.Cache(params.publish_query)
+        self._sockets: set[PublishSocket] = set()
+
+    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+        """Answers 101, or why not. The request's query and headers are the messages' defaults."""
+        request = exchange.request
+        try:
+            visit = self._enter(exchange, path)
+            query = self._queries(raw_query)
+            given = params.publish_headers(request.headers)
+            if query.batch:
+                raise InvalidParameter("batch is for requests: over a WebSocket each message is one record")
+            acks = params.agreed("ack", query.acks, given.acks)
+            defaults = Defaults(
+                visit,
+                params.agreed("key", query.key, given.key),
+                query.partition,
+                given.headers,
+                -1 if acks is None else acks,
+                query.timeout,
+                query.retries,
+            )
+            socket = accept(exchange, (), self.max_message_bytes)
+        except Exception as error:
+            exchange.respond(problem(error, request.id))
+            return
+        publisher = PublishSocket(socket, self._gateway, self._front, defaults, exchange, self._clock)
+        release = self._front.permits.hold(visit, publisher.revoke)
+
+        def gone() -> None:
+            self._sockets.discard(publisher)
+            release()
+
+        self._sockets.add(publisher)
+        publisher.start(gone)
+
+    def _enter(self, exchange: Exchange, path: params.TopicPath) -> Visit:
+        try:
+            return self._front.enter(exchange, "publish", path)
+        except KatewayError as error:
+            if self._front.audit.publishes:
+                self._front.record_refused(exchange, "publish", path, error)
+            raise
+
+    def drain(self) -> None:
+        """Closes every socket as soon as what came on it is answered."""
+        for publisher in list(self._sockets):
+            publisher.drain()
+
+
+class Defaults(NamedTuple):
+    """What holds for every message of a socket that does not say otherwise."""
+
+    visit: Visit
+    key: bytes | None
+    partition: int | None
+    headers: Headers
+    acks: int
+    timeout: float
+    retries: int
+
+
+class PublishSocket:
+    """One client that publishes: text messages are record objects, binary ones values."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        gateway: Gateway,
+        front: Front,
+        defaults: Defaults,
+        exchange: Exchange,
+        clock: IReactorTime,
+    ) -> None:
+        self._socket = socket
+        self._gateway = gateway
+        self._front = front
+        self._defaults = defaults
+        self._exchange = exchange
+        self._request_id = exchange.request.id
+        self._clock = clock
+        self._slots: deque[_Slot] = deque()
+        self._paused = False
+        self._leaving = False
+
+    def start(self, gone: Callable[[], None]) -> None:
+        self._socket.on_gone(gone)
+        self._socket.on_writable(self._answer)
+        self._socket.listen(self._message, lambda _payload: None)
+
+    def drain(self) -> None:
+        """Takes no more messages and closes once those that came are answered."""
+        self._leaving = True
+        self._socket.pause()
+        self._answer()
+
+    def revoke(self, error: KatewayError) -> None:
+        """Ends it because its permission is gone."""
+        self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])
+        self._socket.close(POLICY, error.code)
+
+    def _message(self, message: str | bytes) -> None:
+        slot = _Slot()
+        self._slots.append(slot)
+        publishing = self._publish(message)
+        publishing.addCallback(self._written, slot)
+        publishing.addErrback(self._failed, slot)
+        # a client that does not read its answers is read no further either
+        if not self._paused and (len(self._slots) >= MAX_UNANSWERED or not self._socket.writable()):
+            self._paused = True
+            self._socket.pause()
+
+    def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
+        visit, key, partition, headers, acks, timeout, retries = self._defaults
+        try:
+            if isinstance(message, bytes):
+                record = Message(message, key, headers, partition)
+            else:
+                element = loads(message, "the message")
+                record = record_of(element, "the message", key, partition, headers)
+            if visit.admission is not None:
+                # as for a request: what the quota has no room for is refused
+                self._front.count_message(visit, record)
+        except KatewayError:
+            return fail()
+        return self._gateway.publish(Publish(visit.place, (record,), acks, self._clock.seconds() + timeout, retries))
+
+    def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
+        outcome = outcomes[0]
+        if self._front.audit.publishes:
+            error = outcome if isinstance(outcome, KatewayError) else None
+            self._front.record(self._exchange, self._defaults.visit, "publish", error)
+        if isinstance(outcome, Receipt):
+            slot.answer = orjson.dumps({"partition": outcome.partition, "offset": outcome.offset})
+        else:
+            slot.answer = orjson.dumps(problem_object(outcome, self._request_id))
+        self._answer()
+
+    def _failed(self, failure: Failure, slot: _Slot) -> None:
+        if self._front.audit.publishes:
+            self._front.record(self._exchange, self._defaults.visit, "publish", failure.value)
+        slot.answer = orjson.dumps(problem_object(failure.value or KatewayError(), self._request_id))
+        self._answer()
+
+    def _answer(self) -> None:
+        """Sends every answer whose turn has come, in one write."""
+        ready: list[bytes] = []
+        while self._slots and self._slots[0].answer is not None:
+            ready.append(self._slots.popleft().answer or b"")
+        if ready:
+            self._socket.send(TEXT, ready)
+        if self._leaving:
+            if not self._slots:
+                self._socket.close(GOING_AWAY)
+        elif self._paused and len(self._slots) < MAX_UNANSWERED // 2 and self._socket.writable():
+            self._paused = False
+            self._socket.resume()

@@ -1,0 +1,122 @@
+"""A subscription over a WebSocket: each record a message, acknowledgements as messages, pings that settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import orjson
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from kateway.core.delivery.ledger import Ack, Taken
+from kateway.core.groups.reader import Reader
+from kateway.errors import KatewayError
+from kateway.web.exchange import Span
+from kateway.web.formats.frames import frame
+from kateway.web.formats.jsonrecord import objects
+from kateway.web.http1.websocket import BINARY, GOING_AWAY, INTERNAL, NORMAL, POLICY, TEXT, Socket
+from kateway.web.messages.acks import parse_acks, results
+from kateway.web.problems import problem_object
+
+FRAMES = b"kateway.frames"
+Acknowledge = Callable[[Sequence[Ack]], Coroutine[Any, Any, list[KatewayError | None]]]
+
+
+class SocketOutlet:
+    """Feeds a WebSocket. After each batch a ping is sent; its pong says that the client's program has read so far.
+
+    At most one ping is unanswered at a time, so little is kept. One that stays unanswered for two heartbeats means
+    that nobody is there.
+    """
+
+    def __init__(self, socket: Socket, reader: Reader, acknowledge: Acknowledge, request_id: str) -> None:
+        self._socket = socket
+        self._reader = reader
+        self._acknowledge = acknowledge
+        self._request_id = request_id
+        self._binary = socket.subprotocol == FRAMES
+        self._sent: dict[int, int] = {}
+        """Partition → last offset sent."""
+        self._pinged: dict[int, int] | None = None
+        """The same when the ping was sent that is not answered yet."""
+        self._pings = 0
+        self._beats = 0
+        socket.listen(self._message, self._pong)
+
+    # --- Outlet ----------------------------------------------------------------------------------------------
+
+    def send(self, taken: Taken) -> tuple[int, Span]:
+        if self._binary:
+            pieces = [frame(taken.partition, record) for record in taken.records]
+        else:
+            pieces = objects(taken.partition, taken.records, taken.attempts, taken.leases)
+        span = self._socket.send(BINARY if self._binary else TEXT, pieces)
+        self._sent[taken.partition] = taken.records[-1].offset
+        if self._pinged is None:
+            self._ping()
+        return span.end - span.start, span
+
+    def writable(self) -> bool:
+        return self._socket.writable()
+
+    def on_writable(self, callback: Callable[[], None] | None) -> None:
+        self._socket.on_writable(callback)
+
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        self._socket.on_gone(callback)
+
+    def beat(self) -> None:
+        if self._pinged is None:
+            self._ping()
+            return
+        self._beats += 1
+        if self._beats > 1:
+            self._socket.cut()
+
+    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
+        if trouble is None:
+            self._socket.close(GOING_AWAY if leaving else NORMAL)
+        else:
+            self.fail(trouble)
+
+    def fail(self, error: KatewayError) -> None:
+        self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])
+        self._socket.close(INTERNAL if error.status >= 500 else POLICY, error.code)
+
+    # --- pings -----------------------------------------------------------------------------------------------
+
+    def _ping(self) -> None:
+        self._pings += 1
+        self._beats = 0
+        self._pinged = dict(self._sent)
+        self._socket.ping(b"%d" % self._pings)
+
+    def _pong(self, payload: bytes) -> None:
+        if self._pinged is None or payload != b"%d" % self._pings:
+            return  # one that nobody asked for is allowed (RFC 6455 5.5.3)
+        read, self._pinged = self._pinged, None
+        if read and self._reader.mode == "auto":
+            self._reader.settled(read)
+        if read != self._sent:
+            self._ping()
+
+    # --- acknowledgements ------------------------------------------------------------------------------------
+
+    def _message(self, message: str | bytes) -> None:
+        """An array of acknowledgements. Answered only where one does not hold; a message at a time."""
+        self._socket.pause()
+        working = Deferred.fromCoroutine(self._apply(message))
+        working.addErrback(self._failed)
+        working.addCallback(lambda _: self._socket.resume())
+
+    async def _apply(self, message: str | bytes) -> None:
+        acks = parse_acks(message.encode() if isinstance(message, str) else message)
+        outcomes = await self._acknowledge(acks)
+        if any(outcome is not None for outcome in outcomes):
+            answer = {"results": results(acks, outcomes, self._request_id)}
+            self._socket.send(TEXT, [orjson.dumps(answer)])
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value or KatewayError()
+        self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])

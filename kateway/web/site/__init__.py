@@ -1,0 +1,1 @@
+"""Klein's resource tree, and health."""

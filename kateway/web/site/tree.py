@@ -1,0 +1,160 @@
+"""The Klein resource trees of the two listeners: which path is whose.
+
+The public tree mounts the message plane and health. Behind our own channel only what is not of the message
+plane comes through here; under a stock ``Site`` (and in tests) everything does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from klein import Klein
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import Request as TwistedRequest
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+
+from kateway.errors import BadRequest, KatewayError, MethodNotAllowed, NotFound
+from kateway.model import Health
+from kateway.web.admin.api import AdminEdge
+from kateway.web.cors import check_origin
+from kateway.web.exchange import Exchange, Request, Response
+from kateway.web.problems import problem
+from kateway.web.site.exchange import StockExchange
+from kateway.web.site.health import live, ready
+
+Serve = Callable[[Exchange], None]
+
+
+class HandOver(Resource):
+    """Hands a twisted request over as an exchange; the handler answers it when it will."""
+
+    isLeaf = True
+
+    def __init__(self, tree: Tree, serve: Serve) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tree = tree
+        self._serve = serve
+
+    def render(self, request: TwistedRequest) -> int:
+        self._serve(self._tree.exchange_of(request))
+        return NOT_DONE_YET
+
+
+class Decodable(Resource):
+    """Keeps from a Klein tree the paths that are not UTF-8: what it says of them is no problem."""
+
+    isLeaf = True
+
+    def __init__(self, tree: Tree, app: Klein) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tree = tree
+        self._inner = app.resource()
+
+    def render(self, request: TwistedRequest) -> Any:
+        try:
+            b"/".join(request.postpath or ()).decode("utf-8")
+        except UnicodeDecodeError:
+            refused = BadRequest("the path is not UTF-8")
+            return self._tree.answer(lambda asked: problem(refused, asked.id)).render(request)
+        return self._inner.render(request)
+
+
+class Tree:
+    """What every Klein tree of ours has: exchanges for requests, problems for what fails and what is not there."""
+
+    def __init__(self, clock: IReactorTime, check: Serve = lambda _exchange: None) -> None:
+        """``check`` raises for a request that a browser was led to send."""
+        self._clock = clock
+        self._check = check
+
+    def exchange_of(self, request: TwistedRequest) -> Exchange:
+        """The wire's own exchange where the request came through our channel, else one over twisted.web."""
+        native: Exchange | None = getattr(request.channel, "exchange", None)
+        if native is not None:
+            return native
+        return StockExchange(request, self._clock.seconds())
+
+    def hand_over(self, serve: Serve) -> HandOver:
+        return HandOver(self, serve)
+
+    def answer(self, make: Callable[[Request], Response]) -> HandOver:
+        """A resource that answers at once."""
+
+        def respond(exchange: Exchange) -> None:
+            try:
+                self._check(exchange)
+                response = make(exchange.request)
+            except KatewayError as error:
+                response = problem(error, exchange.request.id)
+            exchange.respond(response)
+
+        return HandOver(self, respond)
+
+    def failed(self, failure: Failure) -> HandOver:
+        """The problem for a failure in a tree: Klein's own pages are HTML."""
+        error = failure.value or KatewayError()
+        if isinstance(error, WerkzeugMethodNotAllowed):
+            allow = ", ".join(sorted(error.valid_methods or ()))
+            error = MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
+        elif isinstance(error, HTTPException):
+            error = NotFound() if error.code in {404, 301, 308} else KatewayError(error.description or "")
+        return self.answer(lambda request: problem(error, request.id))
+
+
+HealthParts = Callable[[], Mapping[str, Health]]
+
+
+def public_tree(
+    clock: IReactorTime,
+    plane: Serve,
+    health: HealthParts,
+    draining: Callable[[], bool],
+    cors_origins: Callable[[], Sequence[str]],
+) -> Resource:
+    """``/live``, ``/ready`` and the message plane."""
+    app, tree = _app(clock, health, draining, lambda exchange: check_origin(exchange, cors_origins()))
+
+    @app.route("/<version>/topics", branch=True)
+    def topics(_request: TwistedRequest, version: str) -> Any:
+        return tree.hand_over(plane)
+
+    return Decodable(tree, app)
+
+
+def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, draining: Callable[[], bool]) -> Resource:
+    """``/live``, ``/ready`` and the admin API."""
+    app, tree = _app(clock, health, draining, lambda exchange: admin.guard.check_origin(exchange.request))
+
+    @app.route("/admin/v1", branch=True)
+    def admin_api(_request: TwistedRequest) -> Any:
+        return tree.hand_over(admin.handle)
+
+    return Decodable(tree, app)
+
+
+def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool], check: Serve) -> tuple[Klein, Tree]:
+    """What both listeners have: health, and problems for what is not there."""
+    app = Klein()
+    tree = Tree(clock, check)
+
+    @app.route("/live", methods=["GET", "HEAD"])
+    def is_live(_request: TwistedRequest) -> Any:
+        return tree.answer(lambda _: live())
+
+    @app.route("/ready", methods=["GET", "HEAD"])
+    def is_ready(_request: TwistedRequest) -> Any:
+        return tree.answer(lambda _: ready(health(), draining=draining()))
+
+    app.handle_errors(Exception)(lambda _request, failure: tree.failed(failure))
+    return app, tree
+
+
+def in_plane(target: bytes) -> bool:
+    """Whether the wire may hand a request to the message plane directly: what the public tree would do with it."""
+    # hot, so no parsing: a target that has this elsewhere is not found by the plane either
+    return b"/topics/" in target

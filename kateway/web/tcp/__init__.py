@@ -1,0 +1,1 @@
+"""Sockets, TLS, and how the peer of a connection ended it."""

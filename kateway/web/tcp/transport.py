@@ -1,0 +1,385 @@
+"""Server transports that send at once, count what the client's TCP has acknowledged, and tell a FIN from a reset.
+
+Twisted's own transport buffers every write, arms the descriptor, sends in the next turn of the loop and disarms it.
+These try the socket first. They also still have the descriptor when a connection ends, which is where delivery is
+confirmed: bytes the kernel took, less ``SIOCOUTQ`` (sent and not acknowledged, or not sent yet).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from errno import EAGAIN, ENOBUFS, EPIPE, EWOULDBLOCK
+from typing import Any, cast
+
+from OpenSSL.SSL import RECEIVED_SHUTDOWN, Error
+from twisted.internet import main, tcp, unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from kateway.errors import ConfigError
+from kateway.web.tcp.endpoints import parse_endpoint, shown
+from kateway.web.tcp.tls import Certificate, tls_endpoint
+
+# linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
+_SIOCOUTQ = 0x5411
+# linux/tcp.h: struct tcp_info up to tcpi_min_rtt; tcpi_rtt and tcpi_rttvar; times in microseconds
+_TCP_INFO_BYTES = 152
+_TCPI_RTT, _TCPI_NOTSENT_BYTES, _TCPI_MIN_RTT = 68, 144, 148
+_NEAR_MICROSECONDS = 1000
+_COUNTS = sys.platform == "linux"
+_MOST_PAIRS = 1024
+_BACKLOG = 1024
+
+
+class PromptConnection(tcp.Connection):
+    """What both kinds of socket share: prompt sends, counts, and the memory of how the client ended.
+
+    ``handed`` counts the bytes that the kernel has taken, ``offered`` those that were written.
+    """
+
+    counts = False
+    handed = 0
+    offered = 0
+    fin = False
+    """The client's FIN was seen."""
+    reset = False
+    """A reset was met by whichever call met it first."""
+    last_confirmed: int | None = None
+    drained: Callable[[], None] | None = None
+    """Called each time that waiting bytes have all been handed to the socket."""
+    _looked_at = -1
+
+    def write(self, data: bytes) -> None:
+        """Sends at once what the socket takes when nothing is queued before it; queues the rest."""
+        if not self.connected or self._writeDisconnected:
+            return
+        size = len(data)
+        if self.offered == self.handed and not self.reset:
+            self.offered += size
+            try:
+                sent = self.socket.send(data)
+            except OSError as error:
+                if error.errno not in (EWOULDBLOCK, EAGAIN, ENOBUFS):
+                    self._met(error)
+                    # the reactor finds the hang-up and ends the connection; not here, under the writer's feet
+                    self.startWriting()  # type: ignore[no-untyped-call]
+                    return
+                sent = 0
+            self.handed += sent
+            if sent == size:
+                return
+            data = data[sent:]
+        else:
+            self.offered += size
+        FileDescriptor.write(self, data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if not data:
+            return 0  # nothing is asked: the kernel would answer EPIPE after a shutdown of our own
+        try:
+            sent = self.socket.send(memoryview(data)[: FileDescriptor.SEND_LIMIT])
+        except OSError as error:
+            if error.errno in (EWOULDBLOCK, EAGAIN, ENOBUFS):
+                return 0
+            self._met(error)
+            return main.CONNECTION_LOST
+        self.handed += sent
+        return sent
+
+    def doWrite(self) -> Any:
+        if self.reset:
+            return main.CONNECTION_LOST
+        result = FileDescriptor.doWrite(self)
+        if result is None and self.offered == self.handed and self.drained is not None:
+            self.drained()
+        return result
+
+    def doRead(self) -> Any:
+        try:
+            data = self.socket.recv(65536)
+        except OSError as error:
+            if error.errno in (EWOULDBLOCK, EAGAIN):
+                return None
+            self._met(error)
+            return main.CONNECTION_LOST
+        if not data:
+            # with the error taken by an earlier call, a reset connection reads as ended
+            if self.reset:
+                return main.CONNECTION_LOST
+            self.fin = True
+            return main.CONNECTION_DONE
+        return self._dataReceived(data)
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        # epoll's hang-up without anything to read comes here as well
+        self.look_for_error()
+        if self.reset:
+            self.connectionLost(Failure(main.CONNECTION_LOST))
+            return
+        self.fin = True
+        super().readConnectionLost(reason)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if hasattr(self, "socket"):
+            # the last look, before the descriptor is closed: the protocol hears of it only after that
+            self.last_confirmed = self.confirmed()
+            self.look_for_error()
+            self.drained = None
+        super().connectionLost(reason)
+
+    def confirmed(self) -> int | None:
+        """How many of the bytes offered the client's TCP has acknowledged; ``None`` where that cannot be known."""
+        if not self.counts:
+            return None
+        try:
+            (unacknowledged,) = struct.unpack("i", fcntl.ioctl(self.socket.fileno(), _SIOCOUTQ, b"\0\0\0\0"))
+        except (OSError, AttributeError):
+            return self.last_confirmed
+        # a FIN of ours that is under way counts as one byte: too few for a moment, never too many
+        return max(self.handed - cast(int, unacknowledged), 0)
+
+    def keep_unsent_below(self, size: int) -> None:
+        """Limits what the kernel holds beyond what is on its way to the client: what a slow one costs."""
+        if self.counts:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+
+    def round_trip_seconds(self) -> float:
+        """How long an answer to what is sent now may be under way, as far as the kernel has seen."""
+        if not self.counts:
+            return 0.0
+        try:
+            if self.socket.getpeername()[0] == self.socket.getsockname()[0]:
+                return 0.0  # within the machine: it is there before the call that sends returns
+            mean, deviation = self._told("II", _TCPI_RTT)
+            (least,) = self._told("I", _TCPI_MIN_RTT)
+        except (OSError, AttributeError, struct.error):
+            return 0.0
+        # near by, delayed acknowledgements are most of the mean; far away, the net's own moods
+        return float(3 * least if least < _NEAR_MICROSECONDS else 2 * (mean + 4 * deviation)) / 1e6
+
+    def unsent(self) -> bool:
+        """Whether bytes wait that the kernel has not sent even once: the client's window is shut."""
+        if not self.counts:
+            return False
+        try:
+            (waiting,) = self._told("I", _TCPI_NOTSENT_BYTES)
+        except (OSError, AttributeError, struct.error):
+            return False
+        return bool(waiting) or self.handed < self.offered
+
+    def _told(self, kind: str, at: int) -> tuple[int, ...]:
+        """A part of ``TCP_INFO``."""
+        return struct.unpack_from(
+            kind, self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES), at
+        )
+
+    def stalled(self) -> bool:
+        """Bytes wait, in the process or in the kernel, and none has moved since the last look."""
+        moved = self.handed if (confirmed := self.confirmed()) is None else confirmed
+        waiting = moved < self.offered
+        stuck = waiting and moved == self._looked_at
+        self._looked_at = moved
+        return stuck
+
+    def _met(self, error: OSError) -> None:
+        """Notes an error that the kernel tells only once: ECONNRESET, or EPIPE for a reset after a FIN."""
+        self.reset = True
+        if error.errno == EPIPE:
+            self.fin = True
+
+    def look_for_error(self) -> None:
+        """Asks the kernel for an error that no call has met yet."""
+        try:
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except (OSError, AttributeError):
+            return
+        if number:
+            self._met(OSError(number, "pending socket error"))
+
+
+class PromptServer(PromptConnection, tcp.Server):
+    """A TCP connection."""
+
+    counts = _COUNTS
+
+    def __init__(self, sock: socket.socket, *arguments: Any) -> None:
+        super().__init__(sock, *arguments)
+        # answers leave at once: Nagle would hold a small one back behind an unacknowledged other
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class PromptUnixServer(PromptConnection, unix.Server):
+    """A connection on a UNIX socket: nothing is acknowledged there, so ``confirmed`` is ``None``."""
+
+
+@implementer(IHalfCloseableProtocol)
+class CountingTls(TLSMemoryBIOProtocol):
+    """TLS that sends each write at once and maps acknowledged ciphertext back to plaintext."""
+
+    plain_offered = 0
+    plain_confirmed = 0
+    notified = False
+    """The client said by TLS's own close alert that it sends no more."""
+    leaving: Callable[[], bool] | None = None
+    """Asked when the client says that it sends no more, by the alert or by a FIN: whether the connection is to stay."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+        self._pairs: deque[tuple[int, int]] = deque()
+        self._stays = False
+
+    @property
+    def wire(self) -> PromptConnection | None:
+        """The TCP connection below."""
+        below = self.transport
+        # the endpoint's own wrapping: startTLS's bypass or the server itself
+        return below if isinstance(below, PromptConnection) else None
+
+    def write(self, data: bytes) -> None:
+        if self._lostTLSConnection:
+            return  # after the client's alert nothing may be sent but ours
+        self.plain_offered += len(data)
+        super().write(data)  # type: ignore[no-untyped-call]
+        wire = self.wire
+        # bytes that wait for the handshake have no ciphertext yet; a later write's pair covers them
+        if wire is not None and not self._appSendBuffer:
+            pairs = self._pairs
+            pairs.append((self.plain_offered, wire.offered))
+            if len(pairs) > _MOST_PAIRS:
+                self.confirmed()
+                if len(pairs) > _MOST_PAIRS:
+                    # fewer marks: confirmed later than it could be, never earlier
+                    self._pairs = deque(list(pairs)[1::2])
+
+    def say_goodbye(self) -> None:
+        """Sends our close alert, and leaves the connection open."""
+        with suppress(Error):  # in the middle of a handshake
+            self._tlsConnection.shutdown()
+        self._flushSendBIO()  # type: ignore[no-untyped-call]
+
+    def half_close(self) -> None:
+        """Sends our close alert and our FIN. The connection stays until the client's own FIN, or its reset."""
+        self._stays = True
+        self.say_goodbye()
+        if self.wire is not None:
+            self.wire.loseWriteConnection()  # type: ignore[no-untyped-call]
+
+    def confirmed(self) -> int | None:
+        """As ``PromptConnection.confirmed``, in plaintext."""
+        wire = self.wire
+        ciphertext = wire.confirmed() if wire is not None else None
+        if ciphertext is None:
+            return None
+        pairs = self._pairs
+        while pairs and pairs[0][1] <= ciphertext:
+            self.plain_confirmed = pairs.popleft()[0]
+        return self.plain_confirmed
+
+    # --- the wire's side ----------------------------------------------------------------------------------------------
+
+    def readConnectionLost(self) -> None:
+        if self.wire is not None and not self._may_stay():
+            self.wire.connectionLost(Failure(main.CONNECTION_DONE))
+
+    def writeConnectionLost(self) -> None:
+        """Nobody ends only one way of a TLS connection."""
+
+    def _unbufferPendingWrites(self) -> None:
+        super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]
+        wire = self.wire
+        if wire is not None and not self._appSendBuffer:
+            self._pairs.append((self.plain_offered, wire.offered))
+
+    def _shutdownTLS(self) -> None:
+        connection = self._tlsConnection
+        if not self.notified and connection is not None and connection.get_shutdown() & RECEIVED_SHUTDOWN:
+            self.notified = True
+            self._stays = self._stays or (not self.disconnecting and self._may_stay())
+        if not self._stays:
+            super()._shutdownTLS()  # type: ignore[no-untyped-call]
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is None and self._stays:
+            self._lostTLSConnection = True
+        else:
+            super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+
+    def _may_stay(self) -> bool:
+        return self.leaving is not None and self.leaving()
+
+
+def count(port: IListeningPort) -> None:
+    """Makes a listening port build these transports."""
+    if isinstance(port, unix.Port):
+        port.transport = PromptUnixServer
+    elif isinstance(port, tcp.Port):
+        port.transport = PromptServer  # type: ignore[assignment]
+    if isinstance(port, tcp.Port | unix.Port) and port.backlog == tcp.Port.backlog and port.socket is not None:
+        # Twisted's default queue of 50 drops the SYNs of a burst; Linux takes a second listen as a new length
+        port.socket.listen(_BACKLOG)
+    factory = getattr(port, "factory", None)
+    if isinstance(factory, TLSMemoryBIOFactory):
+        factory.protocol = CountingTls
+
+
+def listen(
+    reactor: Any,
+    endpoint_string: str,
+    factory: IProtocolFactory,
+    certified: Callable[[Certificate], None] | None = None,
+) -> Deferred[IListeningPort]:
+    """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``). ``certified`` is told the certificate of
+    an ``ssl:`` one, which can be read anew while it is in use.
+
+    Fails with ``ConfigError``, in one line that names the endpoint, if it cannot be understood or is taken.
+    """
+
+    def listening(port: IListeningPort) -> IListeningPort:
+        count(port)
+        return port
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, CannotListenError):
+            return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error.socketError}"]))
+        return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error}"]))
+
+    endpoint, certificate = build_endpoint(reactor, endpoint_string)
+    if certificate is not None and certified is not None:
+        certified(certificate)
+    listened: Deferred[IListeningPort] = endpoint.listen(factory)
+    return listened.addCallbacks(listening, failed)
+
+
+def build_endpoint(reactor: Any, endpoint_string: str) -> tuple[IStreamServerEndpoint, Certificate | None]:
+    """An endpoint, with its certificate if it is an ``ssl:`` one; nothing listens yet. ``ConfigError``."""
+    parse_endpoint(endpoint_string)
+    try:
+        if endpoint_string.startswith("ssl:"):
+            return tls_endpoint(reactor, endpoint_string)
+        return serverFromString(reactor, endpoint_string), None
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its parser meets: a TypeError for an option that does not exist
+        raise ConfigError([f"{shown(endpoint_string)} is not an endpoint: {error}"]) from error
+
+
+def address_of(port: IListeningPort) -> str:
+    """Where a listener listens: ``host:port``, or a Unix socket's path."""
+    host: Any = port.getHost()
+    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))

@@ -1,0 +1,174 @@
+"""Groups over the embedded store: what is committed survives, two gateways share, a member that leaves hands over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from kateway.config.schema import DeliveryConfig, EmbeddedStorageConfig
+from kateway.core.delivery.batch import Ack, Taken
+from kateway.core.groups.memberships import Groups
+from kateway.core.groups.reader import Reader, Watcher
+from kateway.model import Message
+from kateway.storage.embedded import EmbeddedStore
+from kateway.web.exchange import Span
+
+here = pytest_twisted.ensureDeferred
+
+
+class Wire:
+    """A connection whose client's TCP acknowledges everything at once."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.watchers: list[Watcher] = []
+
+    def confirmed(self) -> int | None:
+        return self.position
+
+    def stalled(self) -> bool:
+        return False
+
+    def watch(self, watcher: Watcher) -> None:
+        self.watchers.append(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        if watcher in self.watchers:
+            self.watchers.remove(watcher)
+
+    def write(self, taken: Taken) -> Span:
+        start, self.position = self.position, self.position + len(taken.records)
+        return Span(start, [1] * len(taken.records), self.position)
+
+    def close(self, orderly: bool = True) -> None:
+        for watcher in list(self.watchers):
+            watcher.closed(self.position, orderly)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = reactor.seconds() + 20
+    while not condition():
+        assert reactor.seconds() < deadline, "it did not happen in time"
+        await deferLater(reactor, 0.01)
+
+
+@pytest_twisted.async_yield_fixture
+async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
+    made = EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path)), reactor)
+    await made.start()
+    await made.create_topic("t", partitions=2)
+    yield made
+    await made.stop(5.0)
+
+
+def gateway(store: EmbeddedStore) -> Groups:
+    return Groups(lambda name: store, reactor, DeliveryConfig(commit_interval_seconds=0.05))
+
+
+async def fill(store: EmbeddedStore, count: int) -> None:
+    messages = [Message(b"%d" % number, partition=number % 2) for number in range(count)]
+    await store.publish("t", messages, -1, reactor.seconds() + 5)
+
+
+async def read(reader: Reader, wire: Wire, count: int) -> list[tuple[int, int]]:
+    """Reads exactly so many records."""
+    got: list[tuple[int, int]] = []
+
+    def more() -> bool:
+        while len(got) < count and (taken := reader.take(count - len(got), 1 << 20)) is not None:
+            got.extend((taken.partition, record.offset) for record in taken.records)
+            reader.sent(taken, wire.write(taken))
+        return len(got) >= count
+
+    await until(more)
+    return got
+
+
+@here
+async def test_ten_read_and_closed_are_ten_committed_and_the_next_gets_the_rest(store: EmbeddedStore) -> None:
+    groups = gateway(store)
+    await fill(store, 20)
+    wire = Wire()
+    first = await read(groups.reader("default", "g", "t", connection=wire), wire, 10)
+    wire.close()
+    wire = Wire()
+    second = await read(groups.reader("default", "g", "t", connection=wire), wire, 10)
+    assert sorted(first + second) == [(partition, offset) for partition in range(2) for offset in range(10)]
+    wire.close()
+    await groups.stop(1.0)
+    committed = await store.committed("g", "t")
+    assert [at.offset for at in committed.values() if at] == [10, 10]
+
+
+@here
+async def test_a_reset_loses_nothing_and_a_stop_commits_what_is_settled(store: EmbeddedStore) -> None:
+    groups = gateway(store)
+    await fill(store, 10)
+    wire = Wire()
+    lost = await read(groups.reader("default", "g", "t", connection=wire), wire, 4)
+    wire.close(orderly=False)
+    wire = Wire()
+    assert set(lost) <= set(await read(groups.reader("default", "g", "t", connection=wire), wire, 10))
+    wire.close()
+    await groups.stop(1.0)
+    assert sum(at.offset for at in (await store.committed("g", "t")).values() if at) == 10
+
+
+@here
+async def test_two_gateways_share_a_group_and_one_that_stops_leaves_nothing_behind(store: EmbeddedStore) -> None:
+    one, two = gateway(store), gateway(store)
+    await fill(store, 40)
+    wires = Wire(), Wire()
+    first = one.reader("default", "g", "t", connection=wires[0], short=False)
+    second = two.reader("default", "g", "t", connection=wires[1], short=False)
+    got = await read(first, wires[0], 5) + await read(second, wires[1], 5)
+    wires[0].close()
+    await one.stop(3.0)
+    got += await read(second, wires[1], 40 - len(set(got)))
+    while len(set(got)) < 40:
+        got += await read(second, wires[1], 1)
+    assert set(got) == {(partition, offset) for partition in range(2) for offset in range(20)}
+    wires[1].close()
+    await two.stop(3.0)
+    assert [at.offset for at in (await store.committed("g", "t")).values() if at] == [20, 20]
+
+
+@here
+async def test_acknowledged_out_of_order_is_not_delivered_again_after_a_restart(store: EmbeddedStore) -> None:
+    groups = gateway(store)
+    await fill(store, 12)
+    wire = Wire()
+    reader = groups.reader("default", "g", "t", connection=wire, mode="explicit")
+    await read(reader, wire, 12)
+    acks = [Ack(0, 1), Ack(0, 3), Ack(1, 2, upto=True)]
+    assert await groups.acknowledge("default", "g", "t", acks, sync=True) == [None] * 3
+    reader.finish()
+    await groups.stop(1.0)
+    assert await groups.acknowledge("default", "g", "t", [Ack(0, 3), Ack(1, 0)]) == [None, None]
+    groups = gateway(store)
+    wire = Wire()
+    reader = groups.reader("default", "g", "t", connection=wire, mode="explicit")
+    assert sorted(await read(reader, wire, 7)) == [(0, 0), (0, 2), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5)]
+    assert reader.take(10, 1000) is None
+    reader.finish()
+    await groups.stop(1.0)
+
+
+@here
+async def test_a_member_that_lingers_is_let_go(store: EmbeddedStore) -> None:
+    groups = gateway(store)
+    await fill(store, 2)
+    wire = Wire()
+    await read(groups.reader("default", "g", "t", connection=wire), wire, 2)
+    wire.close()
+    await groups.let_go("default", "g", "t")
+    assert groups.groups == 0
+    await store.reset("g", "t", {0: 0, 1: 0})
+    wire = Wire()
+    await read(groups.reader("default", "g", "t", connection=wire), wire, 2)
+    wire.close()
+    await groups.stop(1.0)

@@ -1,0 +1,338 @@
+"""The delivery state against a model that is too simple to be wrong: sets of offsets.
+
+The machine plays the group and its clients: it takes, sends, confirms partly, disconnects, acknowledges in any order,
+lets leases end, rebalances with and without a commit. Losing a record, delivering one again that is done with (unless
+a crash forgot it), delivering out of order and miscounting attempts all fail it.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from twisted.internet.task import Clock
+
+from kateway.core.delivery.ledger import Ack, Delivery, State, Taken
+from kateway.core.groups.retained import Kept
+from kateway.errors import Conflict, NotFound
+from kateway.model import Committed, Record
+
+counts = st.integers(1, 6)
+MAX_DELIVERIES = 3
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    @initialize(limited=st.booleans())
+    def begin(self, limited: bool) -> None:
+        self.limit = MAX_DELIVERIES if limited else 0
+        self.now = 0.0
+        self.log: list[Record] = []
+        self.end = 0
+        self.tokens = 0
+        self.stream = 0
+        self.flying: list[Taken] = []
+        self.done: set[int] = set()
+        self.attempts: dict[int, int] = {}
+        self.leased: dict[int, tuple[str, float]] = {}
+        self.waiting: dict[int, float] = {}
+        self.dying: set[int] = set()
+        self.stored: Committed | None = None
+        self.done_when_stored: set[int] = set()
+        self.position = 0
+        self.delivery = Delivery(0, None, self.limit)
+        self.append(6, 0)
+        self.append(6, 2)
+
+    # --- the store ------------------------------------------------------------------------------------------------
+
+    @rule(count=counts, hole=st.integers(0, 3))
+    def append(self, count: int, hole: int) -> None:
+        self.end += hole
+        for _ in range(count):
+            self.log.append(Record(self.end, 0, None, b"v"))
+            self.end += 1
+
+    def fetch(self, count: int) -> tuple[int, list[Record]] | None:
+        while True:
+            records = [record for record in self.log if record.offset >= self.position][:count]
+            if not records:
+                return None
+            position, self.position = self.position, records[-1].offset + 1
+            start, fresh = self.delivery.receive(records, position)
+            if fresh:
+                return start, fresh
+
+    def deliverable(self) -> list[int]:
+        """What the next take should begin with: nothing that is done, or with somebody, or put off."""
+        out = {offset for taken in self.flying for offset in self.offsets(taken)}
+        out |= set(self.leased) | set(self.waiting) | self.dying | self.done
+        return [record.offset for record in self.log if record.offset not in out]
+
+    @staticmethod
+    def offsets(taken: Taken) -> list[int]:
+        if taken.records:
+            return [record.offset for record in taken.records]
+        return taken.offsets if taken.offsets is not None else list(range(taken.first, taken.stop))
+
+    def delivered(self, taken: Taken) -> None:
+        offsets = self.offsets(taken)
+        assert not self.done & set(offsets), "delivered again what was done with"
+        assert offsets == self.deliverable()[: len(offsets)], "out of order"
+        for offset, attempt in zip(offsets, taken.attempts or [1] * len(offsets), strict=True):
+            assert attempt == self.attempts.get(offset, 0) + 1, "attempts miscounted"
+
+    # --- ack=auto -------------------------------------------------------------------------------------------------
+
+    @rule(count=counts, send=st.booleans())
+    def take_auto(self, count: int, send: bool) -> None:
+        if self.flying and not self.flying[-1].sent:
+            return
+        taken = self.delivery.fly_again(count, 100, self.now)
+        if taken is None:
+            found = self.fetch(count)
+            if found is None:
+                assert not self.deliverable(), "lost"
+                return
+            taken = self.delivery.fly(*found, self.now)
+        self.delivered(taken)
+        self.flying.append(taken)
+        if send:
+            self.send(taken)
+
+    def send(self, taken: Taken) -> None:
+        for offset in self.offsets(taken):
+            self.attempts[offset] = self.attempts.get(offset, 0) + 1
+        lengths = [3 + offset % 4 for offset in self.offsets(taken)]
+        taken.was_sent(self.stream, lengths, self.stream + sum(lengths))
+        self.stream = taken.end
+
+    @precondition(lambda self: self.flying and not self.flying[-1].sent)
+    @rule()
+    def send_what_was_taken(self) -> None:
+        self.send(self.flying[-1])
+
+    @precondition(lambda self: self.flying and self.flying[0].sent)
+    @rule()
+    def settle_the_first_batch(self) -> None:
+        taken = self.flying.pop(0)
+        self.done.update(self.offsets(taken))
+        self.delivery.settle(taken)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        """The client confirmed up to some byte; the rest goes back."""
+        first = self.flying[0]
+        ends = [end for taken in self.flying if taken.sent for end in accumulate(taken.lengths, initial=taken.begin)]
+        confirmed = data.draw(st.sampled_from([first.begin, *ends])) + data.draw(st.integers(-1, 1))
+        for taken in self.flying:
+            if taken.sent:
+                ends = list(accumulate(taken.lengths, initial=taken.begin))[1:]
+                read = [o for o, end in zip(self.offsets(taken), ends, strict=True) if end <= confirmed]
+                self.done.update(read)
+                assert taken.whole_records(confirmed) == len(read)
+            self.delivery.settle_some(taken, taken.whole_records(confirmed))
+        for taken in self.flying:
+            offset = self.delivery.give_back(taken)
+            if offset is not None:
+                self.position = offset
+        self.flying = []
+        assert not self.delivery.flights
+
+    # --- ack=explicit ---------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.flying)
+    @rule(count=counts, seconds=st.sampled_from([5.0, 20.0]), sent=st.booleans())
+    def take_explicit(self, count: int, seconds: float, sent: bool) -> None:
+        self.tokens += 1
+        token = f"t{self.tokens}"
+        until = self.now + seconds
+        if self.delivery.has_ready():
+            taken = self.delivery.lease_again(count, 100, token, until, self.now)
+        else:
+            found = self.fetch(count)
+            if found is None:
+                assert not self.deliverable(), "lost"
+                return
+            taken = self.delivery.lease(*found, token, until, self.now)
+        assert taken is not None
+        self.delivered(taken)
+        if not sent:
+            assert self.delivery.give_back(taken) is None
+            return
+        for offset in self.offsets(taken):
+            self.attempts[offset] = self.attempts.get(offset, 0) + 1
+            self.leased[offset] = token, until
+
+    @precondition(lambda self: self.leased or self.waiting)
+    @rule(data=st.data(), outcome=st.sampled_from(["ack", "ack", "retry", "dead"]), strict=st.booleans())
+    def acknowledge(self, data: st.DataObject, outcome: str, strict: bool) -> None:
+        offset = data.draw(st.sampled_from(sorted({**self.leased, **self.waiting})))
+        token = self.leased[offset][0] if strict and offset in self.leased else None
+        ack = Ack(0, offset, outcome=outcome, delay_seconds=3, lease=token)  # type: ignore[arg-type]
+        assert self.delivery.acknowledge(ack, self.now) is None
+        self.leased.pop(offset, None)
+        self.waiting.pop(offset, None)
+        if outcome == "ack":
+            self.done.add(offset)
+        elif outcome == "dead" or self.exhausted(offset):
+            self.dying.add(offset)
+        else:
+            self.waiting[offset] = self.now + 3
+
+    def exhausted(self, offset: int) -> bool:
+        return bool(self.limit) and self.attempts[offset] >= self.limit
+
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data())
+    def acknowledge_with_a_lease_that_is_not_its(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.leased)))
+        assert isinstance(self.delivery.acknowledge(Ack(0, offset, lease="t0"), self.now), Conflict)
+
+    @precondition(lambda self: self.done)
+    @rule(data=st.data())
+    def acknowledge_again(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.done)))
+        assert self.delivery.acknowledge(Ack(0, offset), self.now) is None
+
+    @rule()
+    def acknowledge_what_was_never_delivered(self) -> None:
+        assert isinstance(self.delivery.acknowledge(Ack(0, self.end + 1), self.now), NotFound)
+        for offset in self.deliverable():
+            if not self.attempts.get(offset):
+                assert isinstance(self.delivery.acknowledge(Ack(0, offset), self.now), NotFound)
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data())
+    def a_client_says_what_it_has_read(self, data: st.DataObject) -> None:
+        """An SSE client's id, a WebSocket's pong: up to some record, while batches are on their way or came back."""
+        offset = data.draw(st.sampled_from(sorted(self.attempts)))
+        assert self.delivery.acknowledge(Ack(0, offset, upto=True), self.now) is None
+        unsent = [o for taken in self.flying if not taken.sent for o in self.offsets(taken)]
+        read = {o for o, times in self.attempts.items() if times and o <= offset} - {*unsent, *self.dying}
+        self.done |= read
+        for places in (self.leased, self.waiting):
+            for o in read & set(places):
+                del places[o]
+        self.flying = [taken for taken in self.flying if not set(self.offsets(taken)) <= read]
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.delivery.expire(self.now)
+        for offset, (_, until) in list(self.leased.items()):
+            if until <= self.now:
+                del self.leased[offset]
+                if self.exhausted(offset):
+                    self.dying.add(offset)
+        for offset, until in list(self.waiting.items()):
+            if until <= self.now:
+                del self.waiting[offset]
+
+    @rule()
+    def bury(self) -> None:
+        """What the delivery wants dead is what the model does; it is done with only when it is written."""
+        items = list(self.delivery.dying)
+        self.delivery.dying.clear()
+        for item in items:
+            self.delivery.complete(item)
+        self.done |= self.dying
+        self.dying = set()
+
+    # --- the group ------------------------------------------------------------------------------------------------
+
+    @rule()
+    def commit(self) -> None:
+        if not self.delivery.outstanding():
+            visible = [record.offset for record in self.log if record.offset >= self.position]
+            self.delivery.step(visible[0] if visible else max(self.end, self.position))
+        committed = self.delivery.to_commit()
+        if committed is not None:
+            self.stored = self.delivery.committed = committed
+        self.done_when_stored = set(self.done)
+
+    @rule(commit=st.booleans())
+    def next_owner(self, commit: bool) -> None:
+        """The partition goes and comes back: everything but the commit is forgotten."""
+        if commit:
+            self.commit()
+        self.delivery.live = False
+        self.done = set(self.done_when_stored)
+        self.attempts = {}
+        self.leased, self.waiting, self.dying, self.flying = {}, {}, set(), []
+        self.delivery = Delivery(0, self.stored, self.limit)
+        self.position = self.stored.offset if self.stored else 0
+
+    @precondition(lambda self: not self.flying)
+    @rule()
+    def goes_and_comes_back(self) -> None:
+        """A rebalance gives it to nobody else: everything is as it was."""
+        self.commit()
+        kept = Kept(Clock())
+        self.delivery.live = False
+        kept.keep("g", self.delivery)
+        delivery = kept.take_back("g", 0, self.stored)
+        if delivery is None:
+            assert self.stored is None or not (self.delivery.items or self.delivery.repeats)
+            self.next_owner(commit=False)
+        else:
+            assert self.delivery.frontier is not None
+            self.position = self.delivery.frontier
+
+    @invariant()
+    def nothing_is_committed_that_was_not_read(self) -> None:
+        delivery = self.delivery
+        if delivery.floor is None:
+            return
+        for record in self.log:
+            claimed = record.offset < delivery.floor or record.offset in delivery.done
+            assert claimed == (record.offset in self.done), record.offset
+
+    @invariant()
+    def everything_is_where_the_model_has_it(self) -> None:
+        items = self.delivery.items.values()
+        places = {state: {i.record.offset for i in items if i.state is state} for state in State}
+        assert places[State.LEASED] == set(self.leased)
+        assert places[State.WAITING] == set(self.waiting)
+        assert places[State.DYING] == self.dying
+        assert places[State.READY] <= set(self.deliverable())
+        assert {item.record.offset for item in self.delivery.dying} == self.dying
+        for item in items:
+            assert item.attempts == self.attempts.get(item.record.offset, 0)
+        assert list(self.delivery.flights) == sorted(self.flying, key=lambda taken: taken.start)
+
+    @invariant()
+    def what_is_out_is_counted(self) -> None:
+        delivery = self.delivery
+        assert delivery.bytes == len(delivery.items)
+        assert sorted(delivery.items) == list(delivery.items)
+        floor = delivery.floor or 0
+        assert all(start > floor for start, _ in delivery.done)
+        if delivery.floor is not None and not delivery.outstanding() and delivery.frontier is not None:
+            assert delivery.floor >= delivery.frontier
+
+    def teardown(self) -> None:
+        """Everything arrives in the end, and everything is committed."""
+        if not hasattr(self, "delivery"):
+            return
+        if self.flying:
+            self.flying[-1].sent or self.send(self.flying[-1])
+        while self.flying:
+            self.settle_the_first_batch()
+        self.limit = self.delivery.max_deliveries = 0
+        self.bury()
+        self.time_passes(100.0)
+        while self.deliverable():
+            self.take_auto(3, True)
+            self.settle_the_first_batch()
+        self.commit()
+        self.nothing_is_committed_that_was_not_read()
+        assert self.done >= {record.offset for record in self.log}
+        if self.delivery.floor is not None:
+            assert self.delivery.floor >= (self.log[-1].offset + 1 if self.log else 0)
+
+
+DeliveryMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDelivery = DeliveryMachine.TestCase

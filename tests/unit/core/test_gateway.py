@@ -1,0 +1,217 @@
+"""The gateway's steps: what is tried again, which topics are made, which partitions and offsets are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from store_in_memory import MemoryStore
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from kateway.config.schema import DeliveryConfig
+from kateway.core.access.control import Place
+from kateway.core.gateway import Gateway, Publish, TopicCreation
+from kateway.core.groups.memberships import Groups
+from kateway.errors import (
+    InvalidRecord,
+    MalformedBatch,
+    OffsetOutOfRange,
+    OutcomeUnknown,
+    Overloaded,
+    PartitionNotFound,
+    TopicNotFound,
+    Unavailable,
+)
+from kateway.model import Committed, Message, Receipt
+from kateway.storage.interface import At, Outcome
+
+Step = Callable[[Sequence[Message]], list[Outcome]]
+
+
+def written(messages: Sequence[Message]) -> list[Outcome]:
+    return [Receipt(0, number) for number, _ in enumerate(messages)]
+
+
+def failing(*errors: Exception) -> Step:
+    """Messages fail one after the other with these; the rest are written."""
+    return lambda messages: [*errors, *written(messages)][: len(messages)]  # type: ignore[return-value]
+
+
+class Store(MemoryStore):
+    """Answers publishes as it is told, step by step, and keeps what it was given; offsets as of its logs."""
+
+    def __init__(self, clock: Clock, *steps: Step) -> None:
+        super().__init__(clock)
+        self.steps = list(steps)
+        self.given: list[list[bytes | None]] = []
+        self.times: list[float] = []
+        self.moved: dict[str, Any] = {}
+
+    def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        self.given.append([message.value for message in messages])
+        self.times.append(self.clock.seconds())
+        if topic not in self.logs:
+            return succeed([TopicNotFound(topic) for _ in messages])
+        return succeed((self.steps.pop(0) if self.steps else written)(messages))
+
+    async def offsets(self, topic: str, at: At) -> dict[int, int]:
+        return {p: 0 if at == "earliest" else self.end(topic, p) for p in range(len(self.logs[topic]))}
+
+    async def reset(self, group: str, topic: str, offsets: dict[int, int]) -> None:
+        self.moved[group] = dict(offsets)
+
+
+class World:
+    """A gateway over one store with the topic ``t`` of two partitions."""
+
+    def __init__(self, *steps: Step, create: bool = False) -> None:
+        self.clock = Clock()
+        self.store = Store(self.clock, *steps)
+        self.store.make("t", 2)
+        groups = Groups(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
+        self.gateway = Gateway({"default": TopicCreation(create, 3, 1)}, groups, self.clock)
+
+    def place(self, topic: str = "t") -> Place:
+        return Place("default", self.store, topic)  # type: ignore[arg-type]
+
+    def publish(self, *values: bytes, topic: str = "t", seconds: float = 5.0, retries: int = 3) -> list[Any]:
+        """The outcomes, in a list that fills when they are known."""
+        messages = [Message(value) for value in values]
+        found: list[Any] = []
+        publish = Publish(self.place(topic), messages, -1, self.clock.seconds() + seconds, retries)
+        self.gateway.publish(publish).addCallback(found.extend)
+        return found
+
+    def batch(self, *partitions: int | None, topic: str = "t") -> Any:
+        messages = [Message(b"v", None, (), partition) for partition in partitions]
+        return self.now(self.gateway.publish_batch(Publish(self.place(topic), messages, -1, 5.0, 0)))
+
+    @staticmethod
+    def now(work: Any) -> Any:
+        """What has to be known at once; raises what it failed with."""
+        done = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        found: list[Any] = []
+        failed: list[Any] = []
+        done.addCallbacks(found.append, failed.append)
+        if failed:
+            raise failed[0].value
+        return found[0]
+
+
+def test_what_is_written_is_told_at_once() -> None:
+    world = World()
+    assert world.publish(b"a", b"b") == [Receipt(0, 0), Receipt(0, 1)]
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_only_what_surely_was_not_written_is_tried_again() -> None:
+    gone, refused = OutcomeUnknown("no answer"), InvalidRecord("no")
+    world = World(failing(gone, Unavailable("no leader"), refused))
+    found = world.publish(b"a", b"b", b"c", b"d")
+    assert found == []
+    world.clock.advance(0.05)
+    assert found == [gone, Receipt(0, 0), refused, Receipt(0, 0)]
+    assert world.store.given == [[b"a", b"b", b"c", b"d"], [b"b"]]
+
+
+def test_pauses_between_retries_double() -> None:
+    ill = failing(Unavailable("no leader"))
+    world = World(ill, ill, ill, ill)
+    found = world.publish(b"a")
+    world.clock.pump([0.05, 0.1, 0.2, 0.4])
+    assert [round(time, 2) for time in world.store.times] == [0.0, 0.05, 0.15, 0.35]
+    assert isinstance(found[0], Unavailable)
+
+
+def test_no_retry_is_made_that_would_begin_after_the_deadline() -> None:
+    world = World(failing(Unavailable("no leader")), failing(Unavailable("no leader")))
+    found = world.publish(b"a", seconds=0.1)
+    world.clock.pump([0.05] * 4)
+    assert len(world.store.given) == 2
+    assert isinstance(found[0], Unavailable)
+
+
+def test_without_retries_a_failure_is_told_at_once() -> None:
+    assert isinstance(World(failing(Unavailable("no leader"))).publish(b"a", retries=0)[0], Unavailable)
+
+
+def test_a_store_without_room_is_not_asked_again() -> None:
+    world = World(failing(Overloaded("full")))
+    assert isinstance(world.publish(b"a")[0], Overloaded)
+    assert len(world.store.given) == 1
+
+
+def test_a_topic_is_made_where_that_is_allowed() -> None:
+    world = World(create=True)
+    assert world.publish(b"a", topic="new") == [Receipt(0, 0)]
+    assert world.store.partitions("new") == 3
+
+
+def test_else_it_is_not() -> None:
+    world = World()
+    assert isinstance(world.publish(b"a", topic="new")[0], TopicNotFound)
+    assert world.store.partitions("new") is None
+    with pytest.raises(TopicNotFound):
+        world.now(world.gateway.topic(world.place("new"), create=True))
+
+
+def test_a_batch_that_names_a_partition_that_does_not_exist_writes_nothing() -> None:
+    world = World()
+    with pytest.raises(MalformedBatch, match="partition 2"):
+        world.batch(0, 2, None)
+    assert world.store.given == []
+    assert world.batch(0, 1, None) == [Receipt(0, 0), Receipt(0, 1), Receipt(0, 2)]
+
+
+def test_a_batch_may_name_the_partitions_of_a_topic_that_it_makes() -> None:
+    world = World(create=True)
+    assert world.batch(2, topic="new") == [Receipt(0, 0)]
+    with pytest.raises(MalformedBatch):
+        world.batch(3, topic="newer")
+
+
+def test_lag_is_from_the_committed_offset_or_from_all_there_is() -> None:
+    world = World()
+    world.store.append("t", 0, *[b"v"] * 5)
+    world.store.append("t", 1, *[b"v"] * 3)
+    world.store.commits["g", "t", 0] = Committed(4)
+    lags = world.now(world.gateway.lag(world.place(), "g"))
+    assert [(lag.partition, lag.end, lag.committed, lag.lag) for lag in lags] == [(0, 5, 4, 1), (1, 3, None, 3)]
+
+
+def test_a_reset_takes_a_place_in_time_or_offsets_that_exist() -> None:
+    world = World()
+    world.store.append("t", 0, *[b"v"] * 5)
+    reset = world.gateway.reset
+    world.now(reset(world.place(), "g", "latest"))
+    assert world.store.moved["g"] == {0: 5, 1: 0}
+    world.now(reset(world.place(), "g", {0: 5}))
+    assert world.store.moved["g"] == {0: 5}
+    with pytest.raises(OffsetOutOfRange):
+        world.now(reset(world.place(), "g", {0: 6}))
+    with pytest.raises(PartitionNotFound):
+        world.now(reset(world.place(), "g", {2: 0}))
+    assert world.store.moved["g"] == {0: 5}
+
+
+def test_questions_about_a_topic_that_does_not_exist_are_refused() -> None:
+    world = World(create=True)
+    gateway, place = world.gateway, world.place("none")
+    for question in (
+        gateway.ends(place),
+        gateway.lag(place, "g"),
+        gateway.committed(place, "g"),
+        gateway.acknowledge(place, "g", [], sync=False),
+        gateway.read(place, 0, 0, max_bytes=1, wait_seconds=0),
+    ):
+        with pytest.raises(TopicNotFound):
+            world.now(question)
+    assert world.store.partitions("none") is None
+
+
+def test_reading_a_partition_that_does_not_exist_is_refused() -> None:
+    world = World()
+    with pytest.raises(PartitionNotFound):
+        world.now(world.gateway.read(world.place(), 2, 0, max_bytes=1, wait_seconds=0))

@@ -1,0 +1,75 @@
+"""Work that is done again and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from kateway.daemon.periodic import RegularWork
+from kateway.errors import RegistryUnavailable
+
+
+def test_work_is_done_now_and_then_regularly_until_it_is_stopped() -> None:
+    clock, times = Clock(), []
+
+    async def work() -> None:
+        times.append(clock.seconds())
+
+    regular = RegularWork(clock)
+    regular.every(5.0, work)
+    clock.pump([5.0, 5.0])
+    regular.stop()
+    clock.pump([5.0])
+    assert times == [0.0, 5.0, 10.0]
+    assert clock.getDelayedCalls() == []
+
+
+def test_what_is_not_there_just_now_is_asked_again() -> None:
+    clock, tries = Clock(), []
+
+    async def work() -> None:
+        tries.append(1)
+        raise RegistryUnavailable("away")
+
+    regular = RegularWork(clock)
+    regular.every(5.0, work)
+    clock.advance(5.0)
+    regular.stop()
+    assert len(tries) == 2
+
+
+def test_a_fault_of_ours_is_logged_and_ends_it(logged_errors: list[dict[str, Any]]) -> None:
+    clock, tries = Clock(), []
+
+    async def work() -> None:
+        tries.append(1)
+        raise ValueError("a fault")
+
+    regular = RegularWork(clock)
+    regular.every(5.0, work)
+    clock.pump([5.0, 5.0])
+    assert len(tries) == 1
+    (event,) = logged_errors
+    assert isinstance(event["log_failure"].value, ValueError)
+    logged_errors.clear()
+    regular.stop()
+
+
+def test_slow_work_is_not_begun_twice() -> None:
+    clock, begun = Clock(), []
+    done: Deferred[None] = Deferred()
+
+    async def work() -> None:
+        begun.append(clock.seconds())
+        await done
+
+    regular = RegularWork(clock)
+    regular.every(5.0, work)
+    clock.pump([5.0, 5.0, 2.0])
+    assert begun == [0.0]
+    done.callback(None)
+    clock.advance(3.0)
+    assert begun == [0.0, 15.0]
+    regular.stop()

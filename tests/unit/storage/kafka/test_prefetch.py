@@ -1,0 +1,169 @@
+"""What was fetched and not yet taken: positions, bounds, hidden records."""
+
+from __future__ import annotations
+
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kateway.errors import CorruptRecords
+from kateway.model import Message
+from kateway.storage.kafka.consumer.prefetch import Prefetch
+from kateway.storage.kafka.protocol.record_batches import encode_batch
+
+
+def batch(first: int, count: int = 1, size: int = 10, compression: str = "none") -> bytes:
+    messages = [Message(b"x" * size) for _ in range(count)]
+    return encode_batch(messages, now_ms=1, base_offset=first, compression=compression)
+
+
+def control(at: int) -> bytes:
+    """A commit marker: a batch whose attributes say transactional and control."""
+    plain = bytearray(encode_batch([Message(b"", key=pack(">hh", 0, 1))], now_ms=1, base_offset=at, producer_id=7))
+    plain[22] |= 0x30
+    return bytes(plain)
+
+
+def buffer_at(offset: int, limit: int = 10000, most: int = 100000) -> Prefetch:
+    buffer = Prefetch(0, limit, most)
+    buffer.start_at(offset)
+    return buffer
+
+
+def taken(buffer: Prefetch, max_records: int = 1000, max_bytes: int = 1 << 20) -> list[int]:
+    return [record.offset for record in buffer.take(max_records, max_bytes)]
+
+
+def test_a_buffer_without_a_position_asks_for_nothing():
+    assert Prefetch(0, 10, 10).wants == 0
+
+
+def test_records_before_the_position_are_not_given():
+    buffer = buffer_at(3)
+    buffer.fetched(batch(0, 6), [])
+    assert buffer.position == 3
+    assert taken(buffer) == [3, 4, 5]
+    assert buffer.position == 6
+    assert not buffer.readable
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["none", "gzip"])), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 7), st.integers(1, 60)), min_size=1, max_size=8),
+)
+def test_however_it_is_taken_all_comes_once_and_in_order(sizes, asks):
+    buffer = buffer_at(0)
+    total = 0
+    blob = b""
+    for count, compression in sizes:
+        blob += batch(total, count, compression=compression)
+        total += count
+    buffer.fetched(blob, [])
+    seen: list[int] = []
+    turn = 0
+    while buffer.readable:
+        max_records, max_bytes = asks[turn % len(asks)]
+        turn += 1
+        records = buffer.take(max_records, max_bytes)
+        assert 1 <= len(records) <= max_records
+        assert len(records) == 1 or sum(len(record.value) for record in records) <= max_bytes
+        seen += [record.offset for record in records]
+        assert buffer.position == seen[-1] + 1
+    assert seen == list(range(total))
+    assert buffer.held_bytes == 0
+
+
+def test_control_records_are_passed_and_never_given():
+    buffer = buffer_at(0)
+    buffer.fetched(control(0) + batch(1) + control(2), [])
+    assert buffer.position == 1
+    assert taken(buffer) == [1]
+    assert buffer.position == 3
+
+
+def test_control_records_alone_move_the_position_and_give_nothing_to_read():
+    buffer = buffer_at(4)
+    buffer.fetched(control(4), [])
+    assert not buffer.readable
+    assert buffer.position == buffer.next_fetch == 5
+
+
+def test_records_of_an_aborted_transaction_are_passed():
+    aborted = bytearray(encode_batch([Message(b"no")], now_ms=1, base_offset=0, producer_id=7))
+    aborted[22] |= 0x10
+    buffer = buffer_at(0)
+    buffer.fetched(bytes(aborted) + batch(1), [(7, 0)])
+    assert taken(buffer) == [1]
+
+
+def test_a_hole_that_compaction_left_is_passed():
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0) + batch(9), [])
+    assert taken(buffer, max_records=1) == [0]
+    assert buffer.position == 9
+    assert taken(buffer) == [9]
+
+
+def test_a_batch_cut_off_is_asked_for_again():
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0) + batch(1)[:-3], [])
+    assert buffer.next_fetch == 1
+
+
+def test_what_is_broken_is_said_after_what_is_good():
+    broken = bytearray(batch(2, 2))
+    broken[-1] ^= 1
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0, 2) + bytes(broken), [])
+    assert taken(buffer) == [0, 1]
+    with pytest.raises(CorruptRecords):
+        buffer.take(10, 1000)
+    assert buffer.position == 2
+
+
+def test_nothing_is_asked_for_while_more_than_half_is_at_hand():
+    buffer = buffer_at(0, limit=1000)
+    buffer.fetched(batch(0, 1, size=600), [])
+    assert buffer.wants == 0
+    buffer.take(1, 1)
+    assert buffer.wants == 1000
+
+
+def test_the_limit_doubles_for_a_reader_that_takes_all_and_stays_for_one_that_does_not():
+    buffer = buffer_at(0, limit=1000, most=3000)
+    offset = 0
+    for expected in (1000, 2000, 3000, 3000):
+        buffer.fetched(batch(offset, 1, size=buffer.limit), [])
+        offset += 1
+        assert buffer.limit == expected
+        taken(buffer)
+    buffer.shrink()
+    assert buffer.limit == 1000
+    buffer.fetched(batch(offset, 1, size=990), [])
+    buffer.fetched(batch(offset + 1, 1, size=990), [])
+    assert buffer.limit == 1000
+
+
+def test_a_fresh_start_forgets_what_was_at_hand():
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0, 5), [])
+    buffer.take(1, 1000)
+    buffer.start_at(40)
+    assert not buffer.readable
+    assert buffer.position == buffer.next_fetch == 40
+    assert buffer.held_bytes == 0
+
+
+def test_what_was_let_go_of_is_asked_for_again_only_when_somebody_wakes_it():
+    buffer = buffer_at(0)
+    buffer.fetched(batch(0, 6), [])
+    assert taken(buffer, max_records=2) == [0, 1]
+    buffer.let_go()
+    assert (buffer.readable, buffer.held_bytes, buffer.wants, buffer.position) == (False, 0, 0, 2)
+    buffer.asleep = False
+    assert buffer.wants
+    assert buffer.next_fetch == 2
+    buffer.fetched(batch(0, 6), [])
+    assert taken(buffer) == [2, 3, 4, 5]

@@ -1,0 +1,433 @@
+"""The write side against brokers that answer by hand, on a clock that is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import pack
+from typing import Any, NamedTuple
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from kateway.config.schema import KafkaStorageConfig
+from kateway.errors import (
+    Denied,
+    Draining,
+    NotEnoughReplicas,
+    OutcomeUnknown,
+    TooLarge,
+    TopicNotFound,
+    Unavailable,
+    WrittenTooNarrowly,
+)
+from kateway.model import Health, Message, Receipt
+from kateway.storage.interface import Outcome
+from kateway.storage.kafka.cluster.connection import NeverSent, NoAnswer
+from kateway.storage.kafka.producer.producer import Producer
+from kateway.storage.kafka.protocol import record_batches as records
+from kateway.storage.kafka.protocol.metadata import API_VERSIONS
+from kateway.storage.kafka.protocol.primitives import Reader, array, i32, string
+from kateway.storage.kafka.protocol.produce_requests import INIT_PRODUCER_ID, PRODUCE
+
+
+class Sent(NamedTuple):
+    """One batch as it went out."""
+
+    producer_id: int
+    sequence: int
+    values: list[bytes | None]
+
+
+class Request:
+    """A Produce request that waits for the test to answer it."""
+
+    def __init__(self, node: int, body: bytes) -> None:
+        self.node = node
+        self.cancelled = False
+        self.answer: Deferred[bytes] = Deferred(lambda _: setattr(self, "cancelled", True))
+        read = Reader(body)
+        read.nullable_string()
+        self.acks = read.i16()
+        read.i32()
+
+        def partition() -> tuple[int, bytes]:
+            return read.i32(), read.data()
+
+        def topic() -> list[tuple[tuple[str, int], bytes]]:
+            name = read.string()
+            return [((name, number), batch) for number, batch in read.array(partition)]
+
+        self.batches = {place: sent(batch) for found in read.array(topic) for place, batch in found}
+
+    def reply(self, error: int = 0, offset: int = 0) -> None:
+        def topic(place: tuple[str, int]) -> bytes:
+            return string(place[0]) + array([pack(">ihqqq", place[1], error, offset if not error else -1, -1, 0)])
+
+        self.answer.callback(array(map(topic, self.batches)) + i32(0))
+
+
+def sent(batch: bytes) -> Sent:
+    (found,) = records.batches(batch)
+    producer_id, _, sequence = int.from_bytes(batch[43:51], "big", signed=True), 0, int.from_bytes(batch[53:57], "big")
+    return Sent(producer_id, sequence, [record.value for record in records.decode(found)])
+
+
+class Brokers:
+    """What the producer knows as its client and its pools: leaders as the test says, ids as they are asked for."""
+
+    def __init__(self) -> None:
+        self.reactor = Clock()
+        self.view = self
+        self.brokers = {1: "one", 2: "two"}
+        self.leaders: dict[str, list[int | None]] = {"t": [1, 1]}
+        self.reachable = True
+        self.id_errors: list[int] = []
+        self.ids = 0
+        self.looks: list[Deferred[None]] = []
+        self.looks_answered = True
+        self.looks_had = 0
+        self.requests: list[Request] = []
+        self.changed: Callable[[], None] = lambda: None
+
+    def pool(self, _purpose: str) -> Brokers:
+        return self
+
+    def connected(self, _node: int) -> bool:
+        return self.reachable
+
+    def close(self) -> Deferred[None]:
+        for request in self.requests:
+            if not request.answer.called:
+                request.answer.errback(NoAnswer("closed"))
+        return succeed(None)
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        self.changed = changed
+        return lambda: None
+
+    def health(self) -> Health:
+        return Health(False, "no broker answers")
+
+    def leader(self, topic: str, partition: int) -> int | None:
+        return self.leaders[topic][partition] if topic in self.leaders else None
+
+    def partition_count(self, topic: str) -> int | None:
+        return len(self.leaders[topic]) if topic in self.leaders else None
+
+    def refresh(self) -> Deferred[None]:
+        self.looks_had += 1
+        look: Deferred[None] = Deferred(lambda _: None)
+        if self.looks_answered:
+            self.changed()
+            look.callback(None)
+        else:
+            self.looks.append(look)
+        return look
+
+    def request(self, node: int, api_key: int, _version: int, body: bytes, **_options: Any) -> Deferred[bytes]:
+        if api_key == PRODUCE:
+            self.requests.append(request := Request(node, body))
+            return request.answer
+        answer: Deferred[bytes] = Deferred()
+        if not self.reachable:
+            answer.errback(NeverSent("nobody listens there"))
+        elif api_key == INIT_PRODUCER_ID:
+            error = self.id_errors.pop(0) if self.id_errors else 0
+            self.ids += not error
+            answer.callback(pack(">ihqh", 0, error, -1 if error else self.ids, 0))
+        else:
+            assert api_key == API_VERSIONS
+            answer.callback(b"")
+        return answer
+
+    def pass_time(self, seconds: float) -> None:
+        self.reactor.pump([0.01] * round(seconds * 100))
+
+
+@pytest.fixture
+def brokers() -> Brokers:
+    return Brokers()
+
+
+@pytest.fixture
+def producer(brokers: Brokers) -> Producer:
+    return made(brokers)
+
+
+def made(brokers: Any, **options: Any) -> Producer:
+    config = KafkaStorageConfig(driver="kafka", **options)
+    return Producer(brokers, config, brokers.reactor, now_ms=lambda: 1)
+
+
+def publish(
+    producer: Producer, *values: bytes, topic: str = "t", acks: int = -1, seconds: float = 5.0, partition: int = 0
+) -> list[Outcome]:
+    """The list fills when the outcomes are there."""
+    found: list[Outcome] = []
+    messages = [Message(value, partition=partition) for value in values]
+    now: float = producer._reactor.seconds()
+    producer.publish(topic, messages, acks, now + seconds).addCallback(found.extend)
+    return found
+
+
+def test_what_is_ready_in_one_turn_goes_in_one_request(brokers: Brokers, producer: Producer) -> None:
+    outcomes = [publish(producer, b"%d" % n, partition=n % 2) for n in range(4)]
+    brokers.pass_time(0.01)
+    (request,) = brokers.requests
+    assert request.batches == {("t", 0): Sent(1, 0, [b"0", b"2"]), ("t", 1): Sent(1, 0, [b"1", b"3"])}
+    request.reply(offset=70)
+    assert outcomes == [[Receipt(0, 70)], [Receipt(1, 70)], [Receipt(0, 71)], [Receipt(1, 71)]]
+
+
+def test_an_idle_producer_has_no_timer(brokers: Brokers, producer: Producer) -> None:
+    publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.requests[0].reply()
+    brokers.pass_time(0.1)
+    assert brokers.reactor.getDelayedCalls() == []
+    assert producer.held_bytes == 0
+
+
+def test_what_was_never_sent_by_its_deadline_is_unavailable(brokers: Brokers, producer: Producer) -> None:
+    brokers.reachable = False
+    outcome = publish(producer, b"a", seconds=1)
+    brokers.pass_time(0.99)
+    assert outcome == []
+    brokers.pass_time(0.1)
+    assert isinstance(outcome[0], Unavailable)
+    assert "nobody listens" in outcome[0].detail
+    assert brokers.requests == []
+    assert producer.held_bytes == 0
+
+
+def test_what_was_sent_and_not_answered_is_unknown_and_its_number_is_kept(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a", seconds=1)
+    brokers.pass_time(1.1)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    assert producer.held_bytes > 0
+    brokers.requests[0].answer.errback(NoAnswer("cut"))
+    late = publish(producer, b"b")
+    brokers.pass_time(0.2)
+    assert brokers.requests[1].batches[("t", 0)] == Sent(1, 0, [b"a"])
+    brokers.requests[1].reply()
+    brokers.pass_time(0.1)
+    assert brokers.requests[2].batches[("t", 0)] == Sent(1, 1, [b"b"])
+    brokers.requests[2].reply(offset=1)
+    assert late == [Receipt(0, 1)]
+    assert producer.held_bytes == 0
+
+
+def test_an_id_is_asked_for_again_after_a_coordinator_that_is_loading(brokers: Brokers) -> None:
+    brokers.id_errors = [14, 14, 14]
+    producer = made(brokers)
+    publish(producer, b"a")
+    brokers.pass_time(0.5)
+    assert brokers.requests[0].batches[("t", 0)].producer_id == 1
+
+
+def test_where_ids_are_denied_one_request_is_in_flight_without_numbers(brokers: Brokers) -> None:
+    brokers.id_errors = [31]
+    producer = made(brokers)
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.1)
+    assert brokers.requests[0].batches[("t", 0)].producer_id == -1
+    publish(producer, b"b")
+    brokers.pass_time(0.3)
+    assert len(brokers.requests) == 1
+    brokers.requests[0].answer.errback(NoAnswer("cut"))
+    assert isinstance(outcome[0], OutcomeUnknown)
+    brokers.pass_time(0.3)
+    assert brokers.requests[1].batches[("t", 0)].values == [b"b"]
+
+
+def test_acks_1_is_not_sent_again_when_it_may_have_been_written(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a", acks=1)
+    brokers.pass_time(0.01)
+    assert brokers.requests[0].acks == 1
+    brokers.requests[0].answer.errback(NoAnswer("cut"))
+    assert isinstance(outcome[0], OutcomeUnknown)
+    brokers.pass_time(1)
+    assert len(brokers.requests) == 1
+
+
+def test_a_silent_broker_is_left_for_the_new_leader_under_the_same_number(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(1.2)
+    assert brokers.looks_had >= 1
+    brokers.leaders["t"] = [2, 2]
+    brokers.pass_time(1.2)
+    first, second = brokers.requests
+    assert first.cancelled
+    assert (second.node, second.batches) == (2, first.batches)
+    second.reply(offset=3)
+    assert outcome == [Receipt(0, 3)]
+
+
+def test_a_partition_whose_leader_moved_is_sent_there(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.leaders["t"] = [2, 2]
+    brokers.requests[0].reply(error=6)
+    brokers.pass_time(0.3)
+    assert (brokers.requests[1].node, brokers.requests[1].batches) == (2, {("t", 0): Sent(1, 0, [b"a"])})
+    brokers.requests[1].reply()
+    assert outcome == [Receipt(0, 0)]
+
+
+def test_what_a_replaced_leader_refuses_may_be_written_and_keeps_its_number(
+    brokers: Brokers, producer: Producer
+) -> None:
+    first = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    second = publish(producer, b"b")
+    brokers.requests[0].reply(error=6)
+    brokers.pass_time(0.3)
+    assert brokers.requests[1].batches == {("t", 0): Sent(1, 0, [b"a"])}
+    brokers.requests[1].reply(error=46, offset=5)
+    brokers.pass_time(0.1)
+    assert brokers.requests[2].batches == {("t", 0): Sent(1, 1, [b"b"])}
+    brokers.requests[2].reply(offset=6)
+    assert [type(first[0]), second] == [Receipt, [Receipt(0, 6)]]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "written"),
+    [
+        (19, NotEnoughReplicas, False),
+        (20, WrittenTooNarrowly, True),
+        (7, OutcomeUnknown, True),
+        (6, OutcomeUnknown, True),
+    ],
+)
+def test_an_error_that_lasts_to_the_deadline_is_what_the_caller_is_told(
+    brokers: Brokers, producer: Producer, code: int, kind: type[Exception], written: bool
+) -> None:
+    outcome = publish(producer, b"a", seconds=1)
+    for _ in range(120):
+        brokers.pass_time(0.01)
+        for request in brokers.requests:
+            if not request.answer.called:
+                request.reply(error=code)
+    assert type(outcome[0]) is kind
+    assert outcome[0].maybe_written is written
+    assert {request.batches[("t", 0)].sequence for request in brokers.requests} == {0}
+
+
+@pytest.mark.parametrize(("code", "kind"), [(10, TooLarge), (29, Denied)])
+def test_a_refusal_settles_at_once_and_its_number_is_given_to_the_next(
+    brokers: Brokers, producer: Producer, code: int, kind: type[Exception]
+) -> None:
+    refused = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.requests[0].reply(error=code)
+    assert type(refused[0]) is kind
+    outcome = publish(producer, b"b")
+    brokers.pass_time(0.1)
+    assert brokers.requests[1].batches[("t", 0)] == Sent(1, 0, [b"b"])
+    brokers.requests[1].reply()
+    assert outcome == [Receipt(0, 0)]
+
+
+def test_an_answer_that_says_nothing_costs_the_id(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.requests[0].reply(error=77)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    publish(producer, b"b")
+    brokers.pass_time(0.2)
+    assert brokers.requests[1].batches[("t", 0)] == Sent(2, 0, [b"b"])
+
+
+def test_an_answer_that_cannot_be_read_is_no_answer(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.requests[0].answer.callback(b"\0\0")
+    brokers.pass_time(0.2)
+    brokers.requests[1].reply(offset=5)
+    assert outcome == [Receipt(0, 5)]
+
+
+def test_publishes_to_unknown_topics_share_a_look_and_keep_their_order(brokers: Brokers, producer: Producer) -> None:
+    brokers.looks_answered = False
+    first, second = publish(producer, b"a", topic="new"), publish(producer, b"b", topic="new")
+    other = publish(producer, b"c", topic="other")
+    brokers.pass_time(0.1)
+    assert brokers.looks_had == 1
+    brokers.leaders["new"] = [1]
+    brokers.changed()
+    third = publish(producer, b"d", topic="new")
+    brokers.looks_answered = True
+    brokers.looks[0].callback(None)
+    brokers.pass_time(0.1)
+    assert brokers.requests[0].batches[("new", 0)].values == [b"a", b"b", b"d"]
+    assert other == [], "brokers may tell of it a little after they made it"
+    brokers.pass_time(0.3)
+    assert isinstance(other[0], TopicNotFound)
+    brokers.requests[0].reply()
+    assert first + second + third == [Receipt(0, 0), Receipt(0, 1), Receipt(0, 2)]
+    assert producer.held_bytes == 0
+
+
+def test_messages_without_a_key_avoid_partitions_without_a_leader(brokers: Brokers, producer: Producer) -> None:
+    brokers.leaders["t"] = [None, 2]
+    outcomes: list[Outcome] = []
+    for n in range(40):
+        producer.publish("t", [Message(b"%d" % n)], -1, 5).addCallback(outcomes.extend)
+    brokers.pass_time(0.01)
+    assert list(brokers.requests[0].batches) == [("t", 1)]
+    brokers.requests[0].reply()
+    assert outcomes == [Receipt(1, n) for n in range(40)]
+
+
+def test_a_topic_deleted_under_way_is_not_found(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    del brokers.leaders["t"]
+    brokers.requests[0].reply(error=3)
+    brokers.pass_time(0.5)
+    assert isinstance(outcome[0], TopicNotFound)
+    assert producer.held_bytes == 0
+
+
+def test_a_publish_of_nothing_is_answered_with_nothing(producer: Producer) -> None:
+    assert producer.publish("t", [], -1, 5).result == []  # type: ignore[comparison-overlap]
+
+
+def test_stopping_waits_for_what_is_on_its_way(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    stopping = Deferred.fromCoroutine(producer.stop(5))
+    assert isinstance(publish(producer, b"b")[0], Draining)
+    brokers.pass_time(1)
+    assert not stopping.called
+    brokers.requests[0].reply()
+    assert stopping.called
+    assert outcome == [Receipt(0, 0)]
+    assert brokers.reactor.getDelayedCalls() == []
+
+
+def test_what_is_left_when_the_grace_is_over_is_told_apart(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    waiting = publish(producer, b"b")
+    stopping = Deferred.fromCoroutine(producer.stop(0.5))
+    brokers.pass_time(0.6)
+    assert stopping.called
+    assert isinstance(outcome[0], OutcomeUnknown)
+    assert isinstance(waiting[0], Draining)
+    assert brokers.reactor.getDelayedCalls() == []
+    assert producer.held_bytes == 0
+
+
+def test_a_request_is_bounded(brokers: Brokers) -> None:
+    producer = made(brokers, max_request_bytes=10000)
+    for n in range(30):
+        publish(producer, bytes(1000), partition=n % 2)
+    for _ in range(12):
+        brokers.pass_time(0.02)
+        for request in brokers.requests:
+            if not request.answer.called:
+                assert sum(len(batch.values) for batch in request.batches.values()) <= 9
+                request.reply()
+    assert producer.held_bytes == 0
