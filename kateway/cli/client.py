@@ -33,7 +33,7 @@ class Misused(Exception):
     """What was asked for cannot be asked; the text says what can."""
 
 
-class Answer(NamedTuple):
+class AdminAnswer(NamedTuple):
     status: int
     body: Any
     """Parsed JSON; ``None`` where there is none."""
@@ -64,7 +64,7 @@ class AdminClient:
             raise Misused(f"{text!r} is not {like}")
         return quote(text, safe="/")
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> AdminAnswer:
         """One call. ``Refused`` with the problem's own words, ``Unreachable``."""
         content = None if body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json"} if content is not None else {}
@@ -75,7 +75,7 @@ class AdminClient:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 raw = response.read()
-                return Answer(response.status, json.loads(raw) if raw else None, response.headers.get("ETag", ""))
+                return AdminAnswer(response.status, json.loads(raw) if raw else None, response.headers.get("ETag", ""))
         except urllib.error.HTTPError as error:
             with error:
                 text = _reason(error.code, error.read())

@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from kateway.core.access.control import Place, Visit
+from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.delivery.ledger import Ack
 from kateway.core.groups.dead_letter_records import DeadLetters, dead_letter_topic
-from kateway.core.groups.memberships import Groups
+from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Connection, Mode, Reader
 from kateway.errors import (
     Conflict,
@@ -73,7 +73,7 @@ class Gateway:
     def __init__(
         self,
         creation: Mapping[str, TopicCreation],
-        groups: Groups,
+        groups: Memberships,
         clock: IReactorTime,
     ) -> None:
         self._creation = creation
@@ -161,7 +161,7 @@ class Gateway:
 
     async def reader(
         self,
-        visit: Visit,
+        authorized: AuthorizedRequest,
         *,
         mode: Mode,
         reset: Reset,
@@ -175,23 +175,23 @@ class Gateway:
 
         ``TopicNotFound``, ``TooManyConsumers``, ``Conflict`` between ack modes, ``Draining``.
         """
-        place = visit.place
+        place = authorized.place
         if dead:
             # whoever rejects a record and then looks for it finds it
-            await self._groups.buried(place.cluster, visit.group, place.topic)
-            partitions = await DeadLetters(place.store, place.topic, visit.group, self._clock).make()
+            await self._groups.buried(place.cluster, authorized.group, place.topic)
+            partitions = await DeadLetters(place.store, place.topic, authorized.group, self._clock).make()
         else:
             partitions = (await self.topic(place, create=True)).partitions
         return self._groups.reader(
             place.cluster,
-            visit.group,
-            queue(visit, dead).topic,
+            authorized.group,
+            source_topic(authorized, dead).topic,
             connection=connection,
             mode=mode,
             reset=reset,
             short=short,
             ack_timeout=ack_timeout,
-            max_deliveries=0 if dead else visit.max_deliveries,
+            max_deliveries=0 if dead else authorized.max_deliveries,
             partitions=partitions,
         )
 
@@ -262,10 +262,10 @@ class Gateway:
         return to
 
 
-def queue(visit: Visit, dead: bool) -> Place:
+def source_topic(authorized: AuthorizedRequest, dead: bool) -> Place:
     """Where what a group reads is: the topic, or its dead letters."""
-    place = visit.place
-    return place._replace(topic=dead_letter_topic(place.topic, visit.group)) if dead else place
+    place = authorized.place
+    return place._replace(topic=dead_letter_topic(place.topic, authorized.group)) if dead else place
 
 
 def _worth_a_retry(outcome: Outcome) -> bool:

@@ -21,7 +21,7 @@ from kateway.registry.interface import Registry
 from kateway.registry.read_only import OpenRegistry
 from kateway.storage.interface import Store
 from kateway.web.access_log import AccessLog
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.messages.groups import GroupEdge
 from kateway.web.messages.publish import PublishEdge
 from kateway.web.messages.router import MessagePlane
@@ -144,18 +144,18 @@ def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
 
 def build_plane(
     gateway: Gateway,
-    front: Front,
+    admission: Admission,
     topics: TopicEdge,
     subscriptions: SubscribeEdge,
     publish_sockets: SocketPublishEdge,
     cors_origins: Callable[[], Sequence[str]],
 ) -> MessagePlane:
     """Which edge serves which path and method; ``cors_origins`` gives those of now."""
-    group = GroupEdge(gateway, front)
+    group = GroupEdge(gateway, admission)
     return MessagePlane(
-        front.entrance.topic_grammar,
-        front.entrance.group_grammar,
-        topic={b"POST": PublishEdge(gateway, front).handle, b"GET": topics.handle, b"HEAD": topics.handle},
+        admission.control.topic_grammar,
+        admission.control.group_grammar,
+        topic={b"POST": PublishEdge(gateway, admission).handle, b"GET": topics.handle, b"HEAD": topics.handle},
         group={b"GET": subscriptions.handle},
         actions={
             "lag": {b"GET": group.lag, b"HEAD": group.lag},

@@ -29,14 +29,14 @@ from twisted.web.server import Site
 from kateway import __version__
 from kateway.config.schema import Config
 from kateway.core.access.authentication import build_failures
-from kateway.core.access.control import Entrance, GuardedEntrance, OpenEntrance
-from kateway.core.access.open_streams import Permits
+from kateway.core.access.control import AccessControl, GuardedEntrance, OpenEntrance
+from kateway.core.access.open_streams import OpenStreams
 from kateway.core.access.policy import Access, build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.core.administration import Administration
 from kateway.core.audit.events import build_audit
 from kateway.core.gateway import Gateway
-from kateway.core.groups.memberships import Groups
+from kateway.core.groups.memberships import Memberships
 from kateway.daemon import logs
 from kateway.daemon.assembly import (
     build_access_log,
@@ -58,7 +58,7 @@ from kateway.registry.interface import GatewayEntry, Snapshot
 from kateway.web.admin.access import Guard, read_token
 from kateway.web.admin.api import AdminEdge
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.messages.subscribe import SubscribeEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
@@ -111,18 +111,18 @@ class GatewayService(Service):
         self._access_log = build_access_log(settings.log, reactor)
         self.stores = {name: build_store(name, settings, reactor) for name in settings.storage}
         self.registry = build_registry(settings.registry, reactor, data)
-        self.groups = Groups(self.stores.__getitem__, reactor, settings.delivery)
+        self.groups = Memberships(self.stores.__getitem__, reactor, settings.delivery)
         self._failures = build_failures(settings.auth, reactor.seconds)
         self._admin_failures = build_failures(settings.auth, reactor.seconds)
         self._quotas = Quotas(seconds=reactor.seconds, max_tracked=settings.quotas.max_tracked)
         self._audit = build_audit(sink_context(settings, reactor, data, self.stores), time.time)
-        self.entrance: Entrance = (
+        self.control: AccessControl = (
             OpenEntrance(self.stores)
             if open_mode(settings)
             else GuardedEntrance(self._access(settings), self.stores, self._snapshot, reactor.seconds)
         )
-        self.permits = Permits(self.entrance, reactor, time.time)
-        self._front = Front(self.entrance, self.permits, self._audit, reactor.seconds)
+        self.open_streams = OpenStreams(self.control, reactor, time.time)
+        self._front = Admission(self.control, self.open_streams, self._audit, reactor.seconds)
         self._front.quota_headers = settings.quotas.headers
 
         gateway = Gateway(topic_creation(settings), self.groups, reactor)
@@ -220,7 +220,7 @@ class GatewayService(Service):
             await store.start()
         await self.registry.start()
         await self._administration.make_topics()
-        self.registry.watch(lambda _snapshot: self.permits.recheck())
+        self.registry.watch(lambda _snapshot: self.open_streams.recheck())
         for endpoints, factory in (
             (self.settings.http.public, self._public),
             (self.settings.http.admin, self._admin),
@@ -229,7 +229,7 @@ class GatewayService(Service):
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
         self._regular.every(PRESENCE_SECONDS, self._tell_registry)
         self._regular.every(TOPICS_SECONDS, self._administration.make_topics)
-        if isinstance(self.entrance, GuardedEntrance):
+        if isinstance(self.control, GuardedEntrance):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
         # what is loaded now stays: the collector need not look through it again and again, nor after few objects
@@ -251,12 +251,12 @@ class GatewayService(Service):
         )
 
     def _just_used(self) -> Mapping[str, int]:
-        entrance = self.entrance
-        return entrance.access.authentication.just_used() if isinstance(entrance, GuardedEntrance) else {}
+        control = self.control
+        return control.access.authentication.just_used() if isinstance(control, GuardedEntrance) else {}
 
     async def _note_used(self) -> None:
-        if isinstance(self.entrance, GuardedEntrance):
-            used = self.entrance.access.authentication.take_used()
+        if isinstance(self.control, GuardedEntrance):
+            used = self.control.access.authentication.take_used()
             if used:
                 await self.registry.note_used(used)
 
@@ -298,7 +298,7 @@ class GatewayService(Service):
             problems = Problems()
             settings = problems.take(self._reread) or self.settings
             problems.found += cannot_change(self.settings, settings)
-            access = problems.take(self._access, settings) if isinstance(self.entrance, GuardedEntrance) else None
+            access = problems.take(self._access, settings) if isinstance(self.control, GuardedEntrance) else None
             guard = problems.take(self._guard, settings)
             contexts = [problems.take(certificate.candidate) for certificate in self._certificates]
             if problems.found:
@@ -323,9 +323,9 @@ class GatewayService(Service):
         for certificate, context in zip(self._certificates, contexts, strict=True):
             if context is not None:
                 certificate.take(context)
-        if access is not None and isinstance(self.entrance, GuardedEntrance):
-            self.entrance.access = access
-        self.permits.recheck()
+        if access is not None and isinstance(self.control, GuardedEntrance):
+            self.control.access = access
+        self.open_streams.recheck()
         await self._administration.make_topics()
         self._reloads.succeeded()
         _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)

@@ -164,7 +164,7 @@ class Subscription(Protocol):
     def seek(self, partition: int, offset: int) -> None:
         """``take`` goes on from ``offset``; what was prefetched goes. Out of range: the reset rule applies."""
 
-    def rest(self, partition: int) -> None:
+    def pause(self, partition: int) -> None:
         """Nobody takes for now: what was prefetched of a partition goes, and no more of it is. The next ``take`` gives
         nothing, and ends this: what there is then is prefetched and told of as new.
         """

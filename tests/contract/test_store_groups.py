@@ -161,7 +161,7 @@ async def test_a_partition_at_rest_is_told_of_again_after_the_next_take(make_top
     await until(lambda: 0 in reader.ready)
     assert len(reader.subscription.take(0, 5, 1 << 20)) == 5
     for partition in (0, 1, 7):
-        reader.subscription.rest(partition)
+        reader.subscription.pause(partition)
     assert reader.subscription.position(0) == 5
     await turn(0.1)
     reader.ready.clear()

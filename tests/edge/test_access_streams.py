@@ -82,7 +82,7 @@ async def test_what_a_stream_lived_on_ends_it(hot: Administered, go: Change) -> 
         (1008, "topic-retired"),
     }
     explicit.client.close()
-    assert len(hot.service.permits) == 0
+    assert len(hot.service.open_streams) == 0
 
 
 @GOING
@@ -90,7 +90,7 @@ async def test_what_a_stream_lived_on_ends_it(hot: Administered, go: Change) -> 
 async def test_what_a_waiting_request_lived_on_ends_it(hot: Administered, go: Change) -> None:
     poll = hot.spawn(hot.read("app2", "foo/g1?timeout=20"))
     read = hot.spawn(hot.read("app2", "foo?partition=0&offset=0&timeout=20"))
-    await eventually(lambda: len(hot.service.permits) == 2)
+    await eventually(lambda: len(hot.service.open_streams) == 2)
     await go(hot)
     # whoever reads without a group cares little for a binding's groups
     for waiting in (poll,) if go is restrict_binding else (poll, read):
@@ -208,7 +208,7 @@ async def test_one_reader_too_many_is_429_until_one_leaves(hot: Administered) ->
     assert (answer.status, answer.code) == (429, "quota-exceeded")
     assert answer.header("retry-after") is not None
     client.close()
-    await eventually(lambda: len(hot.service.permits) == 0)
+    await eventually(lambda: len(hot.service.open_streams) == 0)
     assert (await hot.read("app2", "foo/g2?timeout=0.05")).status == 204
     assert (await hot.read("app2", "foo/g2?timeout=0.05")).status == 204
 

@@ -101,7 +101,7 @@ async def test_in_a_session_partitions_come_and_go(
     await write(store, topic_name)
     await until(lambda: len(reader.seen) == 2 * PARTITIONS)
     subscription = reader.subscription
-    subscription.rest(3)
+    subscription.pause(3)
     subscription.seek(5, 0)
     await until(lambda: len(reader.seen) == 2 * PARTITIONS + 2)
     assert reader.seen[-2:] == [(5, 0), (5, 1)]

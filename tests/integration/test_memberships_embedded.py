@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from kateway.config.schema import DeliveryConfig, EmbeddedStorageConfig
-from kateway.core.delivery.batch import Ack, Taken
-from kateway.core.groups.memberships import Groups
+from kateway.core.delivery.batch import Ack, Batch
+from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Reader, Watcher
 from kateway.model import Message
 from kateway.storage.embedded import EmbeddedStore
@@ -40,9 +40,9 @@ class Wire:
         if watcher in self.watchers:
             self.watchers.remove(watcher)
 
-    def write(self, taken: Taken) -> Span:
-        start, self.position = self.position, self.position + len(taken.records)
-        return Span(start, [1] * len(taken.records), self.position)
+    def write(self, batch: Batch) -> Span:
+        start, self.position = self.position, self.position + len(batch.records)
+        return Span(start, [1] * len(batch.records), self.position)
 
     def close(self, orderly: bool = True) -> None:
         for watcher in list(self.watchers):
@@ -65,8 +65,8 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
     await made.stop(5.0)
 
 
-def gateway(store: EmbeddedStore) -> Groups:
-    return Groups(lambda name: store, reactor, DeliveryConfig(commit_interval_seconds=0.05))
+def gateway(store: EmbeddedStore) -> Memberships:
+    return Memberships(lambda name: store, reactor, DeliveryConfig(commit_interval_seconds=0.05))
 
 
 async def fill(store: EmbeddedStore, count: int) -> None:
@@ -79,9 +79,9 @@ async def read(reader: Reader, wire: Wire, count: int) -> list[tuple[int, int]]:
     got: list[tuple[int, int]] = []
 
     def more() -> bool:
-        while len(got) < count and (taken := reader.take(count - len(got), 1 << 20)) is not None:
-            got.extend((taken.partition, record.offset) for record in taken.records)
-            reader.sent(taken, wire.write(taken))
+        while len(got) < count and (batch := reader.take(count - len(got), 1 << 20)) is not None:
+            got.extend((batch.partition, record.offset) for record in batch.records)
+            reader.sent(batch, wire.write(batch))
         return len(got) >= count
 
     await until(more)

@@ -46,7 +46,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     await running.stop()
 
 
-def visit(gateway: RunningGateway, records: int, hold_seconds: float, secure: bool) -> int:
+def authorized(gateway: RunningGateway, records: int, hold_seconds: float, secure: bool) -> int:
     """Reads so many records, byte by byte, says goodbye, is held up, and closes; one that has read all of them reads to
     the end before. Answers how many it has read.
     """
@@ -81,7 +81,7 @@ async def left(gateway: RunningGateway) -> int | None:
 async def test_who_says_goodbye_and_closes_with_something_unread_has_not_read_it(
     gateway: RunningGateway, hold_seconds: float, secure: bool
 ) -> None:
-    count = await deferToThread(visit, gateway, 5, hold_seconds, secure)
+    count = await deferToThread(authorized, gateway, 5, hold_seconds, secure)
     assert count < RECORDS
     assert await left(gateway) in range(count + 1)
 
@@ -92,5 +92,5 @@ async def test_who_says_goodbye_and_closes_with_something_unread_has_not_read_it
 async def test_who_says_goodbye_having_read_everything_has_had_it(
     gateway: RunningGateway, hold_seconds: float, secure: bool
 ) -> None:
-    assert await deferToThread(visit, gateway, RECORDS, hold_seconds, secure) == RECORDS
+    assert await deferToThread(authorized, gateway, RECORDS, hold_seconds, secure) == RECORDS
     assert await left(gateway) is None

@@ -105,7 +105,7 @@ class MemorySubscription:
         self.positions[partition] = offset
         self.store.clock.callLater(0, self.tell, partition)
 
-    def rest(self, partition: int) -> None:
+    def pause(self, partition: int) -> None:
         if partition in self.positions:
             self.resting.add(partition)
 

@@ -27,7 +27,7 @@ MAX_REMEMBERED = 20_000
 """Grants kept for the snapshot in force; beyond it all are worked out anew."""
 
 
-class Asked(NamedTuple):
+class AccessRequest(NamedTuple):
     """What is asked for. Names are within their grammar; ``topic`` has at most one dot."""
 
     purpose: Purpose
@@ -56,7 +56,7 @@ class Grant(NamedTuple):
 class Authorizer(Protocol):
     """Decides what a principal may do."""
 
-    def authorize(self, principal: Principal, asked: Asked, snapshot: Snapshot) -> Grant:
+    def authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
         """The grant; ``Denied``, ``TopicNotFound``, ``TopicRetired``, ``AmbiguousTopic``. Synchronous: it runs for
         every request of the hot path.
         """
@@ -68,10 +68,10 @@ class BindingAuthorizer:
     def __init__(self, max_deliveries: int = 0) -> None:
         self._max_deliveries = max_deliveries
         self._snapshot: Snapshot | None = None
-        self._grants: dict[tuple[str, Asked], Grant] = {}
+        self._grants: dict[tuple[str, AccessRequest], Grant] = {}
         self._bound: dict[tuple[str, str, str], list[Binding]] | None = None
 
-    def authorize(self, principal: Principal, asked: Asked, snapshot: Snapshot) -> Grant:
+    def authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._grants.clear()
@@ -85,7 +85,7 @@ class BindingAuthorizer:
             self._grants[question] = grant
         return grant
 
-    def _decide(self, caller: str, asked: Asked, snapshot: Snapshot) -> Grant:
+    def _decide(self, caller: str, asked: AccessRequest, snapshot: Snapshot) -> Grant:
         purpose, version, topic, group = asked
         owner, dot, name = topic.rpartition(".")
         if not dot:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from kateway.core.access.authentication import Credentials, Purpose, SnapshotNow
-from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, Asked
-from kateway.core.access.policy import Access, Admission
+from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, AccessRequest
+from kateway.core.access.policy import Access, Permission
 from kateway.core.access.rate_limits import Allowance
 from kateway.errors import RegistryUnavailable, Unauthorized
 from kateway.model import Principal
@@ -37,7 +37,7 @@ class Place(NamedTuple):
     topic: str
 
 
-class Visit(NamedTuple):
+class AuthorizedRequest(NamedTuple):
     """A request that may go on."""
 
     place: Place
@@ -48,18 +48,18 @@ class Visit(NamedTuple):
     """Then a record goes to the dead-letter queue; 0: never; ``None``: as configured."""
     headers: tuple[tuple[bytes, bytes], ...]
     """For the response: that the topic is deprecated."""
-    asked: Asked
-    admission: Admission | None
+    asked: AccessRequest
+    permission: Permission | None
     """``None`` in open mode."""
 
     @property
     def allowance(self) -> Allowance | None:
         """What is left of the quotas, where there are any. Good for this request."""
-        admission = self.admission
-        return admission.allowance if admission is not None and admission.allowance.counts else None
+        permission = self.permission
+        return permission.allowance if permission is not None and permission.allowance.counts else None
 
 
-class Entrance(Protocol):
+class AccessControl(Protocol):
     """Lets requests in."""
 
     @property
@@ -80,18 +80,18 @@ class Entrance(Protocol):
         too often.
         """
 
-    def enter(self, asked: Asked, show: Show) -> Visit:
+    def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         """The visit, or 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
 
-    def review(self, visit: Visit) -> float | None:
+    def review(self, authorized: AuthorizedRequest) -> float | None:
         """Until when a stream may go on as things are now, in seconds since the epoch; ``None``: until something
         changes. Where it may not go on, the error says why.
         """
 
-    def allowance(self, visit: Visit) -> Allowance | None:
+    def allowance(self, authorized: AuthorizedRequest) -> Allowance | None:
         """What is left of the quotas now, for a stream that outlives changes of them."""
 
-    def read_pause(self, visit: Visit, size: int) -> float:
+    def read_pause(self, authorized: AuthorizedRequest, size: int) -> float:
         """Counts bytes read and answers the seconds to wait before reading more."""
 
 
@@ -104,7 +104,7 @@ class OpenEntrance:
     def __init__(self, stores: Mapping[str, Store]) -> None:
         self._cluster = "default" if "default" in stores else next(iter(stores))
         self._store = stores[self._cluster]
-        self._visits: dict[Asked, Visit] = {}
+        self._authorized: dict[AccessRequest, AuthorizedRequest] = {}
 
     def rules(self) -> object:
         return None
@@ -112,22 +112,24 @@ class OpenEntrance:
     def same_rules(self, rules: object, address: str) -> bool:
         return True
 
-    def enter(self, asked: Asked, show: Show) -> Visit:
-        visit = self._visits.get(asked)
-        if visit is None:
-            if len(self._visits) >= MAX_REMEMBERED:
-                self._visits.clear()
+    def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
+        authorized = self._authorized.get(asked)
+        if authorized is None:
+            if len(self._authorized) >= MAX_REMEMBERED:
+                self._authorized.clear()
             place = Place(self._cluster, self._store, open_topic(asked.topic, asked.version))
-            visit = self._visits[asked] = Visit(place, asked.group or "", ANYBODY, None, (), asked, None)
-        return visit
+            authorized = self._authorized[asked] = AuthorizedRequest(
+                place, asked.group or "", ANYBODY, None, (), asked, None
+            )
+        return authorized
 
-    def review(self, visit: Visit) -> float | None:
+    def review(self, authorized: AuthorizedRequest) -> float | None:
         return None
 
-    def allowance(self, visit: Visit) -> Allowance | None:
+    def allowance(self, authorized: AuthorizedRequest) -> Allowance | None:
         return None
 
-    def read_pause(self, visit: Visit, size: int) -> float:
+    def read_pause(self, authorized: AuthorizedRequest, size: int) -> float:
         return 0.0
 
 
@@ -159,34 +161,34 @@ class GuardedEntrance:
             failures.refuse(address)
         return True
 
-    def enter(self, asked: Asked, show: Show) -> Visit:
+    def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         if not self._snapshot().known:
             raise RegistryUnavailable("the registry was not reached since the start, so nobody is known yet")
         try:
             shown = show(asked.purpose)
         except Unauthorized as error:
             raise self.access.authentication.challenged(error) from error
-        admission = self.access.admit(shown, asked)
-        grant = admission.grant
+        permission = self.access.admit(shown, asked)
+        grant = permission.grant
         store = self._stores.get(grant.cluster)
         if store is None:
             raise RegistryUnavailable(f"this gateway has no cluster {grant.cluster}; [storage.{grant.cluster}] adds it")
-        return Visit(
+        return AuthorizedRequest(
             Place(grant.cluster, store, grant.topic),
             grant.group,
-            admission.principal,
+            permission.principal,
             grant.max_deliveries,
             grant.headers,
             asked,
-            admission,
+            permission,
         )
 
-    def review(self, visit: Visit) -> float | None:
-        return None if visit.admission is None else self.access.review(visit.admission, visit.asked)
+    def review(self, authorized: AuthorizedRequest) -> float | None:
+        return None if authorized.permission is None else self.access.review(authorized.permission, authorized.asked)
 
-    def allowance(self, visit: Visit) -> Allowance | None:
-        return self.access.quotas.of(visit.principal, self._snapshot())
+    def allowance(self, authorized: AuthorizedRequest) -> Allowance | None:
+        return self.access.quotas.of(authorized.principal, self._snapshot())
 
-    def read_pause(self, visit: Visit, size: int) -> float:
+    def read_pause(self, authorized: AuthorizedRequest, size: int) -> float:
         # asked for afresh: an allowance is good for one request, a stream outlives many changes
-        return self.access.quotas.of(visit.principal, self._snapshot()).read(size, self._seconds())
+        return self.access.quotas.of(authorized.principal, self._snapshot()).read(size, self._seconds())

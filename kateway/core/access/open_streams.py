@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
-from kateway.core.access.control import Entrance, Visit
+from kateway.core.access.control import AccessControl, AuthorizedRequest
 from kateway.errors import KatewayError
 
 MAX_TIMER_SECONDS = 86400.0
@@ -18,22 +18,22 @@ End = Callable[[KatewayError], None]
 class _Held:
     """An open stream."""
 
-    __slots__ = ("end", "timer", "until", "visit")
+    __slots__ = ("authorized", "end", "timer", "until")
 
-    def __init__(self, visit: Visit, end: End) -> None:
-        self.visit = visit
+    def __init__(self, authorized: AuthorizedRequest, end: End) -> None:
+        self.authorized = authorized
         self.end = end
         self.until: float | None = None
         self.timer: IDelayedCall | None = None
 
 
-class Permits:
+class OpenStreams:
     """Holds every open stream's visit, and looks at them again when the registry or the configuration has changed
     (``recheck``) or the credentials of one expire. ``now`` is seconds since the epoch.
     """
 
-    def __init__(self, entrance: Entrance, clock: Any, now: Callable[[], float]) -> None:
-        self._entrance = entrance
+    def __init__(self, control: AccessControl, clock: Any, now: Callable[[], float]) -> None:
+        self._control = control
         self.clock = clock
         self._now = now
         self._held: dict[_Held, None] = {}
@@ -41,14 +41,14 @@ class Permits:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, visit: Visit, end: End) -> Callable[[], None]:
+    def hold(self, authorized: AuthorizedRequest, end: End) -> Callable[[], None]:
         """Calls ``end`` with the reason when the visit is allowed no more, at most once and never at once. The
         callable returned says that the stream has ended by itself.
         """
-        held = _Held(visit, end)
+        held = _Held(authorized, end)
         self._held[held] = None
         try:
-            until = self._entrance.review(visit)
+            until = self._control.review(authorized)
         except KatewayError:
             until = 0.0  # it will hear of it when it is ready to
         self._watch_expiry(held, until)
@@ -81,7 +81,7 @@ class Permits:
         if held not in self._held:
             return
         try:
-            until = self._entrance.review(held.visit)
+            until = self._control.review(held.authorized)
         except KatewayError as error:
             self._release(held)
             held.end(error)

@@ -17,14 +17,14 @@ from kateway.core.access.authentication import (
     SnapshotNow,
     build_authentication,
 )
-from kateway.core.access.authorization import Asked, Authorizer, Grant, build_authorizer
+from kateway.core.access.authorization import AccessRequest, Authorizer, Grant, build_authorizer
 from kateway.core.access.rate_limits import Allowance, Quotas
 from kateway.core.audit.events import actor
 from kateway.errors import ConfigError, Denied, KatewayError, Problems, Unauthorized
 from kateway.model import Principal
 
 
-class Admission(NamedTuple):
+class Permission(NamedTuple):
     """A request that may go on."""
 
     principal: Principal
@@ -51,7 +51,7 @@ class Access:
         self.quotas = quotas
         self._snapshot = snapshot
 
-    def admit(self, credentials: Credentials, asked: Asked) -> Admission:
+    def admit(self, credentials: Credentials, asked: AccessRequest) -> Permission:
         """Authenticates and authorises; 401, 403, 404, 409, 410 or 429 as errors. Counts nothing yet: that is for
         ``allowance.publish``, ``allowance.request`` and ``allowance.enter``, when the request is known to be sound.
         """
@@ -62,18 +62,18 @@ class Access:
         except KatewayError as error:
             error.actor = actor(principal)
             raise
-        return Admission(principal, grant, self.quotas.of(principal, snapshot), credentials)
+        return Permission(principal, grant, self.quotas.of(principal, snapshot), credentials)
 
-    def review(self, admission: Admission, asked: Asked) -> float | None:
+    def review(self, permission: Permission, asked: AccessRequest) -> float | None:
         """Until when a stream that was admitted may go on as things are now, in seconds since the epoch; ``None``:
         until something changes. Where it may not go on, the error says why. To be asked for every open stream when the
         snapshot or the configuration has changed, and at the moment that this told.
         """
-        principal = self.authentication.again(admission.credentials, asked.purpose)
-        if (principal.application, principal.key) != (admission.principal.application, admission.principal.key):
+        principal = self.authentication.again(permission.credentials, asked.purpose)
+        if (principal.application, principal.key) != (permission.principal.application, permission.principal.key):
             raise Unauthorized("the credentials are somebody else's now")
         grant = self.authorizer.authorize(principal, asked, self._snapshot())
-        if grant[:3] != admission.grant[:3]:
+        if grant[:3] != permission.grant[:3]:
             raise Denied("the topic is another one now")
         return principal.expires
 

@@ -23,7 +23,7 @@ class State(Enum):
     DYING = "dying"
 
 
-class Item:
+class Lease:
     """One record tracked by itself. ``attempts``: how often it was handed to a client."""
 
     __slots__ = ("attempts", "reason", "record", "since", "size", "start", "state", "token", "until")
@@ -45,7 +45,7 @@ class Item:
         """Why it goes to the dead-letter queue."""
 
 
-class Taken:
+class Batch:
     """Records of one partition in a reader's hands: what ``Reader.take`` gives and ``Reader.sent`` takes back.
 
     Once it is sent it holds no records any more: those that come back are read from the store again.
@@ -66,7 +66,7 @@ class Taken:
         """Of each record, counted from 1; ``None``: the first of every one."""
         self.leases: list[str] | None = None
         """Of each record, with ``ack=explicit``."""
-        self.items: list[Item] | None = None
+        self.items: list[Lease] | None = None
         self.since = now
         self.sent = False
         self.start = start

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from kateway.core.delivery.batch import Taken
+from kateway.core.delivery.batch import Batch
 
 
-class Flights(list[Taken]):
+class Flights(list[Batch]):
     """Hot at both ends: a batch is appended, and the first one lands. A list, not a deque: an empty deque keeps half a
     kilobyte, and there is one of these for each partition of each group.
     """
 
     __slots__ = ()
 
-    def depart(self, taken: Taken) -> None:
+    def depart(self, batch: Batch) -> None:
         """Puts in what lies below batches that left before."""
-        later = sum(1 for flight in self if flight.start > taken.start)
-        self.insert(len(self) - later, taken)
+        later = sum(1 for flight in self if flight.start > batch.start)
+        self.insert(len(self) - later, batch)
 
-    def land(self, taken: Taken) -> bool:
+    def land(self, batch: Batch) -> bool:
         """Takes a batch out; false where it is not there any more."""
-        if self and self[0] is taken:
+        if self and self[0] is batch:
             del self[0]
-        elif taken in self:
-            self.remove(taken)
+        elif batch in self:
+            self.remove(batch)
         else:
             return False
         return True
 
-    def turn_back(self, taken: Taken) -> list[tuple[int, int]]:
+    def turn_back(self, batch: Batch) -> list[tuple[int, int]]:
         """Takes a batch out with all behind it; answers how often their records were delivered, as runs of ``Repeats``.
         What was sent counts as an attempt.
         """
@@ -40,5 +40,5 @@ class Flights(list[Taken]):
                 for index, attempt in enumerate(attempts)
                 if index + 1 == last.count or attempts[index + 1] != attempt
             ]
-            if last is taken:
+            if last is batch:
                 return runs

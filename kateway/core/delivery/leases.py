@@ -6,10 +6,10 @@ from collections import OrderedDict
 from heapq import heappop
 from math import inf
 
-from kateway.core.delivery.batch import Item, State
+from kateway.core.delivery.batch import Lease, State
 
 
-class Items:
+class Leases:
     """Items by offset, how many bytes they keep, and which of them wait for a reader."""
 
     __slots__ = ("bytes", "due", "dying", "items", "max_deliveries", "ready")
@@ -17,57 +17,57 @@ class Items:
     def __init__(self, max_deliveries: int = 0) -> None:
         self.max_deliveries = max_deliveries
         """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
-        self.items: OrderedDict[int, Item] = OrderedDict()
+        self.items: OrderedDict[int, Lease] = OrderedDict()
         self.bytes = 0
         """Of the items' keys and values."""
         self.ready: list[int] = []
         """A heap of the offsets of items that may be READY; stale ones are skipped when they come up."""
         self.due = inf
         """No lease and no delay ends before this."""
-        self.dying: list[Item] = []
+        self.dying: list[Lease] = []
         """To be written to the dead-letter queue by whoever owns this."""
 
     def has_ready(self) -> bool:
         """Whether records that came back wait for a reader."""
         return self._next_ready() is not None
 
-    def _track(self, item: Item) -> None:
+    def _track(self, lease: Lease) -> None:
         items = self.items
-        out_of_order = bool(items) and next(reversed(items)) > item.record.offset
-        items[item.record.offset] = item
-        self.bytes += item.size
+        out_of_order = bool(items) and next(reversed(items)) > lease.record.offset
+        items[lease.record.offset] = lease
+        self.bytes += lease.size
         if out_of_order:
             # a batch came back below records that are tracked already: rare, and never more than one window
             self.items = OrderedDict(sorted(items.items()))
 
-    def _drop(self, item: Item) -> None:
-        del self.items[item.record.offset]
-        self.bytes -= item.size
+    def _drop(self, lease: Lease) -> None:
+        del self.items[lease.record.offset]
+        self.bytes -= lease.size
 
     def _items_end(self) -> int:
         """The offset behind the last item; 0 where there is none."""
         return next(reversed(self.items)) + 1 if self.items else 0
 
-    def _items_from(self, offset: int) -> list[Item]:
+    def _items_from(self, offset: int) -> list[Lease]:
         """Those at or above an offset; none, at no cost, where the last one lies below."""
-        found: list[Item] = []
+        found: list[Lease] = []
         if self._items_end() > offset:
-            for item in reversed(self.items.values()):
-                if item.record.offset < offset:
+            for lease in reversed(self.items.values()):
+                if lease.record.offset < offset:
                     break
-                found.append(item)
+                found.append(lease)
         found.reverse()
         return found
 
     def _around_items(self, start: int, end: int) -> list[tuple[int, int]]:
         """A range of offsets without the tiles of items in it: leases that stayed out when reading was rewound."""
         pieces = []
-        for item in self._items_from(start):
-            if item.start >= end:
+        for lease in self._items_from(start):
+            if lease.start >= end:
                 break
-            if item.start > start:
-                pieces.append((start, item.start))
-            start = max(start, item.record.offset + 1)
+            if lease.start > start:
+                pieces.append((start, lease.start))
+            start = max(start, lease.record.offset + 1)
         if start < end:
             pieces.append((start, end))
         return pieces
@@ -79,23 +79,23 @@ class Items:
         self.bytes = 0
         self.due = inf
 
-    def _exhausted(self, item: Item) -> bool:
-        if not self.max_deliveries or item.attempts < self.max_deliveries:
+    def _exhausted(self, lease: Lease) -> bool:
+        if not self.max_deliveries or lease.attempts < self.max_deliveries:
             return False
-        self._doom(item, "max-deliveries")
+        self._doom(lease, "max-deliveries")
         return True
 
-    def _doom(self, item: Item, reason: str) -> None:
-        item.state = State.DYING
-        item.until = inf
-        item.reason = reason
-        self.dying.append(item)
+    def _doom(self, lease: Lease, reason: str) -> None:
+        lease.state = State.DYING
+        lease.until = inf
+        lease.reason = reason
+        self.dying.append(lease)
 
-    def _next_ready(self) -> Item | None:
+    def _next_ready(self) -> Lease | None:
         ready = self.ready
         while ready:
-            item = self.items.get(ready[0])
-            if item is not None and item.state is State.READY:
-                return item
+            lease = self.items.get(ready[0])
+            if lease is not None and lease.state is State.READY:
+                return lease
             heappop(ready)
         return None

@@ -4,9 +4,9 @@ Every offset is in exactly one place:
 
 - below ``floor``: done with, and committable;
 - in ``done``: done with out of order, kept as ranges until the floor reaches them;
-- in a ``Taken`` of ``flights``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
+- in a ``Batch`` of ``flights``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
   lies above the frontier again and is read from the store once more, so that nothing has to be kept for it;
-- an ``Item``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
+- an ``Lease``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
   the dead-letter queue, or came back from a lease and waits for the next reader;
 - at or above ``frontier``: not taken from the store.
 
@@ -22,15 +22,15 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import inf
 
-from kateway.core.delivery.batch import Ack, Item, State, Taken
+from kateway.core.delivery.batch import Ack, Batch, Lease, State
 from kateway.core.delivery.in_flight import Flights
-from kateway.core.delivery.leases import Items
+from kateway.core.delivery.leases import Leases
 from kateway.core.delivery.offset_ranges import Ranges
 from kateway.core.delivery.redeliveries import Repeats
 from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Committed, Record
 
-__all__ = ["Ack", "Delivery", "Item", "State", "Taken"]
+__all__ = ["Ack", "Batch", "Delivery", "Lease", "State"]
 
 MAX_METADATA_CHARS = 4000
 """A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
@@ -38,7 +38,7 @@ ROOM_FOR_RANGES_CHARS = 2500
 """Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
 
 
-class Delivery(Items):
+class Delivery(Leases):
     """One partition of one group, as long as this process owns it."""
 
     __slots__ = ("committed", "done", "flights", "floor", "frontier", "live", "origin", "partition", "repeats")
@@ -104,33 +104,35 @@ class Delivery(Items):
         if self.floor is not None and self.frontier is not None:
             self._settled_around(max(self.floor, self.frontier), offset + 1)
 
-    def fly(self, start: int, records: list[Record], now: float) -> Taken:
+    def fly(self, start: int, records: list[Record], now: float) -> Batch:
         """Hands fresh records to an ``ack=auto`` reader."""
-        taken = Taken(self, start, records, self.repeats.attempts(records) if self.repeats else None, now)
-        self.flights.append(taken)
-        return taken
+        batch = Batch(self, start, records, self.repeats.attempts(records) if self.repeats else None, now)
+        self.flights.append(batch)
+        return batch
 
-    def fly_again(self, max_records: int, max_bytes: int, now: float) -> Taken | None:
+    def fly_again(self, max_records: int, max_bytes: int, now: float) -> Batch | None:
         """Hands records whose lease ended to an ``ack=auto`` reader, in order, as far as their tiles touch."""
-        items: list[Item] = []
+        items: list[Lease] = []
         size = 0
         while len(items) < max_records:
-            item = self._next_ready()
-            if item is None or (items and (item.start != items[-1].record.offset + 1 or size + item.size > max_bytes)):
+            lease = self._next_ready()
+            if lease is None or (
+                items and (lease.start != items[-1].record.offset + 1 or size + lease.size > max_bytes)
+            ):
                 break
             heappop(self.ready)
-            self._drop(item)
-            items.append(item)
-            size += item.size
+            self._drop(lease)
+            items.append(lease)
+            size += lease.size
         if not items:
             return None
-        attempts = [item.attempts + 1 for item in items]
-        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
+        attempts = [lease.attempts + 1 for lease in items]
+        batch = Batch(self, items[0].start, [lease.record for lease in items], attempts, now)
         # leases that readers of another mode left behind end below what has been taken since
-        self.flights.depart(taken)
-        return taken
+        self.flights.depart(batch)
+        return batch
 
-    def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Taken:
+    def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Batch:
         """Hands fresh records to an ``ack=explicit`` reader."""
         items = []
         repeated = self.repeats.attempts(records) if self.repeats else None
@@ -139,38 +141,38 @@ class Delivery(Items):
         for index, record in enumerate(records):
             while among and among[-1].record.offset < record.offset:
                 start = among.pop().record.offset + 1
-            item = Item(start, record, repeated[index] - 1 if repeated else 0, now)
+            lease = Lease(start, record, repeated[index] - 1 if repeated else 0, now)
             start = record.offset + 1
-            self._track(item)
-            items.append(item)
+            self._track(lease)
+            items.append(lease)
         return self._leased(items, token, until, now)
 
-    def lease_again(self, max_records: int, max_bytes: int, token: str, until: float, now: float) -> Taken | None:
+    def lease_again(self, max_records: int, max_bytes: int, token: str, until: float, now: float) -> Batch | None:
         """Hands records that came back to an ``ack=explicit`` reader."""
-        items: list[Item] = []
+        items: list[Lease] = []
         size = 0
         while len(items) < max_records:
-            item = self._next_ready()
-            if item is None or (items and size + item.size > max_bytes):
+            lease = self._next_ready()
+            if lease is None or (items and size + lease.size > max_bytes):
                 break
             heappop(self.ready)
-            item.state = State.LEASED
-            items.append(item)
-            size += item.size
+            lease.state = State.LEASED
+            items.append(lease)
+            size += lease.size
         return self._leased(items, token, until, now) if items else None
 
-    def _leased(self, items: list[Item], token: str, until: float, now: float) -> Taken:
-        for item in items:
-            item.attempts += 1
-            item.state = State.LEASED
-            item.token = token
-            item.until = until
+    def _leased(self, items: list[Lease], token: str, until: float, now: float) -> Batch:
+        for lease in items:
+            lease.attempts += 1
+            lease.state = State.LEASED
+            lease.token = token
+            lease.until = until
         self.due = min(self.due, until)
-        attempts = [item.attempts for item in items]
-        taken = Taken(self, items[0].start, [item.record for item in items], attempts, now)
-        taken.leases = [token] * len(items)
-        taken.items = items
-        return taken
+        attempts = [lease.attempts for lease in items]
+        batch = Batch(self, items[0].start, [lease.record for lease in items], attempts, now)
+        batch.leases = [token] * len(items)
+        batch.items = items
+        return batch
 
     def room(self, max_records: int, max_bytes: int) -> int:
         """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
@@ -183,41 +185,41 @@ class Delivery(Items):
 
     # --- settling a batch ---------------------------------------------------------------------------------------
 
-    def settle(self, taken: Taken) -> None:
+    def settle(self, batch: Batch) -> None:
         """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
-        if self.live and self.flights.land(taken):
-            self._settled_around(taken.start, taken.stop)
+        if self.live and self.flights.land(batch):
+            self._settled_around(batch.start, batch.stop)
 
-    def settle_some(self, taken: Taken, count: int) -> None:
+    def settle_some(self, batch: Batch, count: int) -> None:
         """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
-        if count >= taken.count:
-            self.settle(taken)
-        elif count > 0 and taken in self.flights:
-            self._settled_around(taken.start, taken.behind(count))
-            taken.cut(count)
+        if count >= batch.count:
+            self.settle(batch)
+        elif count > 0 and batch in self.flights:
+            self._settled_around(batch.start, batch.behind(count))
+            batch.cut(count)
 
-    def give_back(self, taken: Taken) -> int | None:
+    def give_back(self, batch: Batch) -> int | None:
         """A batch, and every later one of the partition, goes to the next reader: answers where the store has to be
         read on from, ``None`` where nothing is to be read again. What was sent counts as an attempt.
         """
-        if taken.items is not None:
-            self._give_back_leases(taken)
+        if batch.items is not None:
+            self._give_back_leases(batch)
             return None
-        if not self.live or taken not in self.flights:
+        if not self.live or batch not in self.flights:
             return None
-        self.repeats.rewind(self.flights.turn_back(taken))
-        self.frontier = taken.start
-        for item in [item for item in self.items.values() if item.state is State.READY]:
-            self._make_ready(item)  # those above the frontier now are read again, too, so that the order holds
-        return taken.start
+        self.repeats.rewind(self.flights.turn_back(batch))
+        self.frontier = batch.start
+        for lease in [lease for lease in self.items.values() if lease.state is State.READY]:
+            self._make_ready(lease)  # those above the frontier now are read again, too, so that the order holds
+        return batch.start
 
-    def _give_back_leases(self, taken: Taken) -> None:
-        assert taken.items is not None
-        token = taken.leases[0] if taken.leases else ""
-        for item in taken.items if self.live else ():
-            if item.state is State.LEASED and item.token == token:
-                item.attempts -= 0 if taken.sent else 1
-                self._make_ready(item)
+    def _give_back_leases(self, batch: Batch) -> None:
+        assert batch.items is not None
+        token = batch.leases[0] if batch.leases else ""
+        for lease in batch.items if self.live else ():
+            if lease.state is State.LEASED and lease.token == token:
+                lease.attempts -= 0 if batch.sent else 1
+                self._make_ready(lease)
 
     # --- acknowledging a record ---------------------------------------------------------------------------------
 
@@ -225,28 +227,28 @@ class Delivery(Items):
         """Applies one acknowledgement; answers ``None`` where it is done or was before, else what is wrong with it."""
         if ack.upto:
             return self.acknowledge_upto(ack.offset)
-        item = self.items.get(ack.offset)
-        if item is None or item.attempts == 0:
-            return self._not_outstanding(ack, item)
-        if ack.lease is not None and ack.lease != item.token:
+        lease = self.items.get(ack.offset)
+        if lease is None or lease.attempts == 0:
+            return self._not_outstanding(ack, lease)
+        if ack.lease is not None and ack.lease != lease.token:
             return Conflict("the lease has passed to another reader")
         if ack.outcome == "ack":
-            self.complete(item)
-        elif item.state is not State.DYING:
+            self.complete(lease)
+        elif lease.state is not State.DYING:
             if ack.outcome == "dead":
-                self._doom(item, "rejected")
-            elif not self._exhausted(item):
-                item.state = State.WAITING
-                item.until = now + ack.delay_seconds
-                self.due = min(self.due, item.until)
+                self._doom(lease, "rejected")
+            elif not self._exhausted(lease):
+                lease.state = State.WAITING
+                lease.until = now + ack.delay_seconds
+                self.due = min(self.due, lease.until)
         return None
 
-    def _not_outstanding(self, ack: Ack, item: Item | None) -> KatewayError | None:
+    def _not_outstanding(self, ack: Ack, lease: Lease | None) -> KatewayError | None:
         offset = ack.offset
-        if item is None and self.floor is not None and (offset < self.floor or offset in self.done):
+        if lease is None and self.floor is not None and (offset < self.floor or offset in self.done):
             return None
-        for taken in self.flights:
-            if taken.sent and taken.first <= offset < taken.stop:
+        for batch in self.flights:
+            if batch.sent and batch.first <= offset < batch.stop:
                 return Conflict("the record is with a reader whose delivery acknowledges it (ack=auto)")
         return NotFound("this gateway has delivered no such record")
 
@@ -258,33 +260,33 @@ class Delivery(Items):
         delivered_end = max(frontier, floor, self.repeats.delivered_end(), self._items_end())
         if offset >= delivered_end and offset not in self.done:
             return NotFound("this gateway has delivered no such record")
-        for taken in list(self.flights):
-            if taken.start > offset:
+        for batch in list(self.flights):
+            if batch.start > offset:
                 break
-            if taken.sent:
-                self.settle_some(taken, taken.up_to(offset))
+            if batch.sent:
+                self.settle_some(batch, batch.up_to(offset))
         acknowledged = []
-        for number, item in self.items.items():
+        for number, lease in self.items.items():
             if number > offset:
                 break
-            if item.attempts and item.state is not State.DYING:
-                acknowledged.append(item)
+            if lease.attempts and lease.state is not State.DYING:
+                acknowledged.append(lease)
         start = end = -1
-        for item in acknowledged:
-            self._drop(item)
-            if item.start != end:
+        for lease in acknowledged:
+            self._drop(lease)
+            if lease.start != end:
                 self._settled(start, end)
-                start = item.start
-            end = item.record.offset + 1
+                start = lease.start
+            end = lease.record.offset + 1
         self._settled(start, end)
         self.skip(offset)
         return None
 
-    def complete(self, item: Item) -> None:
+    def complete(self, lease: Lease) -> None:
         """A record is acknowledged, or in the dead-letter queue. One that is done already, or gone, is fine."""
-        if self.items.get(item.record.offset) is item:
-            self._drop(item)
-            self._settled(item.start, item.record.offset + 1)
+        if self.items.get(lease.record.offset) is lease:
+            self._drop(lease)
+            self._settled(lease.start, lease.record.offset + 1)
 
     def expire(self, now: float) -> bool:
         """Brings back what was leased or put off until now; answers whether something can be taken again.
@@ -295,12 +297,12 @@ class Delivery(Items):
             return False
         due = inf
         ready = False
-        for item in list(self.items.values()):
-            if item.state is State.LEASED or item.state is State.WAITING:
-                if item.until > now:
-                    due = min(due, item.until)
-                elif not self._exhausted(item):
-                    self._make_ready(item)
+        for lease in list(self.items.values()):
+            if lease.state is State.LEASED or lease.state is State.WAITING:
+                if lease.until > now:
+                    due = min(due, lease.until)
+                elif not self._exhausted(lease):
+                    self._make_ready(lease)
                     ready = True
         self.due = due
         return ready
@@ -343,25 +345,25 @@ class Delivery(Items):
         """The partition is ours again, and nobody has moved it on."""
         self.live = True
         self.committed = committed
-        self.dying = [item for item in self.items.values() if item.state is State.DYING]
+        self.dying = [lease for lease in self.items.values() if lease.state is State.DYING]
 
     def unacknowledged(self, now: float) -> tuple[int, float]:
         """How many records are with readers, and for how many seconds the oldest."""
         count = 0
         since = now
-        for taken in self.flights:
-            count += taken.count
-            since = min(since, taken.since)
-        for item in self.items.values():
+        for batch in self.flights:
+            count += batch.count
+            since = min(since, batch.since)
+        for lease in self.items.values():
             count += 1
-            since = min(since, item.since)
+            since = min(since, lease.since)
         return count, max(now - since, 0.0)
 
     def busy(self) -> bool:
         """Whether somebody still has a record of this partition in hand, or one is on its way to the dead letters."""
         if self.flights:
             return True
-        return any(item.state is State.LEASED or item.state is State.DYING for item in self.items.values())
+        return any(lease.state is State.LEASED or lease.state is State.DYING for lease in self.items.values())
 
     def restart(self, offset: int) -> None:
         """Forgets everything: the partition goes on from ``offset``."""
@@ -388,13 +390,13 @@ class Delivery(Items):
         for piece in self._around_items(start, end):
             self._settled(*piece)
 
-    def _make_ready(self, item: Item) -> None:
-        item.state = State.READY
-        item.until = inf
-        offset = item.record.offset
+    def _make_ready(self, lease: Lease) -> None:
+        lease.state = State.READY
+        lease.until = inf
+        offset = lease.record.offset
         if self.frontier is None or offset < self.frontier:
             heappush(self.ready, offset)
             return
         # the store is read from below it again: it comes with the others, in order
-        self._drop(item)
-        self.repeats.note(offset, item.attempts)
+        self._drop(lease)
+        self.repeats.note(offset, lease.attempts)

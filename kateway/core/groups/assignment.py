@@ -36,19 +36,19 @@ class Sharing:
     def _share_out(self) -> None:
         seated = self._seats.seated
         for reader in self._seats.waiting:
-            reader.shares = []
+            reader.owned_partitions = []
         goals = share_out(
-            self._feeding.shares,
+            self._feeding.owned_partitions,
             seated,
-            {share.partition: share.goal for share in self._feeding.all if share.goal is not None},
-            lambda partition: not self._feeding.shares[partition].delivery.flights,
+            {owned.partition: owned.assigned_to for owned in self._feeding.all if owned.assigned_to is not None},
+            lambda partition: not self._feeding.owned_partitions[partition].delivery.flights,
         )
         for reader in seated:
-            reader.shares = []
-        for share in self._feeding.all:
-            share.goal = goals.get(share.partition)
-            if share.goal is not None:
-                share.goal.shares.append(share)
+            reader.owned_partitions = []
+        for owned in self._feeding.all:
+            owned.assigned_to = goals.get(owned.partition)
+            if owned.assigned_to is not None:
+                owned.assigned_to.owned_partitions.append(owned)
         for reader in seated:
             if reader.hungry:
                 self._waking.wake(reader)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from kateway.core.delivery.batch import Item
+from kateway.core.delivery.batch import Lease
 from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Store
@@ -32,11 +32,11 @@ class DeadLetters:
         self._group = group
         self._clock = clock
 
-    async def write(self, letters: list[tuple[int, Item]]) -> list[KatewayError | None]:
+    async def write(self, letters: list[tuple[int, Lease]]) -> list[KatewayError | None]:
         """Writes records (with the partition each came from); answers ``None`` for each that is safe, else why not."""
         try:
             partitions = await self.make()
-            messages = [self._letter(partition, item, partition % partitions) for partition, item in letters]
+            messages = [self._letter(partition, lease, partition % partitions) for partition, lease in letters]
             outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
         except KatewayError as error:
             return [error] * len(letters)
@@ -59,16 +59,16 @@ class DeadLetters:
                 queue = await self._store.topic(self.name)
         return queue.partitions
 
-    def _letter(self, partition: int, item: Item, into: int) -> Message:
-        record = item.record
+    def _letter(self, partition: int, lease: Lease, into: int) -> Message:
+        record = lease.record
         about = {
             "topic": self._topic,
             "partition": partition,
             "offset": record.offset,
             "timestamp": record.timestamp,
             "group": self._group,
-            "reason": item.reason,
-            "attempts": item.attempts,
+            "reason": lease.reason,
+            "attempts": lease.attempts,
         }
         headers = tuple((f"kateway-dead-{name}", str(value).encode()) for name, value in about.items())
         return Message(value=record.value, key=record.key, partition=into, headers=(*record.headers, *headers))

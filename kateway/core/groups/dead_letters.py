@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.core.delivery.batch import Item
+from kateway.core.delivery.batch import Lease
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.dead_letter_records import DeadLetters
 from kateway.errors import KatewayError, Unavailable
@@ -19,10 +19,10 @@ MAX_LETTERS = 100
 MAX_WAIT_SECONDS = 30.0
 
 _log = Logger()
-Letter = tuple[Delivery, Item]
+Letter = tuple[Delivery, Lease]
 
 
-class Burial:
+class DeadLetterWriter:
     """One write at a time; a record that could not be written is tried again, for as long as its partition is ours."""
 
     def __init__(self, dead_letters: DeadLetters, clock: IReactorTime, buried: Callable[[Delivery], None]) -> None:
@@ -34,13 +34,13 @@ class Burial:
         self._writing: Deferred[None] | None = None
         self._later: IDelayedCall | None = None
         self._failures = 0
-        self._waiting: list[tuple[Deferred[None], frozenset[Item]]] = []
+        self._waiting: list[tuple[Deferred[None], frozenset[Lease]]] = []
 
     def take(self, delivery: Delivery) -> None:
         """Takes over what a delivery has for the dead-letter queue."""
         if delivery.dying:
-            queued = {item for _delivery, item in self._queue}  # of a partition that went and is back
-            self._queue += [(delivery, item) for item in delivery.dying if item not in queued]
+            queued = {lease for _delivery, lease in self._queue}  # of a partition that went and is back
+            self._queue += [(delivery, lease) for lease in delivery.dying if lease not in queued]
             delivery.dying.clear()
             self._write()
 
@@ -49,7 +49,9 @@ class Burial:
         attempt does, with what the store said, though more follow; and where a partition is given away before.
         """
         awaited = frozenset(
-            item for delivery, item in self._queue if only is None or (delivery.partition, item.record.offset) in only
+            lease
+            for delivery, lease in self._queue
+            if only is None or (delivery.partition, lease.record.offset) in only
         )
         if not awaited:
             return succeed(None)
@@ -61,7 +63,8 @@ class Burial:
         """Writes no more; what was not written was not acknowledged either."""
         queue, self._queue = self._queue, []
         self._tell(
-            [item for _delivery, item in queue], Unavailable("the group was left before its dead letters were written")
+            [lease for _delivery, lease in queue],
+            Unavailable("the group was left before its dead letters were written"),
         )
         if self._later is not None:
             self._later.cancel()
@@ -72,9 +75,9 @@ class Burial:
     def _write(self) -> None:
         if self._busy or self._later is not None:
             return
-        gone = [item for delivery, item in self._queue if not delivery.live]
+        gone = [lease for delivery, lease in self._queue if not delivery.live]
         if gone:
-            self._queue = [(delivery, item) for delivery, item in self._queue if delivery.live]
+            self._queue = [(delivery, lease) for delivery, lease in self._queue if delivery.live]
             self._tell(gone, Unavailable("the partition was given away before its dead letters were written"))
         letters = self._queue[:MAX_LETTERS]
         if letters:
@@ -83,18 +86,18 @@ class Burial:
             self._writing.addErrback(self._broken)
 
     async def _write_down(self, letters: list[Letter]) -> None:
-        results = await self._dead_letters.write([(delivery.partition, item) for delivery, item in letters])
+        results = await self._dead_letters.write([(delivery.partition, lease) for delivery, lease in letters])
         del self._queue[: len(letters)]
         errors: list[KatewayError] = []
-        failed: list[Item] = []
-        for (delivery, item), error in zip(letters, results, strict=True):
+        failed: list[Lease] = []
+        for (delivery, lease), error in zip(letters, results, strict=True):
             if error is None:
-                delivery.complete(item)
+                delivery.complete(lease)
                 self._buried(delivery)
             else:
                 errors.append(error)
-                failed.append(item)
-                self._queue.append((delivery, item))
+                failed.append(lease)
+                self._queue.append((delivery, lease))
         self._busy = False
         if not errors:
             self._failures = 0
@@ -105,9 +108,9 @@ class Burial:
         _log.warn("{n} dead letters could not be written: {e}", n=len(errors), e=errors[0].detail)
         self._again()
 
-    def _tell(self, failed: Collection[Item] = (), error: KatewayError | None = None) -> None:
+    def _tell(self, failed: Collection[Lease] = (), error: KatewayError | None = None) -> None:
         """Tells those who wait what has failed, and whose items are all written."""
-        left = {item for _delivery, item in self._queue}
+        left = {lease for _delivery, lease in self._queue}
         waiting, self._waiting = self._waiting, []
         for done, awaited in waiting:
             if error is not None and not awaited.isdisjoint(failed):

@@ -9,7 +9,7 @@ from itertools import count
 from twisted.internet.interfaces import IReactorTime
 
 from kateway.config.schema import DeliveryConfig
-from kateway.core.delivery.batch import Taken
+from kateway.core.delivery.batch import Batch
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.reader import Reader
 from kateway.model import Record
@@ -19,18 +19,18 @@ _PROCESS = secrets.token_hex(4)
 _LEASES = count(1)
 
 
-class Share:
+class OwnedPartition:
     """A partition of ours: what is known of its records, who is fed from it, and whether there is something."""
 
-    __slots__ = ("delivery", "goal", "holder", "partition", "readable")
+    __slots__ = ("assigned_to", "delivery", "partition", "readable", "sent_to")
 
     def __init__(self, partition: int, delivery: Delivery) -> None:
         self.partition = partition
         self.delivery = delivery
         self.readable = False
-        self.goal: Reader | None = None
+        self.assigned_to: Reader | None = None
         """The ``ack=auto`` reader that it belongs to, as soon as nothing of another's is unsettled."""
-        self.holder: Reader | None = None
+        self.sent_to: Reader | None = None
         """The one that what is unsettled was sent to."""
 
 
@@ -39,99 +39,103 @@ class Feeding:
 
     def __init__(self, clock: IReactorTime, config: DeliveryConfig, advanced: Callable[[], None]) -> None:
         self.subscription: Subscription | None = None
-        self.shares: dict[int, Share] = {}
-        self.all: list[Share] = []
+        self.owned_partitions: dict[int, OwnedPartition] = {}
+        self.all: list[OwnedPartition] = []
         """The same in the order of their numbers."""
         self._clock = clock
         self._config = config
         self._advanced = advanced
         # told when a partition went on without a delivery: there may be something to commit
 
-    def add(self, share: Share) -> None:
-        self.shares[share.partition] = share
-        self.all = [self.shares[partition] for partition in sorted(self.shares)]
+    def add(self, owned: OwnedPartition) -> None:
+        self.owned_partitions[owned.partition] = owned
+        self.all = [self.owned_partitions[partition] for partition in sorted(self.owned_partitions)]
 
-    def remove(self, partitions: Iterable[int]) -> list[Share]:
+    def remove(self, partitions: Iterable[int]) -> list[OwnedPartition]:
         """Takes partitions away; answers those of them that were ours."""
-        removed = [self.shares.pop(partition) for partition in partitions if partition in self.shares]
-        self.all = [self.shares[partition] for partition in sorted(self.shares)]
+        removed = [
+            self.owned_partitions.pop(partition) for partition in partitions if partition in self.owned_partitions
+        ]
+        self.all = [self.owned_partitions[partition] for partition in sorted(self.owned_partitions)]
         return removed
 
-    def take(self, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
+    def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         """The next batch for a reader, from its partitions (all, with ``ack=explicit``) in turn."""
         auto = reader.mode == "auto"
-        shares = reader.shares if auto else self.all
-        number = len(shares)
+        owned_partitions = reader.owned_partitions if auto else self.all
+        number = len(owned_partitions)
         for step in range(number):
-            share = shares[(reader.turn + step) % number]
+            owned = owned_partitions[(reader.turn + step) % number]
             if auto:
-                taken = self._take_auto(share, reader, max_records, max_bytes)
+                batch = self._take_auto(owned, reader, max_records, max_bytes)
             else:
-                taken = self._take_explicit(share, reader, max_records, max_bytes)
-            if taken is not None:
+                batch = self._take_explicit(owned, reader, max_records, max_bytes)
+            if batch is not None:
                 reader.turn = (reader.turn + step + 1) % number
-                return taken
+                return batch
         return None
 
     def expects(self, reader: Reader) -> bool:
         """Whether it is not known yet which partitions are ours or where they end, or some records are not here yet."""
         if self.subscription is None or not self.all:
             return True
-        shares = reader.shares if reader.mode == "auto" else self.all
-        return any(self.subscription.lag(share.partition) != 0 for share in shares)
+        owned_partitions = reader.owned_partitions if reader.mode == "auto" else self.all
+        return any(self.subscription.lag(owned.partition) != 0 for owned in owned_partitions)
 
-    def rest(self, reader: Reader) -> None:
+    def pause(self, reader: Reader) -> None:
         """Lets go of what is read ahead for a reader, until it takes again."""
         if self.subscription is not None:
-            for share in reader.shares:
-                self.subscription.rest(share.partition)
-                share.readable = True  # nobody will be told of anything before there was a take
+            for owned in reader.owned_partitions:
+                self.subscription.pause(owned.partition)
+                owned.readable = True  # nobody will be told of anything before there was a take
 
-    def _take_auto(self, share: Share, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
-        delivery = share.delivery
-        if delivery.flights and share.holder is not reader:
+    def _take_auto(self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
+        delivery = owned.delivery
+        if delivery.flights and owned.sent_to is not reader:
             return None
-        taken = None
+        batch = None
         if delivery.items and delivery.has_ready():
-            taken = delivery.fly_again(max_records, max_bytes, self._clock.seconds())
-        if taken is None:
-            found = self._fresh(share, reader, max_records, max_bytes)
+            batch = delivery.fly_again(max_records, max_bytes, self._clock.seconds())
+        if batch is None:
+            found = self._fresh(owned, reader, max_records, max_bytes)
             if found is None:
                 return None
-            taken = delivery.fly(*found, self._clock.seconds())
-        share.holder = reader
-        return taken
+            batch = delivery.fly(*found, self._clock.seconds())
+        owned.sent_to = reader
+        return batch
 
-    def _take_explicit(self, share: Share, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
-        delivery = share.delivery
+    def _take_explicit(self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
+        delivery = owned.delivery
         if delivery.flights:
             return None
         now = self._clock.seconds()
         until = now + reader.ack_timeout
         token = f"{_PROCESS}{next(_LEASES):x}"
-        taken = None
+        batch = None
         if delivery.has_ready():
-            taken = delivery.lease_again(max_records, max_bytes, token, until, now)
+            batch = delivery.lease_again(max_records, max_bytes, token, until, now)
         else:
             room = delivery.room(self._config.max_unacknowledged_records, self._config.max_unacknowledged_bytes)
-            found = self._fresh(share, reader, min(max_records, room), max_bytes) if room else None
+            found = self._fresh(owned, reader, min(max_records, room), max_bytes) if room else None
             if found is not None:
-                taken = delivery.lease(*found, token, until, now)
-        return taken
+                batch = delivery.lease(*found, token, until, now)
+        return batch
 
-    def _fresh(self, share: Share, reader: Reader, max_records: int, max_bytes: int) -> tuple[int, list[Record]] | None:
+    def _fresh(
+        self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int
+    ) -> tuple[int, list[Record]] | None:
         subscription = self.subscription
         assert subscription is not None
-        delivery = share.delivery
-        partition = share.partition
-        while share.readable:
+        delivery = owned.delivery
+        partition = owned.partition
+        while owned.readable:
             position = None
             if delivery.frontier is None or reader.read_up_to:
                 position = subscription.position(partition)
-                self._came_back(reader, share, position)
+                self._came_back(reader, owned, position)
             records = subscription.take(partition, max_records, max_bytes)
             if not records:
-                share.readable = False
+                owned.readable = False
                 if delivery.committed is not None and not delivery.outstanding():
                     self._advanced()  # perhaps there was something that nobody may see
                 return None
@@ -141,32 +145,32 @@ class Feeding:
             self._advanced()
         return None
 
-    def _came_back(self, reader: Reader, share: Share, position: int | None) -> None:
+    def _came_back(self, reader: Reader, owned: OwnedPartition, position: int | None) -> None:
         """A client said what it had read before: skip it where this process does not know it delivered it."""
-        offset = reader.read_up_to.pop(share.partition, None)
+        offset = reader.read_up_to.pop(owned.partition, None)
         subscription = self.subscription
         if offset is None or position is None or subscription is None:
             return
-        lag = subscription.lag(share.partition)
+        lag = subscription.lag(owned.partition)
         # no client is believed beyond the end: what will be written there it cannot have read
         if lag is not None and offset < position + lag:
-            share.delivery.begin(position)
-            share.delivery.skip(offset)
+            owned.delivery.begin(position)
+            owned.delivery.skip(offset)
 
-    def step(self, shares: Iterable[Share]) -> None:
+    def step(self, owned_partitions: Iterable[OwnedPartition]) -> None:
         """Steps over what nobody may see, wherever everything taken is done and something was committed or can be."""
-        for share in shares:
-            delivery = share.delivery
+        for owned in owned_partitions:
+            delivery = owned.delivery
             if self.subscription is not None and (delivery.committed or delivery.to_commit()):
-                delivery.step(self.subscription.position(share.partition))
+                delivery.step(self.subscription.position(owned.partition))
 
-    def give_back(self, taken: Taken) -> Share | None:
+    def give_back(self, batch: Batch) -> OwnedPartition | None:
         """A batch goes to the next reader, in order, before everything later; answers whose partition can be fed."""
-        offset = taken.delivery.give_back(taken)
-        share = self.shares.get(taken.partition)
-        if share is None or share.delivery is not taken.delivery:
+        offset = batch.delivery.give_back(batch)
+        owned = self.owned_partitions.get(batch.partition)
+        if owned is None or owned.delivery is not batch.delivery:
             return None
         if offset is not None and self.subscription is not None:
-            self.subscription.seek(taken.partition, offset)
-            share.readable = True
-        return share
+            self.subscription.seek(batch.partition, offset)
+            owned.readable = True
+        return owned

@@ -15,15 +15,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kateway.config.schema import DeliveryConfig
-from kateway.core.delivery.batch import Ack, Taken
+from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.assignment import Sharing
 from kateway.core.groups.commits import Commits, committable
 from kateway.core.groups.dead_letter_records import DeadLetters
-from kateway.core.groups.dead_letters import Burial
-from kateway.core.groups.dispatch import Feeding, Share
+from kateway.core.groups.dead_letters import DeadLetterWriter
+from kateway.core.groups.dispatch import Feeding, OwnedPartition
 from kateway.core.groups.reader import Connection, Mode, Reader
-from kateway.core.groups.retained import Away, Kept
+from kateway.core.groups.retained import Rebalancing, RetainedState
 from kateway.core.groups.revocation import HandOvers
 from kateway.core.groups.wakeups import Waking
 from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
@@ -38,25 +38,25 @@ BLOCKED_TICK_SECONDS = 0.02
 _log = Logger()
 
 
-class Group:
+class Membership:
     """A member of a group, from its first reader until it has lingered after its last."""
 
     def __init__(
         self,
         subscribe: Callable[[Listener], Subscription],
         dead_letters: DeadLetters,
-        kept: Kept,
+        kept: RetainedState,
         clock: IReactorTime,
         config: DeliveryConfig,
         *,
         key: Hashable,
         max_deliveries: int,
-        over: Callable[[Group], None],
+        over: Callable[[Membership], None],
     ) -> None:
         self.config = config
-        self.trouble: KatewayError | None = None
+        self.last_error: KatewayError | None = None
         """What ails the subscription while the driver keeps trying."""
-        self.away = Away(clock)
+        self.rebalancing = Rebalancing(clock)
         """Whether partitions are being handed over."""
         self.readers: dict[Reader, None] = {}
         """Those that take."""
@@ -78,7 +78,7 @@ class Group:
         self._commits = Commits(clock, config.commit_interval_seconds, self._collect, self._send)
         self.feeding = Feeding(clock, config, self._commits.due)
         self._sharing = Sharing(self.feeding, self._waking)
-        self._burial = Burial(dead_letters, clock, self._buried)
+        self._burial = DeadLetterWriter(dead_letters, clock, self._buried)
 
     def now(self) -> float:
         return self._clock.seconds()
@@ -129,7 +129,7 @@ class Group:
     def _linger(self) -> None:
         if self.readers or self._departed or self._lingering is not None or self._closing is not None:
             return
-        if self.away or any(share.delivery.busy() for share in self.feeding.all):
+        if self.rebalancing or any(owned.delivery.busy() for owned in self.feeding.all):
             self._tick_soon()  # leases are out: acknowledgements may come
             return
         self._lingering = self._clock.callLater(self.config.linger_seconds, self._leave)
@@ -151,7 +151,7 @@ class Group:
 
     def _closed(self, _result: object) -> None:
         assert self._closing is not None
-        self.lost(frozenset(self.feeding.shares))
+        self.lost(frozenset(self.feeding.owned_partitions))
         self._left = True
         for call in (self._ticking, self._lingering):
             if call is not None and call.active():
@@ -160,13 +160,13 @@ class Group:
         self._waking.stop()
         self._commits.stop()
         self._burial.stop()
-        self.away.end()
+        self.rebalancing.end()
         self._closing.callback(None)
 
     # --- the subscription tells (storage.interface.Listener) ------------------------------------------------------
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
-        self.trouble = None
+        self.last_error = None
         subscription = self.feeding.subscription
         assert subscription is not None
         for partition, committed in sorted(partitions.items()):
@@ -178,47 +178,47 @@ class Group:
                 subscription.seek(partition, delivery.frontier)
                 self._burial.take(delivery)
                 self._tick_soon()
-            self.feeding.add(Share(partition, delivery))
+            self.feeding.add(OwnedPartition(partition, delivery))
         self._partitions_changed()
-        self.away.end()
+        self.rebalancing.end()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
-        self.away.begin()
-        shares = self._take_away(partitions)
+        self.rebalancing.begin()
+        owned_partitions = self._take_away(partitions)
         for reader in list(self._watched):
             reader.tick(self.now())
         # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
         # would look as if everything before were done
-        self.feeding.step(shares)
-        held_up = self._hand_overs.begin(shares, self.now())
+        self.feeding.step(owned_partitions)
+        held_up = self._hand_overs.begin(owned_partitions, self.now())
         if self._hand_overs:
             self._tick_soon()
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
-        self.away.begin()
-        for share in self._take_away(partitions):
-            self._gone(share.delivery)
+        self.rebalancing.begin()
+        for owned in self._take_away(partitions):
+            self._gone(owned.delivery)
         self._hand_overs.lose(partitions)
         self._hand_overs.look(self.now())
 
     def readable(self, partition: int) -> None:
         # the hot end of a partition with traffic: no list, no delayed call
-        share = self.feeding.shares.get(partition)
-        if share is None:
+        owned = self.feeding.owned_partitions.get(partition)
+        if owned is None:
             return
-        share.readable = True
-        self.trouble = None
-        if share.goal is not None:
-            share.goal.call()
+        owned.readable = True
+        self.last_error = None
+        if owned.assigned_to is not None:
+            owned.assigned_to.call()
         else:
             self._call_explicit()
 
     def failed(self, error: KatewayError) -> None:
-        self.trouble = error
+        self.last_error = error
         if error.retriable:
             return
-        self.lost(frozenset(self.feeding.shares))
+        self.lost(frozenset(self.feeding.owned_partitions))
         self._kept.forget(self._key)
         for reader in list(self.readers):
             reader.fail(error)
@@ -228,10 +228,10 @@ class Group:
         delivery.live = False
         self._kept.keep(self._key, delivery)
 
-    def _take_away(self, partitions: Iterable[int]) -> list[Share]:
-        shares = self.feeding.remove(partitions)
+    def _take_away(self, partitions: Iterable[int]) -> list[OwnedPartition]:
+        owned_partitions = self.feeding.remove(partitions)
         self._partitions_changed()
-        return shares
+        return owned_partitions
 
     def _partitions_changed(self) -> None:
         self._sharing.partitions_changed()
@@ -248,9 +248,9 @@ class Group:
             if reader.mode == "explicit":
                 reader.call()
 
-    def _wake_for(self, share: Share) -> None:
-        if share.goal is not None:
-            self.wake(share.goal)
+    def _wake_for(self, owned: OwnedPartition) -> None:
+        if owned.assigned_to is not None:
+            self.wake(owned.assigned_to)
         else:
             self._wake_explicit()
 
@@ -261,31 +261,31 @@ class Group:
 
     # --- what readers tell ----------------------------------------------------------------------------------------
 
-    def take(self, reader: Reader, max_records: int, max_bytes: int) -> Taken | None:
+    def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         """The next batch for a reader."""
-        taken = self.feeding.take(reader, max_records, max_bytes)
-        if taken is not None and taken.items is not None:
+        batch = self.feeding.take(reader, max_records, max_bytes)
+        if batch is not None and batch.items is not None:
             self._tick_soon()
-        return taken
+        return batch
 
-    def rest(self, reader: Reader) -> None:
+    def pause(self, reader: Reader) -> None:
         """A reader takes nothing for a while."""
-        self.feeding.rest(reader)
+        self.feeding.pause(reader)
 
-    def give_back(self, batches: Iterable[Taken]) -> None:
+    def give_back(self, batches: Iterable[Batch]) -> None:
         """Batches go to the next reader, in order, before everything later."""
-        for taken in batches:
-            share = self.feeding.give_back(taken)
-            if share is not None:
-                self._wake_for(share)
+        for batch in batches:
+            owned = self.feeding.give_back(batch)
+            if owned is not None:
+                self._wake_for(owned)
         if self._hand_overs:
             self._tick_soon()
 
     def read_up_to(self, reader: Reader, read: Mapping[int, int]) -> None:
         """A client says what it has read: partition → last offset."""
         for partition, offset in read.items():
-            share = self.feeding.shares.get(partition)
-            if share is None or isinstance(share.delivery.acknowledge_upto(offset), NotFound):
+            owned = self.feeding.owned_partitions.get(partition)
+            if owned is None or isinstance(owned.delivery.acknowledge_upto(offset), NotFound):
                 reader.read_up_to[partition] = offset
         self.settled(read)
 
@@ -293,12 +293,12 @@ class Group:
         """Something was settled there: it can be committed, and they may be free for whom they wait."""
         self._commits.due()
         for partition in partitions:
-            share = self.feeding.shares.get(partition)
-            if share is None or share.delivery.flights:
+            owned = self.feeding.owned_partitions.get(partition)
+            if owned is None or owned.delivery.flights:
                 continue
-            goal = share.goal
-            if goal is not None and goal.hungry and share.holder is not goal:
-                self.wake(goal)
+            assigned_to = owned.assigned_to
+            if assigned_to is not None and assigned_to.hungry and owned.sent_to is not assigned_to:
+                self.wake(assigned_to)
         if self._hand_overs:
             self._hand_overs.look(self.now())
 
@@ -335,11 +335,11 @@ class Group:
                 seconds = BLOCKED_TICK_SECONDS
                 reader.call()
         waits = bool(self._watched)
-        for share in self.feeding.all:
-            delivery = share.delivery
+        for owned in self.feeding.all:
+            delivery = owned.delivery
             if delivery.due < inf:  # seldom, and there may be thousands of partitions
                 if delivery.expire(now):
-                    self._wake_for(share)
+                    self._wake_for(owned)
                 self._burial.take(delivery)
                 waits = waits or delivery.due < inf
         if self._hand_overs:
@@ -355,13 +355,13 @@ class Group:
         now = self.now()
         results: list[KatewayError | None] = []
         for ack in acks:
-            share = self.feeding.shares.get(ack.partition)
-            if share is None:
+            owned = self.feeding.owned_partitions.get(ack.partition)
+            if owned is None:
                 results.append(NotFound("this gateway has delivered no such record"))
                 continue
-            results.append(share.delivery.acknowledge(ack, now))
+            results.append(owned.delivery.acknowledge(ack, now))
             if ack.outcome != "ack":
-                self._burial.take(share.delivery)
+                self._burial.take(owned.delivery)
                 self._tick_soon()
         # only where something changed: a group may have thousands of partitions, and a request of its own for each ack
         self.settled({ack.partition for ack in acks})
@@ -380,7 +380,7 @@ class Group:
     def unacknowledged(self) -> dict[int, tuple[int, float]]:
         """For each partition of ours, how many records readers have, and for how many seconds the oldest."""
         now = self.now()
-        return {share.partition: share.delivery.unacknowledged(now) for share in self.feeding.all}
+        return {owned.partition: owned.delivery.unacknowledged(now) for owned in self.feeding.all}
 
     def _buried(self, _delivery: Delivery) -> None:
         self._commits.due()
@@ -390,7 +390,7 @@ class Group:
 
     def _collect(self) -> list[tuple[Delivery, Committed]]:
         self.feeding.step(self.feeding.all)
-        return committable(share.delivery for share in self.feeding.all)
+        return committable(owned.delivery for owned in self.feeding.all)
 
     def _send(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         assert self.feeding.subscription is not None

@@ -12,9 +12,9 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack
 from kateway.core.delivery.offset_ranges import Ranges
 from kateway.core.groups.dead_letter_records import DeadLetters
-from kateway.core.groups.membership import Group
+from kateway.core.groups.membership import Membership
 from kateway.core.groups.reader import Connection, Mode, Reader
-from kateway.core.groups.retained import Kept
+from kateway.core.groups.retained import RetainedState
 from kateway.errors import Draining, GroupBusy, KatewayError, NotFound
 from kateway.storage.interface import Reset, Store
 
@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
 
-class Groups:
+class Memberships:
     """Gives readers, takes acknowledgements. ``lookup`` finds a store by its name."""
 
     def __init__(self, lookup: Callable[[str], Store], clock: IReactorTime, config: DeliveryConfig) -> None:
@@ -37,9 +37,9 @@ class Groups:
         self._clock = clock
         self.config = config
         """Of groups that are joined from now on."""
-        self._groups: dict[Key, Group] = {}
+        self._groups: dict[Key, Membership] = {}
         self._closing: dict[Key, Deferred[None]] = {}
-        self._kept = Kept(clock)
+        self._kept = RetainedState(clock)
         self._draining = False
 
     @property
@@ -83,7 +83,7 @@ class Groups:
     ) -> list[KatewayError | None] | None:
         """As ``acknowledge``, where there is nothing to wait for: ``None`` where nobody of ours is a member."""
         member = self._groups.get((store, group, topic))
-        return None if member is None or member.away else member.acknowledge(acks)
+        return None if member is None or member.rebalancing else member.acknowledge(acks)
 
     async def acknowledge(
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
@@ -96,8 +96,8 @@ class Groups:
         member = self._groups.get((store, group, topic))
         if member is None:
             return await self._acknowledged_before(store, group, topic, acks)
-        if member.away:
-            await member.away.over()
+        if member.rebalancing:
+            await member.rebalancing.over()
         results = member.acknowledge(acks)
         if sync:
             await member.committed(acks)
@@ -160,13 +160,13 @@ class Groups:
         await DeferredList([_shared(closing) for closing in self._closing.values()])
         self._kept.stop()
 
-    def _member(self, key: Key, reset: Reset, max_deliveries: int | None) -> Group:
+    def _member(self, key: Key, reset: Reset, max_deliveries: int | None) -> Membership:
         member = self._groups.get(key)
         if member is not None:
             return member
         name, group, topic = key
         store = self._lookup(name)
-        member = Group(
+        member = Membership(
             lambda listener: store.subscribe(group, topic, listener, reset),
             DeadLetters(store, topic, group, self._clock),
             self._kept,
@@ -186,7 +186,7 @@ class Groups:
             _shared(closing).addCallback(lambda _: started.start())
         return member
 
-    def _close(self, key: Key, member: Group) -> None:
+    def _close(self, key: Key, member: Membership) -> None:
         if self._groups.get(key) is not member:
             return
         del self._groups[key]

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from kateway.core.delivery.batch import Taken
+from kateway.core.delivery.batch import Batch
 from kateway.errors import KatewayError
 
 if TYPE_CHECKING:
-    from kateway.core.groups.dispatch import Share
-    from kateway.core.groups.membership import Group
+    from kateway.core.groups.dispatch import OwnedPartition
+    from kateway.core.groups.membership import Membership
 
 Mode = Literal["auto", "explicit"]
 
@@ -58,12 +58,30 @@ class Reader:
     """A client that reads a group through one response or socket."""
 
     __slots__ = (
-        "_asked_end", "_connection", "_group", "_on_failed", "_on_readable", "_open_since", "_sent_end", "_unsent",
-        "_unsettled", "ack_timeout", "blocked", "error", "hungry", "mode", "read_up_to", "reading", "shares", "short",
+        "_asked_end",
+        "_connection",
+        "_group",
+        "_on_failed",
+        "_on_readable",
+        "_open_since",
+        "_sent_end",
+        "_unsent",
+        "_unsettled",
+        "ack_timeout",
+        "blocked",
+        "error",
+        "hungry",
+        "mode",
+        "owned_partitions",
+        "read_up_to",
+        "reading",
+        "short",
         "turn",
     )  # fmt: skip
 
-    def __init__(self, group: Group, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection) -> None:
+    def __init__(
+        self, group: Membership, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection
+    ) -> None:
         self.mode = mode
         self.short = short
         """A poll that ends by itself soon; false for followers and long streams."""
@@ -75,7 +93,7 @@ class Reader:
         """The last ``take`` gave nothing: it has to be told when the next may give something."""
         self.blocked = False
         """It may not take before its client has confirmed more."""
-        self.shares: list[Share] = []
+        self.owned_partitions: list[OwnedPartition] = []
         """The partitions that it is fed from, with ``ack=auto``."""
         self.turn = 0
         """Which of the partitions comes next."""
@@ -85,8 +103,8 @@ class Reader:
         self._connection = connection
         self._on_readable: Callable[[], None] | None = None
         self._on_failed: Callable[[KatewayError], None] | None = None
-        self._unsent: list[Taken] = []
-        self._unsettled: list[Taken] = []
+        self._unsent: list[Batch] = []
+        self._unsettled: list[Batch] = []
         self._sent_end = 0
         self._asked_end = -1
         self._open_since = float("-inf")
@@ -94,11 +112,11 @@ class Reader:
 
     # --- what the edge calls --------------------------------------------------------------------------------------
 
-    def take(self, max_records: int, max_bytes: int) -> Taken | None:
+    def take(self, max_records: int, max_bytes: int) -> Batch | None:
         """The next records of one partition: at most ``max_records``, about ``max_bytes`` but at least one record.
         ``None``: nothing just now, ``on_readable`` will be called. Raises ``error`` where there is one.
 
-        ``Taken`` has ``partition``, ``records``, ``attempts`` (``None``: all first deliveries) and ``leases``
+        ``Batch`` has ``partition``, ``records``, ``attempts`` (``None``: all first deliveries) and ``leases``
         (``None`` with ``ack=auto``). Write it, then say ``sent``; it holds no records afterwards.
         """
         if self.error is not None:
@@ -110,38 +128,38 @@ class Reader:
             self.blocked = True
             self._group.wants_attention(self)
             return None
-        taken = self._group.take(self, max_records, max_bytes)
-        if taken is not None:
+        batch = self._group.take(self, max_records, max_bytes)
+        if batch is not None:
             self.hungry = False
-            self._unsent.append(taken)
-        return taken
+            self._unsent.append(batch)
+        return batch
 
     def expects(self) -> bool:
         """Whether there ought to be something for it that is not at hand yet."""
         return self.reading and self._group.feeding.expects(self)
 
-    def sent(self, taken: Taken, span: Span) -> None:
+    def sent(self, batch: Batch, span: Span) -> None:
         """A batch was written: every record is one piece of ``span`` (or all are one piece, where compressed)."""
         try:
-            self._unsent.remove(taken)
+            self._unsent.remove(batch)
         except ValueError:
             return  # the reader is over and gave it back
-        taken.was_sent(span.start, span.lengths, span.end)
-        if taken.items is None:
+        batch.was_sent(span.start, span.lengths, span.end)
+        if batch.items is None:
             self._sent_end = span.end
-            self._unsettled.append(taken)
+            self._unsettled.append(batch)
             self._group.wants_attention(self)
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """The client has no room, and was not quick so far: until it takes again, nothing is kept at hand for it."""
         if self.mode == "auto":
-            self._group.rest(self)
+            self._group.pause(self)
 
-    def release(self, taken: Taken) -> None:
+    def release(self, batch: Batch) -> None:
         """Gives back a batch that will not be written after all; it does not count as an attempt."""
-        if taken in self._unsent:
-            self._unsent.remove(taken)
-            self._group.give_back([taken])
+        if batch in self._unsent:
+            self._unsent.remove(batch)
+            self._group.give_back([batch])
 
     def on_readable(self, callback: Callable[[], None] | None) -> None:
         """Calls back, never from inside a call to the reader, when ``take`` may give something after it gave nothing;
@@ -156,9 +174,9 @@ class Reader:
         self._on_failed = callback
 
     @property
-    def trouble(self) -> KatewayError | None:
+    def last_error(self) -> KatewayError | None:
         """What ails the group just now while it keeps trying: to tell a client that waited in vain."""
-        return self._group.trouble
+        return self._group.last_error
 
     def settled(self, read: Mapping[int, int]) -> None:
         """The client says what it has read: partition → last offset (a WebSocket's pong, an SSE ``Last-Event-ID``).
@@ -194,8 +212,8 @@ class Reader:
         self.look(now, confirmed)
         unsettled, self._unsettled = self._unsettled, []
         if orderly:
-            for taken in unsettled:
-                taken.delivery.settle_some(taken, taken.whole_records(confirmed))
+            for batch in unsettled:
+                batch.delivery.settle_some(batch, batch.whole_records(confirmed))
         self._group.give_back(unsettled)
         self._group.commit_soon()
         self.finish()
@@ -214,20 +232,20 @@ class Reader:
             self._open_since = now
         settle_seconds = self._group.config.settle_seconds
         done = 0
-        for taken in unsettled:
-            if confirmed is not None and taken.end > confirmed:
+        for batch in unsettled:
+            if confirmed is not None and batch.end > confirmed:
                 break
-            if taken.confirmed_at is None:
-                taken.confirmed_at = now
-                taken.lengths = ()  # wholly confirmed: nobody will ask where a record ends
-            if taken.end <= self._asked_end or now - max(taken.confirmed_at, self._open_since) >= settle_seconds:
+            if batch.confirmed_at is None:
+                batch.confirmed_at = now
+                batch.lengths = ()  # wholly confirmed: nobody will ask where a record ends
+            if batch.end <= self._asked_end or now - max(batch.confirmed_at, self._open_since) >= settle_seconds:
                 done += 1
         if done:
             settled = unsettled[:done]
             del unsettled[:done]
-            for taken in settled:
-                taken.delivery.settle(taken)
-            self._group.settled({taken.partition for taken in settled})
+            for batch in settled:
+                batch.delivery.settle(batch)
+            self._group.settled({batch.partition for batch in settled})
 
     def tick(self, now: float) -> bool:
         """Looks whether more has arrived; answers whether there is still something to look for."""

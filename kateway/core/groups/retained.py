@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20
 """Of the records of all that is kept; the oldest goes first."""
 
 
-class Kept:
+class RetainedState:
     """Deliveries by group and partition."""
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -87,7 +87,7 @@ class Kept:
         return found
 
 
-class Away:
+class Rebalancing:
     """Whether a group's partitions were taken away a moment ago and may be back in another."""
 
     def __init__(self, clock: IReactorTime) -> None:

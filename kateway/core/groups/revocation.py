@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.commits import Send, committable
-from kateway.core.groups.dispatch import Share
+from kateway.core.groups.dispatch import OwnedPartition
 
 HAND_OVER_SECONDS = 1.0
 """So long at most."""
@@ -23,44 +23,44 @@ class HandOvers:
     def __init__(self, send: Send, gone: Callable[[Delivery], None]) -> None:
         self._send = send
         self._gone = gone
-        self._under_way: list[tuple[list[Share], float, Deferred[None]]] = []
+        self._under_way: list[tuple[list[OwnedPartition], float, Deferred[None]]] = []
 
     def __bool__(self) -> bool:
         return bool(self._under_way)
 
-    def begin(self, shares: list[Share], now: float) -> Deferred[None] | None:
+    def begin(self, owned_partitions: list[OwnedPartition], now: float) -> Deferred[None] | None:
         """Hands shares over: what it answers fires when they may go, ``None`` at once."""
-        if not any(share.delivery.flights for share in shares):
-            return self._end(shares)
+        if not any(owned.delivery.flights for owned in owned_partitions):
+            return self._end(owned_partitions)
         done: Deferred[None] = Deferred()
-        self._under_way.append((shares, now + HAND_OVER_SECONDS, done))
+        self._under_way.append((owned_partitions, now + HAND_OVER_SECONDS, done))
         return done
 
     def lose(self, partitions: Iterable[int]) -> None:
         """They are gone already: nothing of them is committed any more."""
         lost = set(partitions)
-        for shares, _until, _done in self._under_way:
-            for share in shares:
-                if share.partition in lost:
-                    share.delivery.live = False
+        for owned_partitions, _until, _done in self._under_way:
+            for owned in owned_partitions:
+                if owned.partition in lost:
+                    owned.delivery.live = False
 
     def look(self, now: float) -> None:
         """Ends those where nothing is on its way any more, or the time is over."""
         under_way, self._under_way = self._under_way, []
-        for shares, until, done in under_way:
-            if now < until and any(share.delivery.live and share.delivery.flights for share in shares):
-                self._under_way.append((shares, until, done))
+        for owned_partitions, until, done in under_way:
+            if now < until and any(owned.delivery.live and owned.delivery.flights for owned in owned_partitions):
+                self._under_way.append((owned_partitions, until, done))
                 continue
-            sent = self._end(shares)
+            sent = self._end(owned_partitions)
             if sent is None:
                 done.callback(None)
             else:
                 sent.chainDeferred(done)
 
-    def _end(self, shares: list[Share]) -> Deferred[None] | None:
-        sent = self._commit_last([share.delivery for share in shares if share.delivery.live])
-        for share in shares:
-            self._gone(share.delivery)
+    def _end(self, owned_partitions: list[OwnedPartition]) -> Deferred[None] | None:
+        sent = self._commit_last([owned.delivery for owned in owned_partitions if owned.delivery.live])
+        for owned in owned_partitions:
+            self._gone(owned.delivery)
         return sent
 
     def _commit_last(self, deliveries: list[Delivery]) -> Deferred[None] | None:

@@ -114,7 +114,7 @@ class Cursor:
         self.position = self._next = offset
         self._fetch()
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Lets go of what was read ahead; nothing is read until somebody takes."""
         self._drop()
         self._next = self.position
@@ -186,7 +186,7 @@ class Cursor:
             return
         idle = self._reactor.seconds() - self._taken_at
         if idle >= IDLE_SECONDS:
-            self.rest()
+            self.pause()
         else:
             self._look = self._reactor.callLater(IDLE_SECONDS - idle, self._let_go)
 

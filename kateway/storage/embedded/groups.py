@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from kateway.errors import Conflict, KatewayError
 from kateway.model import Committed, Record
 from kateway.storage.embedded.cursor import Cursor
-from kateway.storage.embedded.partition import Topic
+from kateway.storage.embedded.partition import TopicState
 from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import Listener, Reset
@@ -90,10 +90,10 @@ class Member:
         if cursor is not None and partition not in self.leaving:
             cursor.seek(offset)
 
-    def rest(self, partition: int) -> None:
+    def pause(self, partition: int) -> None:
         cursor = self.owned.get(partition)
         if cursor is not None and partition not in self.leaving:
-            cursor.rest()
+            cursor.pause()
 
     def lag(self, partition: int) -> int | None:
         cursor = self.owned.get(partition)
@@ -206,7 +206,7 @@ class Group:
     def __init__(
         self,
         name: str,
-        topic: Topic,
+        topic: TopicState,
         reactor: Reactor,
         soon: Soon,
         reader: SqlThread,

@@ -14,7 +14,7 @@ from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import KatewayError
 from kateway.model import Health
 from kateway.storage.embedded import database
-from kateway.storage.embedded.partition import Partition, Topic
+from kateway.storage.embedded.partition import Partition, TopicState
 from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import FOR_EVER
@@ -47,7 +47,7 @@ class Keeper:
         self._writer = writer
         self._file = file
         self._now_ms = now_ms
-        self._topics: Mapping[str, Topic] = {}
+        self._topics: Mapping[str, TopicState] = {}
         self._inode: tuple[int, int] | None = None
         self._probe: IDelayedCall | None = None
         self._next_look: IDelayedCall | None = None
@@ -55,7 +55,7 @@ class Keeper:
         self._again = False
         self._stopped = False
 
-    def start(self, topics: Mapping[str, Topic]) -> None:
+    def start(self, topics: Mapping[str, TopicState]) -> None:
         self._topics = topics
         stat = self._file.stat()
         self._inode = stat.st_dev, stat.st_ino
@@ -88,8 +88,8 @@ class Keeper:
         }
         if (stat.st_dev, stat.st_ino) != self._inode:
             return Health(False, f"{self._file} was replaced under the gateway; restart it", details)
-        if self._writer.trouble is not None:
-            return Health(False, self._writer.trouble.detail, details)
+        if self._writer.last_error is not None:
+            return Health(False, self._writer.last_error.detail, details)
         busy_since = self._writer.busy_since
         if busy_since is not None and self._reactor.seconds() - busy_since > SLOW_SECONDS:
             return Health(False, f"the disk of {self._file} has not answered for {SLOW_SECONDS:g} s", details)
@@ -105,7 +105,7 @@ class Keeper:
 
     def _in_trouble(self) -> None:
         if self._probe is None:
-            _log.warn("the embedded store cannot write: {trouble}", trouble=self._writer.trouble)
+            _log.warn("the embedded store cannot write: {last_error}", last_error=self._writer.last_error)
             self._probe = self._reactor.callLater(PROBE_SECONDS, self._try)
 
     def _try(self) -> None:
@@ -114,7 +114,7 @@ class Keeper:
 
     def _recovered(self, _: None) -> None:
         self._probe = None
-        self._writer.trouble = None
+        self._writer.last_error = None
         _log.info("the embedded store can write again")
 
     def _still_in_trouble(self) -> None:

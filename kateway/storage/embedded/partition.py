@@ -108,7 +108,7 @@ class Partition:
             follower(self.end, 0, b"")
 
 
-class Topic:
+class TopicState:
     """A topic and its partitions, by number."""
 
     __slots__ = ("id", "name", "partitioner", "partitions", "retention_ms")

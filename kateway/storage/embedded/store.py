@@ -34,10 +34,10 @@ from kateway.storage.embedded import database
 from kateway.storage.embedded.directory import DataDirectory
 from kateway.storage.embedded.groups import Group, Soon
 from kateway.storage.embedded.maintenance import Keeper
-from kateway.storage.embedded.partition import Partition, Topic
+from kateway.storage.embedded.partition import Partition, TopicState
 from kateway.storage.embedded.records import encode
 from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
-from kateway.storage.embedded.writer import Answer, Publish, Writer
+from kateway.storage.embedded.writer import PendingWrite, Writer, WriteResult
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset, Subscription
 
 _log = Logger()
@@ -76,7 +76,7 @@ class EmbeddedStore:
         self._writer = Writer(reactor, self._writing, config.max_inflight_bytes)
         self._keeper = Keeper(config, reactor, self._writing, self._writer, self._file, now_ms)
         self._soon = Soon(reactor)
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, TopicState] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._directory: DataDirectory | None = None
         self._refusal: KatewayError | None = Unavailable("the embedded store is not started")
@@ -91,7 +91,7 @@ class EmbeddedStore:
             )
             try:
                 for number, topic, retention_ms, partitions in await self._writing.call(database.load):
-                    self._topics[topic] = Topic(number, topic, retention_ms, partitions)
+                    self._topics[topic] = TopicState(number, topic, retention_ms, partitions)
                 await self._reader.start(lambda: database.open_for_reading(self._file))
             except BaseException:
                 await self._writing.stop()
@@ -167,7 +167,7 @@ class EmbeddedStore:
     ) -> TopicInfo:
         if created is None:
             raise Conflict(f"the topic {topic} exists")
-        self._topics[topic] = Topic(created[0], topic, retention_ms, created[1])
+        self._topics[topic] = TopicState(created[0], topic, retention_ms, created[1])
         return TopicInfo(topic, len(created[1]))
 
     async def add_partitions(self, topic: str, total: int) -> TopicInfo:
@@ -179,7 +179,7 @@ class EmbeddedStore:
         work = self._write(database.add_partitions, known.id, total)
         return await _abandonable(work.addCallback(self._grown, known))
 
-    def _grown(self, partitions: list[database.Loaded], topic: Topic) -> TopicInfo:
+    def _grown(self, partitions: list[database.Loaded], topic: TopicState) -> TopicInfo:
         topic.grow(partitions)
         for group in list(self._groups.values()):
             if group.topic is topic:
@@ -199,7 +199,7 @@ class EmbeddedStore:
         work.addCallbacks(self._deleted, self._not_deleted, callbackArgs=(known,), errbackArgs=(known,))
         await _abandonable(work)
 
-    def _deleted(self, _: None, topic: Topic) -> None:
+    def _deleted(self, _: None, topic: TopicState) -> None:
         if self._topics.get(topic.name) is topic:
             del self._topics[topic.name]
         for group in list(self._groups.values()):
@@ -209,12 +209,12 @@ class EmbeddedStore:
             partition.wake()
         self._keeper.look_soon()
 
-    def _not_deleted(self, failure: Failure, topic: Topic) -> Failure:
+    def _not_deleted(self, failure: Failure, topic: TopicState) -> Failure:
         for partition in topic.partitions:
             partition.dropped = False
         return failure
 
-    def _topic(self, topic: str) -> Topic:
+    def _topic(self, topic: str) -> TopicState:
         if self._refusal is not None:
             raise self._refusal
         known = self._topics.get(topic)
@@ -262,10 +262,10 @@ class EmbeddedStore:
         if not entries or not acks:
             # nobody waits for these: the outcomes they are given are not looked at
             if entries:
-                self._writer.publish(Publish(list(outcomes), entries, size, newest, deadline, None))
+                self._writer.publish(PendingWrite(list(outcomes), entries, size, newest, deadline, None))
             return succeed(outcomes)  # type: ignore[arg-type]
-        answer = Answer()
-        self._writer.publish(Publish(outcomes, entries, size, newest, deadline, answer))
+        answer = WriteResult()
+        self._writer.publish(PendingWrite(outcomes, entries, size, newest, deadline, answer))
         return answer
 
     # --- reading without a group
@@ -340,7 +340,7 @@ class EmbeddedStore:
     def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> Subscription:
         known = self._topics.get(topic)
         if self._refusal is not None or known is None:
-            refused = self._group(group, Topic(0, topic, None, []))
+            refused = self._group(group, TopicState(0, topic, None, []))
             return refused.refuse(listener, self._refusal or TopicNotFound(f"there is no topic {topic}"))
         joined = self._groups.get((group, topic))
         if joined is None:
@@ -348,7 +348,7 @@ class EmbeddedStore:
             self._load(joined)
         return joined.join(listener, reset)
 
-    def _group(self, name: str, topic: Topic) -> Group:
+    def _group(self, name: str, topic: TopicState) -> Group:
         return Group(
             name,
             topic,

@@ -27,14 +27,14 @@ TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
 
 
-class Answer(Deferred[list[Outcome]]):
+class WriteResult(Deferred[list[Outcome]]):
     """A publish's answer. Cancelling it does nothing: what was handed over has an outcome whatever its caller does."""
 
     def cancel(self) -> None:
         pass
 
 
-class Publish:
+class PendingWrite:
     """One call of ``publish`` on its way."""
 
     __slots__ = ("answer", "deadline", "entries", "newest", "outcomes", "size")
@@ -46,7 +46,7 @@ class Publish:
         size: int,
         newest: int,
         deadline: float,
-        answer: Answer | None,
+        answer: WriteResult | None,
     ) -> None:
         self.outcomes = outcomes
         """One a message; ``None`` for those that ``entries`` holds."""
@@ -68,13 +68,13 @@ class Publish:
             answer.callback(outcomes)  # type: ignore[arg-type]
 
 
-class Batch:
+class WriteBatch:
     """One transaction's content."""
 
     __slots__ = ("commits", "published", "size", "touched", "waiting")
 
     def __init__(self) -> None:
-        self.published: list[Publish] = []
+        self.published: list[PendingWrite] = []
         self.touched: list[tuple[Partition, Tail | None, bytes]] = []
         self.size = 0
         self.commits: list[Commit] = []
@@ -89,16 +89,16 @@ class Writer:
         self._thread = thread
         self._max_inflight_bytes = max_inflight_bytes
         self._inflight_bytes = 0
-        self._gathered: deque[Publish] = deque()
+        self._gathered: deque[PendingWrite] = deque()
         self._commits: dict[tuple[int, str], Commit] = {}
         self._waiting: list[Deferred[None]] = []
-        self._batch: Batch | None = None
+        self._batch: WriteBatch | None = None
         self._turn: IDelayedCall | None = None
         self._alarm: IDelayedCall | None = None
         self._on_idle: list[Deferred[None]] = []
         self.busy_since: float | None = None
         """When the transaction under way was handed over, on the reactor's clock."""
-        self.trouble: KatewayError | None = None
+        self.last_error: KatewayError | None = None
         """Why the last transaction failed; ``None`` if it did not."""
         self.on_trouble: Callable[[], None] = lambda: None
 
@@ -106,7 +106,7 @@ class Writer:
         """Whether so many bytes more may be held; anything may when nothing is."""
         return self._inflight_bytes + size <= self._max_inflight_bytes or not self._inflight_bytes
 
-    def publish(self, publish: Publish) -> None:
+    def publish(self, publish: PendingWrite) -> None:
         """Takes a publish; its answer is fired with an outcome for each message."""
         self._inflight_bytes += publish.size
         self._gathered.append(publish)
@@ -161,7 +161,7 @@ class Writer:
         if self._batch is not None:
             return
         now = self._reactor.seconds()
-        batch = Batch()
+        batch = WriteBatch()
         touched: list[Partition] = []
         gathered = self._gathered
         while gathered and batch.size < TRANSACTION_BYTES:
@@ -200,7 +200,7 @@ class Writer:
 
     def _written(self, _: None) -> None:
         batch = self._end_batch()
-        self.trouble = None
+        self.last_error = None
         for partition, tail, added in batch.touched:
             partition.written(tail, added)
         for publish in batch.published:
@@ -219,7 +219,7 @@ class Writer:
             partition.pending = []
             # what a failed transaction leaves of a row must not be appended to
             partition.tail = None
-        self.trouble = error
+        self.last_error = error
         self.on_trouble()
         for publish in batch.published:
             publish.fail(error)
@@ -227,7 +227,7 @@ class Writer:
             waiting.errback(error)
         self._hand_over()
 
-    def _end_batch(self) -> Batch:
+    def _end_batch(self) -> WriteBatch:
         batch = self._batch
         assert batch is not None
         self._batch = None

@@ -19,7 +19,7 @@ from kateway.core.administration import Administration
 from kateway.errors import ConfigError, InvalidName, MethodNotAllowed, NotFound, Unprocessable
 from kateway.registry.documents import gateway_to_table
 from kateway.web.admin.access import Guard
-from kateway.web.admin.requests import Call, Pages, answer, query_of, unless_known
+from kateway.web.admin.requests import AdminCall, Pages, answer, query_of, unless_known
 from kateway.web.admin.resources import Resources, by
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, NO_STORE, Exchange, Request, Response
@@ -30,7 +30,7 @@ _PAGED = frozenset({"after", "limit"})
 _NONE: frozenset[str] = frozenset()
 
 
-class Route(NamedTuple):
+class AdminRoute(NamedTuple):
     """A path below ``PREFIX`` with its names in braces, a method, the handler's name and the query it takes."""
 
     method: str
@@ -40,28 +40,28 @@ class Route(NamedTuple):
 
 
 ROUTES = (
-    Route("GET", "/status", "status"),
-    Route("POST", "/reload", "reload"),
-    Route("GET", "/openapi.json", "openapi"),
-    Route("GET", "/gateways", "gateways", _PAGED),
-    Route("GET", "/applications", "applications", _PAGED),
-    Route("GET", "/applications/{app}", "application"),
-    Route("PUT", "/applications/{app}", "put_application"),
-    Route("DELETE", "/applications/{app}", "delete_application"),
-    Route("GET", "/applications/{app}/keys", "keys", _PAGED),
-    Route("POST", "/applications/{app}/keys", "make_key"),
-    Route("GET", "/applications/{app}/keys/{key}", "key"),
-    Route("PUT", "/applications/{app}/keys/{key}", "set_key_quota"),
-    Route("DELETE", "/applications/{app}/keys/{key}", "delete_key"),
-    Route("POST", "/applications/{app}/keys/{key}/rotate", "rotate_key"),
-    Route("GET", "/topics", "topics", _PAGED),
-    Route("GET", "/topics/{app}/{topic}/{version}", "topic"),
-    Route("PUT", "/topics/{app}/{topic}/{version}", "put_topic"),
-    Route("DELETE", "/topics/{app}/{topic}/{version}", "delete_topic", frozenset({"delete_records"})),
-    Route("GET", "/bindings", "bindings", _PAGED),
-    Route("GET", "/bindings/{subscriber}/{app}/{topic}/{version}", "binding"),
-    Route("PUT", "/bindings/{subscriber}/{app}/{topic}/{version}", "put_binding"),
-    Route("DELETE", "/bindings/{subscriber}/{app}/{topic}/{version}", "delete_binding"),
+    AdminRoute("GET", "/status", "status"),
+    AdminRoute("POST", "/reload", "reload"),
+    AdminRoute("GET", "/openapi.json", "openapi"),
+    AdminRoute("GET", "/gateways", "gateways", _PAGED),
+    AdminRoute("GET", "/applications", "applications", _PAGED),
+    AdminRoute("GET", "/applications/{app}", "application"),
+    AdminRoute("PUT", "/applications/{app}", "put_application"),
+    AdminRoute("DELETE", "/applications/{app}", "delete_application"),
+    AdminRoute("GET", "/applications/{app}/keys", "keys", _PAGED),
+    AdminRoute("POST", "/applications/{app}/keys", "make_key"),
+    AdminRoute("GET", "/applications/{app}/keys/{key}", "key"),
+    AdminRoute("PUT", "/applications/{app}/keys/{key}", "set_key_quota"),
+    AdminRoute("DELETE", "/applications/{app}/keys/{key}", "delete_key"),
+    AdminRoute("POST", "/applications/{app}/keys/{key}/rotate", "rotate_key"),
+    AdminRoute("GET", "/topics", "topics", _PAGED),
+    AdminRoute("GET", "/topics/{app}/{topic}/{version}", "topic"),
+    AdminRoute("PUT", "/topics/{app}/{topic}/{version}", "put_topic"),
+    AdminRoute("DELETE", "/topics/{app}/{topic}/{version}", "delete_topic", frozenset({"delete_records"})),
+    AdminRoute("GET", "/bindings", "bindings", _PAGED),
+    AdminRoute("GET", "/bindings/{subscriber}/{app}/{topic}/{version}", "binding"),
+    AdminRoute("PUT", "/bindings/{subscriber}/{app}/{topic}/{version}", "put_binding"),
+    AdminRoute("DELETE", "/bindings/{subscriber}/{app}/{topic}/{version}", "delete_binding"),
 )
 
 
@@ -75,7 +75,7 @@ class Running(Protocol):
         """Re-reads configuration and registry, all or nothing. ``ConfigError`` names every problem."""
 
 
-Handler = Callable[[Call], Coroutine[Any, Any, Response]]
+Handler = Callable[[AdminCall], Coroutine[Any, Any, Response]]
 
 
 class AdminEdge:
@@ -87,7 +87,7 @@ class AdminEdge:
         self._running = running
         self._do = administration
         resources = Resources(administration)
-        by_path: dict[str, dict[bytes, tuple[Route, Handler]]] = {}
+        by_path: dict[str, dict[bytes, tuple[AdminRoute, Handler]]] = {}
         for route in ROUTES:
             handler = getattr(self, f"_{route.handler}", None) or getattr(resources, route.handler)
             methods = by_path.setdefault(route.path, {})
@@ -112,7 +112,7 @@ class AdminEdge:
                 return Response(204, ((b"Allow", allow.encode()),), b"")
             raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
         route, handler = found
-        call = Call(request, names, query_of(raw_query, route.query))
+        call = AdminCall(request, names, query_of(raw_query, route.query))
         if route.method != "GET" and route.path != "/reload":
             await self._do.check_writable()
         try:
@@ -125,7 +125,7 @@ class AdminEdge:
             refused["problems"] = error.problems
             return Response(422, ((b"Content-Type", b"application/problem+json"),), orjson.dumps(refused))
 
-    def _find(self, path: bytes) -> tuple[dict[bytes, tuple[Route, Handler]], dict[str, str]]:
+    def _find(self, path: bytes) -> tuple[dict[bytes, tuple[AdminRoute, Handler]], dict[str, str]]:
         prefix, segments = PREFIX.encode() + b"/", []
         if path.startswith(prefix):
             segments = [_segment(raw) for raw in path[len(prefix) :].split(b"/")]
@@ -144,18 +144,18 @@ class AdminEdge:
 
     # --- the gateway itself ------------------------------------------------------------------------------------
 
-    async def _status(self, _call: Call) -> Response:
+    async def _status(self, _call: AdminCall) -> Response:
         return answer(200, self._running.status())
 
-    async def _reload(self, call: Call) -> Response:
+    async def _reload(self, call: AdminCall) -> Response:
         await self._do.audited(self._running.reload(), by(call), "reload", "configuration")
         return answer(200, self._running.status().get("configuration", {}))
 
-    async def _gateways(self, call: Call) -> Response:
+    async def _gateways(self, call: AdminCall) -> Response:
         entries = {entry.name: entry for entry in await self._do.registry.gateways()}
         return answer(200, Pages(gateway_to_table).page(entries, call.query))
 
-    async def _openapi(self, _call: Call) -> Response:
+    async def _openapi(self, _call: AdminCall) -> Response:
         return Response(200, (JSON, NO_STORE, (b"ETag", b'"openapi"')), openapi())
 
 

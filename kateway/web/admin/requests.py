@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 262_144
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
-class Call(NamedTuple):
+class AdminCall(NamedTuple):
     """A request that found its handler: the names in its path, its query."""
 
     request: Request

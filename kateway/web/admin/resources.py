@@ -10,13 +10,13 @@ from kateway.errors import InvalidName, InvalidParameter, RegistryUnavailable
 from kateway.registry import validators as grammar
 from kateway.registry.documents import from_table, time_text, to_table
 from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Snapshot, Topic, Written
-from kateway.web.admin.requests import Call, Pages, answer, only
+from kateway.web.admin.requests import AdminCall, Pages, answer, only
 from kateway.web.exchange import NO_STORE, Response
 
 DEFAULT_GRACE_SECONDS = 3600
 
 
-def by(call: Call) -> By:
+def by(call: AdminCall) -> By:
     """The admin token is nobody's in particular: the address tells more."""
     return By("admin", call.request.id, call.request.peer)
 
@@ -56,19 +56,19 @@ class Resources:
 
     # --- applications ------------------------------------------------------------------------------------------
 
-    async def applications(self, call: Call) -> Response:
+    async def applications(self, call: AdminCall) -> Response:
         return answer(200, self._applications.page(self._snapshot.applications, call.query))
 
-    async def application(self, call: Call) -> Response:
+    async def application(self, call: AdminCall) -> Response:
         return _entry(current(self._snapshot.applications, call.names["app"], "application"))
 
-    async def put_application(self, call: Call) -> Response:
+    async def put_application(self, call: AdminCall) -> Response:
         name = call.names["app"]
         wanted = cast(Application, from_table("applications", name, call.table()))
         expected = call.expected(_etag(self._snapshot.applications, name))
         return _written(await self._do.put_application(wanted, expected, by(call)))
 
-    async def delete_application(self, call: Call) -> Response:
+    async def delete_application(self, call: AdminCall) -> Response:
         name = call.names["app"]
         current(self._snapshot.applications, name, "application")
         expected = call.expected(_etag(self._snapshot.applications, name))
@@ -77,7 +77,7 @@ class Resources:
 
     # --- keys --------------------------------------------------------------------------------------------------
 
-    async def keys(self, call: Call) -> Response:
+    async def keys(self, call: AdminCall) -> Response:
         snapshot = self._snapshot
         current(snapshot.applications, call.names["app"], "application")
         keys = {key.key: key for key in snapshot.keys_of(call.names["app"])}
@@ -88,12 +88,12 @@ class Resources:
         ]
         return answer(200, page)
 
-    async def key(self, call: Call) -> Response:
+    async def key(self, call: AdminCall) -> Response:
         key = self._do.key(call.names["app"], call.names["key"])
         used = await self._do.last_used([key.key])
         return answer(200, show_key(key, used.get(key.key)), etag=key.etag)
 
-    async def make_key(self, call: Call) -> Response:
+    async def make_key(self, call: AdminCall) -> Response:
         application, table = call.names["app"], call.table()
         only(table, "kind", "key", "quota")
         current(self._snapshot.applications, application, "application")
@@ -107,7 +107,7 @@ class Resources:
         location = f"/admin/v1/applications/{application}/keys/{made.key.key}"
         return _secret(201, made, ((b"Location", location.encode()),))
 
-    async def set_key_quota(self, call: Call) -> Response:
+    async def set_key_quota(self, call: AdminCall) -> Response:
         application, name, table = call.names["app"], call.names["key"], call.table()
         only(table, "quota")
         old = self._do.key(application, name)
@@ -115,7 +115,7 @@ class Resources:
         used = await self._do.last_used([name])
         return answer(200, show_key(written.entry, used.get(name)), etag=written.entry.etag)
 
-    async def rotate_key(self, call: Call) -> Response:
+    async def rotate_key(self, call: AdminCall) -> Response:
         table = call.table()
         only(table, "grace_seconds")
         grace = table.get("grace_seconds", DEFAULT_GRACE_SECONDS)
@@ -123,7 +123,7 @@ class Resources:
             raise InvalidParameter(f"grace_seconds must be from 0 to {MAX_GRACE_SECONDS}")
         return _secret(200, await self._do.rotate_key(call.names["app"], call.names["key"], grace, by(call)))
 
-    async def delete_key(self, call: Call) -> Response:
+    async def delete_key(self, call: AdminCall) -> Response:
         application, name = call.names["app"], call.names["key"]
         expected = call.expected(self._do.key(application, name).etag)
         await self._do.delete_key(application, name, expected, by(call))
@@ -131,20 +131,20 @@ class Resources:
 
     # --- topics ------------------------------------------------------------------------------------------------
 
-    async def topics(self, call: Call) -> Response:
+    async def topics(self, call: AdminCall) -> Response:
         return answer(200, self._topics.page(self._snapshot.topics, call.query))
 
-    async def topic(self, call: Call) -> Response:
+    async def topic(self, call: AdminCall) -> Response:
         return _entry(current(self._snapshot.topics, _path(call, "app", "topic", "version"), "topic"))
 
-    async def put_topic(self, call: Call) -> Response:
+    async def put_topic(self, call: AdminCall) -> Response:
         name = _path(call, "app", "topic", "version")
         old = self._snapshot.topics.get((name[0], name[1], name[2]))
         wanted = cast(Topic, from_table("topics", "/".join(name), {**_where_it_lies(old), **call.table()}))
         expected = call.expected(_etag(self._snapshot.topics, name))
         return _written(await self._do.put_topic(wanted, expected, by(call)))
 
-    async def delete_topic(self, call: Call) -> Response:
+    async def delete_topic(self, call: AdminCall) -> Response:
         name = _path(call, "app", "topic", "version")
         delete_records = call.flag("delete_records")
         current(self._snapshot.topics, name, "topic")
@@ -154,20 +154,20 @@ class Resources:
 
     # --- bindings ----------------------------------------------------------------------------------------------
 
-    async def bindings(self, call: Call) -> Response:
+    async def bindings(self, call: AdminCall) -> Response:
         return answer(200, self._bindings.page(self._snapshot.bindings, call.query))
 
-    async def binding(self, call: Call) -> Response:
+    async def binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
         return _entry(current(self._snapshot.bindings, name, "binding"))
 
-    async def put_binding(self, call: Call) -> Response:
+    async def put_binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
         wanted = cast(Binding, from_table("bindings", "/".join(name), call.table()))
         expected = call.expected(_etag(self._snapshot.bindings, name))
         return _written(await self._do.put_binding(wanted, expected, by(call)))
 
-    async def delete_binding(self, call: Call) -> Response:
+    async def delete_binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
         current(self._snapshot.bindings, name, "binding")
         expected = call.expected(_etag(self._snapshot.bindings, name))
@@ -175,7 +175,7 @@ class Resources:
         return _gone()
 
 
-def _path(call: Call, *names: str) -> tuple[str, ...]:
+def _path(call: AdminCall, *names: str) -> tuple[str, ...]:
     return tuple(call.names[name] for name in names)
 
 

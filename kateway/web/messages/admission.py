@@ -9,9 +9,9 @@ from typing import NamedTuple
 from twisted.internet.defer import CancelledError
 
 from kateway.core.access.authentication import Credentials, Purpose
-from kateway.core.access.authorization import Asked
-from kateway.core.access.control import Entrance, Visit
-from kateway.core.access.open_streams import Permits
+from kateway.core.access.authorization import AccessRequest
+from kateway.core.access.control import AccessControl, AuthorizedRequest
+from kateway.core.access.open_streams import OpenStreams
 from kateway.core.access.rate_limits import Allowance
 from kateway.core.audit.events import Audit, actor
 from kateway.errors import KatewayError, QuotaExceeded
@@ -36,26 +36,28 @@ class Remembered(NamedTuple):
     shown: Shown
     until: float
     rules: object
-    visit: Visit
+    authorized: AuthorizedRequest
     caller: str
 
 
-class Front:
+class Admission:
     """Lets requests in and keeps count of them. ``seconds`` is the reactor's clock."""
 
-    def __init__(self, entrance: Entrance, permits: Permits, audit: Audit, seconds: Callable[[], float]) -> None:
-        self.entrance = entrance
-        self.permits = permits
+    def __init__(
+        self, control: AccessControl, open_streams: OpenStreams, audit: Audit, seconds: Callable[[], float]
+    ) -> None:
+        self.control = control
+        self.open_streams = open_streams
         self.audit = audit
         self.quota_headers = True
         """Whether responses tell what is left of a quota; a reload may change it."""
         self._seconds = seconds
 
-    def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
+    def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> AuthorizedRequest:
         """The visit that a request makes. 401, 403, 404, 409, 410, 429 and 503 as errors."""
-        entrance = self.entrance
-        if entrance.open:
-            return entrance.enter(Asked(purpose, path.version, path.topic, path.group), _nobody)
+        control = self.control
+        if control.open:
+            return control.enter(AccessRequest(purpose, path.version, path.topic, path.group), _nobody)
         connection = exchange.connection
         request = exchange.request
         head = request.head
@@ -71,29 +73,29 @@ class Front:
             and now < last.until
             # the same head shows the same, unread
             and ((head is not None and last.head is head) or last.shown == (seen := shown(request.headers)))
-            and entrance.same_rules(last.rules, request.peer)
+            and control.same_rules(last.rules, request.peer)
         ):
-            visit = last.visit
+            authorized = last.authorized
             exchange.caller = last.caller
         else:
-            rules = entrance.rules()
+            rules = control.rules()
             brought = seen or shown(request.headers)
-            visit = entrance.enter(
-                Asked(purpose, path.version, path.topic, path.group),
+            authorized = control.enter(
+                AccessRequest(purpose, path.version, path.topic, path.group),
                 lambda purpose: credentials(brought, request.peer, purpose, connection.subject),
             )
-            exchange.caller = actor(visit.principal)
-            until = now + REMEMBERED_SECONDS if visit.principal.expires is None else 0.0
-            connection.remembered = Remembered(path, purpose, head, brought, until, rules, visit, exchange.caller)
-        if visit.headers:
-            exchange.extra_headers = (*exchange.extra_headers, *visit.headers)
-        return visit
+            exchange.caller = actor(authorized.principal)
+            until = now + REMEMBERED_SECONDS if authorized.principal.expires is None else 0.0
+            connection.remembered = Remembered(path, purpose, head, brought, until, rules, authorized, exchange.caller)
+        if authorized.headers:
+            exchange.extra_headers = (*exchange.extra_headers, *authorized.headers)
+        return authorized
 
     # --- quotas ----------------------------------------------------------------------------------------------------
 
-    def count_request(self, exchange: Exchange, visit: Visit) -> None:
+    def count_request(self, exchange: Exchange, authorized: AuthorizedRequest) -> None:
         """Counts a request that publishes nothing; ``QuotaExceeded``."""
-        allowance = visit.allowance
+        allowance = authorized.allowance
         if allowance is not None:
             now = self._seconds()
             try:
@@ -104,9 +106,9 @@ class Front:
             finally:
                 self._tell(exchange, allowance, now)
 
-    def count_publish(self, exchange: Exchange, visit: Visit, messages: Sequence[Message]) -> None:
+    def count_publish(self, exchange: Exchange, authorized: AuthorizedRequest, messages: Sequence[Message]) -> None:
         """Counts what a request publishes; ``QuotaExceeded``, and then nothing is counted."""
-        allowance = visit.allowance
+        allowance = authorized.allowance
         if allowance is not None:
             now = self._seconds()
             try:
@@ -117,9 +119,9 @@ class Front:
             finally:
                 self._tell(exchange, allowance, now)
 
-    def count_message(self, visit: Visit, message: Message) -> None:
+    def count_message(self, authorized: AuthorizedRequest, message: Message) -> None:
         """Counts a message on a socket that was opened some time ago; ``QuotaExceeded``. The quota is that of now."""
-        allowance = self.entrance.allowance(visit)
+        allowance = self.control.allowance(authorized)
         if allowance is not None:
             allowance.publish(1, _size((message,)), self._seconds())
 
@@ -128,30 +130,32 @@ class Front:
             told = allowance.headers(now)
             exchange.extra_headers = (*exchange.extra_headers, *told) if exchange.extra_headers else told
 
-    def enter_reader(self, visit: Visit) -> Callable[[], None]:
+    def enter_reader(self, authorized: AuthorizedRequest) -> Callable[[], None]:
         """Counts a reader until the callable returned is called; ``QuotaExceeded``."""
-        return visit.allowance.enter() if visit.allowance is not None else _nothing
+        return authorized.allowance.enter() if authorized.allowance is not None else _nothing
 
-    def pause(self, visit: Visit) -> Callable[[int], float] | None:
+    def pause(self, authorized: AuthorizedRequest) -> Callable[[int], float] | None:
         """What counts bytes read and answers the seconds to wait before more; ``None`` where nothing is counted."""
-        if visit.admission is None:
+        if authorized.permission is None:
             return None
-        entrance = self.entrance
-        return lambda size: entrance.read_pause(visit, size)
+        control = self.control
+        return lambda size: control.read_pause(authorized, size)
 
     # --- audit -----------------------------------------------------------------------------------------------------
     # whether a kind of event is wanted is asked beforehand, by the edges: what is not costs a look at a flag
 
-    def record(self, exchange: Exchange, visit: Visit, action: str, error: BaseException | None = None) -> None:
+    def record(
+        self, exchange: Exchange, authorized: AuthorizedRequest, action: str, error: BaseException | None = None
+    ) -> None:
         """An event of a request that was let in, with what became of it."""
-        admission = visit.admission
-        if admission is None:
+        permission = authorized.permission
+        if permission is None:
             # without a registry a dot means nothing
-            owner, topic = visit.principal.application, visit.asked.topic
+            owner, topic = authorized.principal.application, authorized.asked.topic
         else:
-            owner, topic = admission.grant.owner, visit.asked.topic.rpartition(".")[2]
-        what = _object(owner, topic, visit.asked.version, visit.asked.group)
-        self._event(exchange, actor(visit.principal), action, what, error)
+            owner, topic = permission.grant.owner, authorized.asked.topic.rpartition(".")[2]
+        what = _object(owner, topic, authorized.asked.version, authorized.asked.group)
+        self._event(exchange, actor(authorized.principal), action, what, error)
 
     def record_refused(self, exchange: Exchange, action: str, path: params.TopicPath, error: BaseException) -> None:
         """An event of a request that was not let in. Nobody is its actor where nobody was recognised."""
@@ -161,13 +165,18 @@ class Front:
         self._event(exchange, who, action, what, error)
 
     def record_failed(
-        self, exchange: Exchange, action: str, path: params.TopicPath, visit: Visit | None, error: BaseException
+        self,
+        exchange: Exchange,
+        action: str,
+        path: params.TopicPath,
+        authorized: AuthorizedRequest | None,
+        error: BaseException,
     ) -> None:
-        """An event of a request that failed, before or after it was let in (``visit``)."""
-        if visit is None:
+        """An event of a request that failed, before or after it was let in (``authorized``)."""
+        if authorized is None:
             self.record_refused(exchange, action, path, error)
         else:
-            self.record(exchange, visit, action, error)
+            self.record(exchange, authorized, action, error)
 
     def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
         """Records the outcome of what is done within it, where ``wanted``. Not for the hot path."""
@@ -185,11 +194,13 @@ class Front:
 
 
 class Recorded:
-    """A context whose outcome becomes an event: ``visit`` is set as soon as the request is let in."""
+    """A context whose outcome becomes an event: ``authorized`` is set as soon as the request is let in."""
 
-    def __init__(self, front: Front, exchange: Exchange, action: str, path: params.TopicPath, wanted: bool) -> None:
-        self.visit: Visit | None = None
-        self._front = front
+    def __init__(
+        self, admission: Admission, exchange: Exchange, action: str, path: params.TopicPath, wanted: bool
+    ) -> None:
+        self.authorized: AuthorizedRequest | None = None
+        self._admission = admission
         self._exchange = exchange
         self._action = action
         self._path = path
@@ -202,9 +213,9 @@ class Recorded:
         if not self._wanted:
             return
         if error is not None:
-            self._front.record_failed(self._exchange, self._action, self._path, self.visit, error)
-        elif self.visit is not None:
-            self._front.record(self._exchange, self.visit, self._action)
+            self._admission.record_failed(self._exchange, self._action, self._path, self.authorized, error)
+        elif self.authorized is not None:
+            self._admission.record(self._exchange, self.authorized, self._action)
 
 
 def _told_to_wait(exchange: Exchange, error: QuotaExceeded) -> None:

@@ -8,16 +8,16 @@ from typing import Any
 import orjson
 
 from kateway.core.access.authentication import Purpose
-from kateway.core.access.control import Place, Visit
+from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.delivery.batch import Ack
-from kateway.core.gateway import Gateway, queue
+from kateway.core.gateway import Gateway, source_topic
 from kateway.errors import BadRequest, InvalidParameter
 from kateway.storage.interface import At
 from kateway.web import params
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.messages.acks import parse_acks, parsed, results
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.problems import problem
 
 _QUEUE = frozenset({b"queue"})
@@ -27,9 +27,9 @@ _ACKS = _QUEUE | {b"sync"}
 class GroupEdge:
     """Answers about one group of one topic, or (``queue=dead``) of its dead letters."""
 
-    def __init__(self, gateway: Gateway, front: Front) -> None:
+    def __init__(self, gateway: Gateway, admission: Admission) -> None:
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._acks = params.Cache(_acks_query)
 
     def lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
@@ -45,44 +45,44 @@ class GroupEdge:
         """Answers at once where nothing has to be waited for. Callbacks: who acknowledges one by one comes here for
         every record.
         """
-        front = self._front
+        admission = self._admission
         request = exchange.request
-        wanted = front.audit.acknowledgements
-        visit: Visit | None = None
+        wanted = admission.audit.acknowledgements
+        authorized: AuthorizedRequest | None = None
         try:
-            visit = front.enter(exchange, "subscribe", path)
-            front.count_request(exchange, visit)
+            authorized = admission.enter(exchange, "subscribe", path)
+            admission.count_request(exchange, authorized)
             sync, dead = self._acks(raw_query)
-            place = queue(visit, dead)
+            place = source_topic(authorized, dead)
             acks = parse_acks(request.body)
-            outcomes = None if sync else self._gateway.acknowledge_at_once(place, visit.group, acks)
+            outcomes = None if sync else self._gateway.acknowledge_at_once(place, authorized.group, acks)
         except Exception as error:
             if wanted:
-                front.record_failed(exchange, "acknowledge", path, visit, error)
+                admission.record_failed(exchange, "acknowledge", path, authorized, error)
             exchange.respond(problem(error, request.id))
             return
         if outcomes is None:
-            serve(exchange, self._acknowledge(exchange, path, visit, place, acks, sync))
+            serve(exchange, self._acknowledge(exchange, path, authorized, place, acks, sync))
             return
         if wanted:
-            front.record(exchange, visit, "acknowledge")
+            admission.record(exchange, authorized, "acknowledge")
         exchange.respond(_json({"results": results(acks, outcomes, request.id)}))
 
-    def _enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> Visit:
-        visit = self._front.enter(exchange, purpose, path)
-        self._front.count_request(exchange, visit)
-        return visit
+    def _enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> AuthorizedRequest:
+        authorized = self._admission.enter(exchange, purpose, path)
+        self._admission.count_request(exchange, authorized)
+        return authorized
 
     async def _lag(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
-        visit = self._enter(exchange, "describe", path)
-        lags = await self._gateway.lag(queue(visit, dead), visit.group)
+        authorized = self._enter(exchange, "describe", path)
+        lags = await self._gateway.lag(source_topic(authorized, dead), authorized.group)
         return _json({"lag": sum(lag.lag for lag in lags), "partitions": [lag._asdict() for lag in lags]})
 
     async def _offsets(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
-        visit = self._enter(exchange, "describe", path)
-        return await self._committed(queue(visit, dead), visit.group)
+        authorized = self._enter(exchange, "describe", path)
+        return await self._committed(source_topic(authorized, dead), authorized.group)
 
     async def _committed(self, place: Place, group: str) -> Response:
         committed = await self._gateway.committed(place, group)
@@ -97,18 +97,24 @@ class GroupEdge:
 
     async def _reset(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response:
         dead = _dead(raw_query)
-        visit = self._enter(exchange, "subscribe", path)
-        place = queue(visit, dead)
-        await self._gateway.reset(place, visit.group, _destination(parsed(exchange.request.body)))
-        return await self._committed(place, visit.group)
+        authorized = self._enter(exchange, "subscribe", path)
+        place = source_topic(authorized, dead)
+        await self._gateway.reset(place, authorized.group, _destination(parsed(exchange.request.body)))
+        return await self._committed(place, authorized.group)
 
     async def _acknowledge(
-        self, exchange: Exchange, path: params.TopicPath, visit: Visit, place: Place, acks: Sequence[Ack], sync: bool
+        self,
+        exchange: Exchange,
+        path: params.TopicPath,
+        authorized: AuthorizedRequest,
+        place: Place,
+        acks: Sequence[Ack],
+        sync: bool,
     ) -> Response:
-        front = self._front
-        with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
-            event.visit = visit
-            outcomes = await self._gateway.acknowledge(place, visit.group, acks, sync=sync)
+        admission = self._admission
+        with admission.recorded(exchange, "acknowledge", path, wanted=admission.audit.acknowledgements) as event:
+            event.authorized = authorized
+            outcomes = await self._gateway.acknowledge(place, authorized.group, acks, sync=sync)
         return _json({"results": results(acks, outcomes, exchange.request.id)})
 
 

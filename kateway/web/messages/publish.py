@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 from twisted.python.failure import Failure
 
-from kateway.core.access.control import Visit
+from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
 from kateway.errors import KatewayError, LengthRequired, UnsupportedMediaType
 from kateway.model import Headers, Message, Receipt
@@ -19,7 +19,7 @@ from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import JSON, Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
@@ -27,7 +27,7 @@ _CREATED = b'{"partition":%d,"offset":%d}'
 _TAKEN = b'{"partition":%d,"offset":null}'
 
 
-class Asked(NamedTuple):
+class PublishQuery(NamedTuple):
     """What a publish's head asks for, query and headers together."""
 
     query: params.PublishQuery
@@ -39,20 +39,20 @@ class Asked(NamedTuple):
 class PublishEdge:
     """Turns publish requests into messages and outcomes into responses."""
 
-    def __init__(self, gateway: Gateway, front: Front) -> None:
+    def __init__(self, gateway: Gateway, admission: Admission) -> None:
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._queries = params.Cache(params.publish_query)
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
         """Publishes and answers. The client going away changes nothing: the outcome is only not told."""
         request = exchange.request
-        front = self._front
-        visit: Visit | None = None
+        admission = self._admission
+        authorized: AuthorizedRequest | None = None
         try:
-            visit = front.enter(exchange, "publish", path)
+            authorized = admission.enter(exchange, "publish", path)
             head = request.head
-            asked: Asked | None = None if head is None else head.memo.get(self)
+            asked: PublishQuery | None = None if head is None else head.memo.get(self)
             if asked is None:
                 asked = self._asked(request, raw_query)
                 if head is not None:
@@ -63,10 +63,10 @@ class PublishEdge:
                 if query.batch
                 else (Message(request.body, key, headers, query.partition),)
             )
-            if visit.admission is not None:
-                front.count_publish(exchange, visit, messages)
+            if authorized.permission is not None:
+                admission.count_publish(exchange, authorized, messages)
             publish = Publish(
-                visit.place,
+                authorized.place,
                 messages,
                 acks,
                 request.received + query.timeout,
@@ -74,26 +74,26 @@ class PublishEdge:
             )
             publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
         except Exception as error:
-            if front.audit.publishes:
-                front.record_failed(exchange, "publish", path, visit, error)
+            if admission.audit.publishes:
+                admission.record_failed(exchange, "publish", path, authorized, error)
             exchange.respond(problem(error, request.id))
             return
         publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
         publishing.addErrback(_fail, exchange)
-        if front.audit.publishes:
-            publishing.addBoth(self._record, exchange, visit)
+        if admission.audit.publishes:
+            publishing.addBoth(self._record, exchange, authorized)
 
-    def _asked(self, request: Request, raw_query: bytes) -> Asked:
+    def _asked(self, request: Request, raw_query: bytes) -> PublishQuery:
         query = self._queries(raw_query)
         given = params.publish_headers(request.headers)
         if not request.body and not _has_length(request):
             raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
         acks = params.agreed("ack", query.acks, given.acks)
         key = params.agreed("key", query.key, given.key)
-        return Asked(query, key, -1 if acks is None else acks, given.headers)
+        return PublishQuery(query, key, -1 if acks is None else acks, given.headers)
 
-    def _record(self, error: KatewayError | None, exchange: Exchange, visit: Visit) -> None:
-        self._front.record(exchange, visit, "publish", error)
+    def _record(self, error: KatewayError | None, exchange: Exchange, authorized: AuthorizedRequest) -> None:
+        self._admission.record(exchange, authorized, "publish", error)
 
 
 def _path(request: Request) -> bytes:

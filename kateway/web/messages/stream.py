@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from kateway.core.delivery.ledger import Taken
+from kateway.core.delivery.ledger import Batch
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web.exchange import Span
@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
 class Outlet(Protocol):
     """Where a feed's records go: a response, a WebSocket."""
 
-    def send(self, taken: Taken) -> tuple[int, Span]:
+    def send(self, batch: Batch) -> tuple[int, Span]:
         """Writes a batch; answers its encoded bytes and where it lies in the connection's stream."""
 
     def writable(self) -> bool:
@@ -59,8 +59,8 @@ class Outlet(Protocol):
     def beat(self) -> None:
         """Sends a heartbeat, where the form has one."""
 
-    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
-        """Ends as whole. ``trouble`` is what ails the group, where nothing was sent and that is the reason;
+    def end(self, last_error: KatewayError | None, *, leaving: bool) -> None:
+        """Ends as whole. ``last_error`` is what ails the group, where nothing was sent and that is the reason;
         ``leaving``: the gateway shuts down.
         """
 
@@ -130,22 +130,22 @@ class Feed:
         if self._over or not self._outlet.writable() or self._clock.seconds() < self._paused_until:
             return
         try:
-            taken = self._reader.take(
+            batch = self._reader.take(
                 min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes))
             )
         except KatewayError as error:
             self.fail(error)
             return
-        if taken is None:
+        if batch is None:
             return
-        if self._sent and len(taken.records[0].value or b"") > self._bounds.bytes:
+        if self._sent and len(batch.records[0].value or b"") > self._bounds.bytes:
             # larger than a whole response: it comes alone in the next
-            self._reader.release(taken)
+            self._reader.release(batch)
             self.end()
             return
-        count = len(taken.records)
-        size, span = self._outlet.send(taken)
-        self._reader.sent(taken, span)
+        count = len(batch.records)
+        size, span = self._outlet.send(batch)
+        self._reader.sent(batch, span)
         self._sent = True
         self._records_left -= count
         self._bytes_left -= size
@@ -162,7 +162,7 @@ class Feed:
         elif self._batch_bytes > FIRST_BATCH_BYTES:
             self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
         else:
-            self._reader.rest()
+            self._reader.pause()
         self._wait(self._heartbeat_seconds if self._follows else self._bounds.idle_seconds + pause)
 
     def _grow(self) -> None:
@@ -209,9 +209,9 @@ class Feed:
     def end(self, *, leaving: bool = False) -> None:
         """Ends the outlet as whole, with what it has had; ``leaving``: because the gateway shuts down."""
         if self._close():
-            trouble = None if self._sent else self._reader.trouble
+            last_error = None if self._sent else self._reader.last_error
             self._reader.finish()
-            self._outlet.end(trouble, leaving=leaving)
+            self._outlet.end(last_error, leaving=leaving)
 
     def fail(self, error: KatewayError) -> None:
         """Ends the outlet because the reader cannot go on, or its permission is gone."""

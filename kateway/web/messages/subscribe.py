@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
-from kateway.core.access.control import Visit
-from kateway.core.delivery.ledger import Ack, Taken
-from kateway.core.gateway import Gateway, queue
+from kateway.core.access.control import AuthorizedRequest
+from kateway.core.delivery.ledger import Ack, Batch
+from kateway.core.gateway import Gateway, source_topic
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
@@ -19,7 +19,7 @@ from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
 from kateway.web.formats.sse import SseForm, last_event_id
 from kateway.web.http1.websocket import accept, wants_websocket
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.messages.negotiate import form
 from kateway.web.messages.response_body import FormBody
 from kateway.web.messages.stream import Bounds, Feed, Outlet
@@ -31,10 +31,15 @@ class SubscribeEdge:
     """Turns subscribe requests into readers and feeds them to their clients."""
 
     def __init__(
-        self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int, heartbeat_seconds: float
+        self,
+        gateway: Gateway,
+        admission: Admission,
+        clock: IReactorTime,
+        max_message_bytes: int,
+        heartbeat_seconds: float,
     ) -> None:
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._clock = clock
         self.max_message_bytes = max_message_bytes
         """Of a WebSocket message that a client sends; a reload may change it."""
@@ -54,13 +59,13 @@ class SubscribeEdge:
         query = (self._socket_queries if as_socket else self._queries)(raw_query)
         wanted = form(request.listed(b"accept"))
         read = _read_up_to(request) if isinstance(wanted, SseForm) else None
-        front = self._front
-        with front.recorded(exchange, "subscribe", path, wanted=front.audit.subscribes) as event:
-            visit = event.visit = front.enter(exchange, "subscribe", path)
-            front.count_request(exchange, visit)
-            leave = front.enter_reader(visit)
+        admission = self._admission
+        with admission.recorded(exchange, "subscribe", path, wanted=admission.audit.subscribes) as event:
+            authorized = event.authorized = admission.enter(exchange, "subscribe", path)
+            admission.count_request(exchange, authorized)
+            leave = admission.enter_reader(authorized)
             try:
-                reader = await self._reader(exchange, visit, query)
+                reader = await self._reader(exchange, authorized, query)
             except BaseException:
                 leave()
                 raise
@@ -68,7 +73,7 @@ class SubscribeEdge:
                 reader.settled(read)
             try:
                 outlet = (
-                    self._socket(exchange, path, reader, visit, query.dead)
+                    self._socket(exchange, path, reader, authorized, query.dead)
                     if as_socket
                     else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
                 )
@@ -76,12 +81,12 @@ class SubscribeEdge:
                 leave()
                 reader.finish()
                 raise
-            self._feed(visit, query, reader, outlet, leave)
+            self._feed(authorized, query, reader, outlet, leave)
         return None
 
-    async def _reader(self, exchange: Exchange, visit: Visit, query: params.SubscribeQuery) -> Reader:
+    async def _reader(self, exchange: Exchange, authorized: AuthorizedRequest, query: params.SubscribeQuery) -> Reader:
         reader = await self._gateway.reader(
-            visit,
+            authorized,
             mode="explicit" if query.explicit else "auto",
             reset=query.reset,
             short=not query.follow and query.limit <= params.SMALL_LIMIT,
@@ -91,19 +96,24 @@ class SubscribeEdge:
         )
         try:
             # it may have gone while it waited for its turn, and nobody watched over its permission
-            self._front.entrance.review(visit)
+            self._admission.control.review(authorized)
         except KatewayError:
             reader.finish()
             raise
         return reader
 
     def _feed(
-        self, visit: Visit, query: params.SubscribeQuery, reader: Reader, outlet: Outlet, leave: Callable[[], None]
+        self,
+        authorized: AuthorizedRequest,
+        query: params.SubscribeQuery,
+        reader: Reader,
+        outlet: Outlet,
+        leave: Callable[[], None],
     ) -> None:
         max_bytes = math.inf if query.max_bytes is None else query.max_bytes
         bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle)
-        feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, self._front.pause(visit))
-        release = self._front.permits.hold(visit, feed.fail)
+        feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, self._admission.pause(authorized))
+        release = self._admission.open_streams.hold(authorized, feed.fail)
 
         def ended() -> None:
             self._feeds.discard(feed)
@@ -113,14 +123,16 @@ class SubscribeEdge:
         self._feeds.add(feed)
         feed.start(ended)
 
-    def _socket(self, exchange: Exchange, path: params.TopicPath, reader: Reader, visit: Visit, dead: bool) -> Outlet:
-        front = self._front
-        place = queue(visit, dead)
+    def _socket(
+        self, exchange: Exchange, path: params.TopicPath, reader: Reader, authorized: AuthorizedRequest, dead: bool
+    ) -> Outlet:
+        admission = self._admission
+        place = source_topic(authorized, dead)
 
         async def acknowledge(acks: Sequence[Ack]) -> list[KatewayError | None]:
-            with front.recorded(exchange, "acknowledge", path, wanted=front.audit.acknowledgements) as event:
-                event.visit = visit
-                return await self._gateway.acknowledge(place, visit.group, acks, sync=False)
+            with admission.recorded(exchange, "acknowledge", path, wanted=admission.audit.acknowledgements) as event:
+                event.authorized = authorized
+                return await self._gateway.acknowledge(place, authorized.group, acks, sync=False)
 
         socket = accept(exchange, (FRAMES,), self.max_message_bytes)
         return SocketOutlet(socket, reader, acknowledge, exchange.request.id)
@@ -147,15 +159,15 @@ class ResponseOutlet:
         if follow:
             self._body.begin()
 
-    def send(self, taken: Taken) -> tuple[int, Span]:
+    def send(self, batch: Batch) -> tuple[int, Span]:
         if self._alone:
-            attempt = taken.attempts[0] if taken.attempts else 1
-            lease = taken.leases[0] if taken.leases else None
-            headers, body = single(taken.partition, taken.records[0], attempt, lease, self._form.content_type)
+            attempt = batch.attempts[0] if batch.attempts else 1
+            lease = batch.leases[0] if batch.leases else None
+            headers, body = single(batch.partition, batch.records[0], attempt, lease, self._form.content_type)
             self._body.begun = True
             self._exchange.begin(200, headers, len(body))
             return len(body), self._exchange.write([body])
-        return self._body.send(self._form.encode(taken.partition, taken.records, taken.attempts, taken.leases))
+        return self._body.send(self._form.encode(batch.partition, batch.records, batch.attempts, batch.leases))
 
     def writable(self) -> bool:
         return not self._body.begun or self._exchange.writable()
@@ -170,10 +182,10 @@ class ResponseOutlet:
         if self._form.heartbeat is not None:
             self._body.write(self._form.heartbeat)
 
-    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
+    def end(self, last_error: KatewayError | None, *, leaving: bool) -> None:
         if not self._body.begun:
             self._exchange.respond(
-                Response(204, (), b"") if trouble is None else problem(trouble, self._exchange.request.id)
+                Response(204, (), b"") if last_error is None else problem(last_error, self._exchange.request.id)
             )
             return
         if self._alone:

@@ -8,7 +8,7 @@ import orjson
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from kateway.core.access.control import Place, Visit
+from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.gateway import Gateway
 from kateway.errors import KatewayError
 from kateway.model import Record
@@ -18,7 +18,7 @@ from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, Exchange, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.messages.negotiate import form
 from kateway.web.messages.response_body import FormBody
 
@@ -28,9 +28,9 @@ ONE_READ_BYTES = 1 << 20
 class TopicEdge:
     """Answers what a topic holds, or the records themselves."""
 
-    def __init__(self, gateway: Gateway, front: Front) -> None:
+    def __init__(self, gateway: Gateway, admission: Admission) -> None:
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._queries = params.Cache(params.read_query)
         self._waiting: set[Deferred[Fetched]] = set()
         """Reads that wait at the end of a partition."""
@@ -41,28 +41,28 @@ class TopicEdge:
 
     async def _answer(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
         query = self._queries(raw_query)
-        front = self._front
+        admission = self._admission
         if query.partition is None or query.offset is None:
-            visit = front.enter(exchange, "describe", path)
-            front.count_request(exchange, visit)
-            return await self._info(visit.place, path)
-        with front.recorded(exchange, "read", path, wanted=front.audit.subscribes) as event:
-            visit = event.visit = front.enter(exchange, "subscribe", path)
-            front.count_request(exchange, visit)
-            return await self._permitted(exchange, visit, query.partition, query.offset, query)
+            authorized = admission.enter(exchange, "describe", path)
+            admission.count_request(exchange, authorized)
+            return await self._info(authorized.place, path)
+        with admission.recorded(exchange, "read", path, wanted=admission.audit.subscribes) as event:
+            authorized = event.authorized = admission.enter(exchange, "subscribe", path)
+            admission.count_request(exchange, authorized)
+            return await self._permitted(exchange, authorized, query.partition, query.offset, query)
 
     async def _permitted(
-        self, exchange: Exchange, visit: Visit, partition: int, offset: int, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, offset: int, query: params.ReadQuery
     ) -> Response | None:
         """Reads for as long as it is allowed: a permission that goes ends the wait, and cuts a response that began."""
-        reading = Deferred.fromCoroutine(self._read(exchange, visit, partition, offset, query))
+        reading = Deferred.fromCoroutine(self._read(exchange, authorized, partition, offset, query))
         refusals: list[KatewayError] = []
 
         def end(error: KatewayError) -> None:
             refusals.append(error)
             reading.cancel()
 
-        release = self._front.permits.hold(visit, end)
+        release = self._admission.open_streams.hold(authorized, end)
         try:
             return await reading
         except CancelledError:
@@ -84,12 +84,12 @@ class TopicEdge:
         )
 
     async def _read(
-        self, exchange: Exchange, visit: Visit, partition: int, offset: int, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, offset: int, query: params.ReadQuery
     ) -> Response | None:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
         wanted = form(exchange.request.listed(b"accept"))
-        place = visit.place
-        pause = self._front.pause(visit)
+        place = authorized.place
+        pause = self._admission.pause(authorized)
         if pause is not None:
             # reading is slowed, not refused
             await self._paused(pause(0))
@@ -150,7 +150,7 @@ class TopicEdge:
 
     async def _paused(self, seconds: float) -> None:
         if seconds:
-            await deferLater(self._front.permits.clock, seconds)
+            await deferLater(self._admission.open_streams.clock, seconds)
 
 
 class _Stream:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from kateway.core.access.control import Visit
+from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
 from kateway.errors import InvalidParameter, KatewayError
 from kateway.model import Headers, Message, Receipt
@@ -21,7 +21,7 @@ from kateway.web.exchange import Exchange
 from kateway.web.formats.jsonrecord import loads
 from kateway.web.formats.jsonrecord import message as record_of
 from kateway.web.http1.websocket import GOING_AWAY, POLICY, TEXT, Socket, accept
-from kateway.web.messages.admission import Front
+from kateway.web.messages.admission import Admission
 from kateway.web.problems import problem, problem_object
 
 MAX_UNANSWERED = 1000
@@ -40,9 +40,9 @@ class _Slot:
 class SocketPublishEdge:
     """Turns upgrades of a topic's path into sockets that publish."""
 
-    def __init__(self, gateway: Gateway, front: Front, clock: IReactorTime, max_message_bytes: int) -> None:
+    def __init__(self, gateway: Gateway, admission: Admission, clock: IReactorTime, max_message_bytes: int) -> None:
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._clock = clock
         self.max_message_bytes = max_message_bytes
         """Of a message; a reload may change it."""
@@ -53,14 +53,14 @@ class SocketPublishEdge:
         """Answers 101, or why not. The request's query and headers are the messages' defaults."""
         request = exchange.request
         try:
-            visit = self._enter(exchange, path)
+            authorized = self._enter(exchange, path)
             query = self._queries(raw_query)
             given = params.publish_headers(request.headers)
             if query.batch:
                 raise InvalidParameter("batch is for requests: over a WebSocket each message is one record")
             acks = params.agreed("ack", query.acks, given.acks)
             defaults = Defaults(
-                visit,
+                authorized,
                 params.agreed("key", query.key, given.key),
                 query.partition,
                 given.headers,
@@ -72,8 +72,8 @@ class SocketPublishEdge:
         except Exception as error:
             exchange.respond(problem(error, request.id))
             return
-        publisher = PublishSocket(socket, self._gateway, self._front, defaults, exchange, self._clock)
-        release = self._front.permits.hold(visit, publisher.revoke)
+        publisher = PublishSocket(socket, self._gateway, self._admission, defaults, exchange, self._clock)
+        release = self._admission.open_streams.hold(authorized, publisher.revoke)
 
         def gone() -> None:
             self._sockets.discard(publisher)
@@ -82,12 +82,12 @@ class SocketPublishEdge:
         self._sockets.add(publisher)
         publisher.start(gone)
 
-    def _enter(self, exchange: Exchange, path: params.TopicPath) -> Visit:
+    def _enter(self, exchange: Exchange, path: params.TopicPath) -> AuthorizedRequest:
         try:
-            return self._front.enter(exchange, "publish", path)
+            return self._admission.enter(exchange, "publish", path)
         except KatewayError as error:
-            if self._front.audit.publishes:
-                self._front.record_refused(exchange, "publish", path, error)
+            if self._admission.audit.publishes:
+                self._admission.record_refused(exchange, "publish", path, error)
             raise
 
     def drain(self) -> None:
@@ -99,7 +99,7 @@ class SocketPublishEdge:
 class Defaults(NamedTuple):
     """What holds for every message of a socket that does not say otherwise."""
 
-    visit: Visit
+    authorized: AuthorizedRequest
     key: bytes | None
     partition: int | None
     headers: Headers
@@ -115,14 +115,14 @@ class PublishSocket:
         self,
         socket: Socket,
         gateway: Gateway,
-        front: Front,
+        admission: Admission,
         defaults: Defaults,
         exchange: Exchange,
         clock: IReactorTime,
     ) -> None:
         self._socket = socket
         self._gateway = gateway
-        self._front = front
+        self._admission = admission
         self._defaults = defaults
         self._exchange = exchange
         self._request_id = exchange.request.id
@@ -159,25 +159,27 @@ class PublishSocket:
             self._socket.pause()
 
     def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
-        visit, key, partition, headers, acks, timeout, retries = self._defaults
+        authorized, key, partition, headers, acks, timeout, retries = self._defaults
         try:
             if isinstance(message, bytes):
                 record = Message(message, key, headers, partition)
             else:
                 element = loads(message, "the message")
                 record = record_of(element, "the message", key, partition, headers)
-            if visit.admission is not None:
+            if authorized.permission is not None:
                 # as for a request: what the quota has no room for is refused
-                self._front.count_message(visit, record)
+                self._admission.count_message(authorized, record)
         except KatewayError:
             return fail()
-        return self._gateway.publish(Publish(visit.place, (record,), acks, self._clock.seconds() + timeout, retries))
+        return self._gateway.publish(
+            Publish(authorized.place, (record,), acks, self._clock.seconds() + timeout, retries)
+        )
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]
-        if self._front.audit.publishes:
+        if self._admission.audit.publishes:
             error = outcome if isinstance(outcome, KatewayError) else None
-            self._front.record(self._exchange, self._defaults.visit, "publish", error)
+            self._admission.record(self._exchange, self._defaults.authorized, "publish", error)
         if isinstance(outcome, Receipt):
             slot.answer = orjson.dumps({"partition": outcome.partition, "offset": outcome.offset})
         else:
@@ -185,8 +187,8 @@ class PublishSocket:
         self._answer()
 
     def _failed(self, failure: Failure, slot: _Slot) -> None:
-        if self._front.audit.publishes:
-            self._front.record(self._exchange, self._defaults.visit, "publish", failure.value)
+        if self._admission.audit.publishes:
+            self._admission.record(self._exchange, self._defaults.authorized, "publish", failure.value)
         slot.answer = orjson.dumps(problem_object(failure.value or KatewayError(), self._request_id))
         self._answer()
 

@@ -9,7 +9,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from kateway.core.delivery.ledger import Ack, Taken
+from kateway.core.delivery.ledger import Ack, Batch
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web.exchange import Span
@@ -46,13 +46,13 @@ class SocketOutlet:
 
     # --- Outlet ----------------------------------------------------------------------------------------------
 
-    def send(self, taken: Taken) -> tuple[int, Span]:
+    def send(self, batch: Batch) -> tuple[int, Span]:
         if self._binary:
-            pieces = [frame(taken.partition, record) for record in taken.records]
+            pieces = [frame(batch.partition, record) for record in batch.records]
         else:
-            pieces = objects(taken.partition, taken.records, taken.attempts, taken.leases)
+            pieces = objects(batch.partition, batch.records, batch.attempts, batch.leases)
         span = self._socket.send(BINARY if self._binary else TEXT, pieces)
-        self._sent[taken.partition] = taken.records[-1].offset
+        self._sent[batch.partition] = batch.records[-1].offset
         if self._pinged is None:
             self._ping()
         return span.end - span.start, span
@@ -74,11 +74,11 @@ class SocketOutlet:
         if self._beats > 1:
             self._socket.cut()
 
-    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
-        if trouble is None:
+    def end(self, last_error: KatewayError | None, *, leaving: bool) -> None:
+        if last_error is None:
             self._socket.close(GOING_AWAY if leaving else NORMAL)
         else:
-            self.fail(trouble)
+            self.fail(last_error)
 
     def fail(self, error: KatewayError) -> None:
         self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])

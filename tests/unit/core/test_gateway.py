@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from kateway.config.schema import DeliveryConfig
 from kateway.core.access.control import Place
 from kateway.core.gateway import Gateway, Publish, TopicCreation
-from kateway.core.groups.memberships import Groups
+from kateway.core.groups.memberships import Memberships
 from kateway.errors import (
     InvalidRecord,
     MalformedBatch,
@@ -70,7 +70,7 @@ class World:
         self.clock = Clock()
         self.store = Store(self.clock, *steps)
         self.store.make("t", 2)
-        groups = Groups(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
+        groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
         self.gateway = Gateway({"default": TopicCreation(create, 3, 1)}, groups, self.clock)
 
     def place(self, topic: str = "t") -> Place:

@@ -26,7 +26,13 @@ from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import KatewayError, Unavailable, Unsupported
 from kateway.model import Health
 from kateway.storage.kafka.cluster.bootstrap import Bootstrap, Discover
-from kateway.storage.kafka.cluster.connection import Connection, EndpointFactory, NeverSent, NoAnswer, RequestFailed
+from kateway.storage.kafka.cluster.connection import (
+    BrokerConnection,
+    EndpointFactory,
+    NeverSent,
+    NoAnswer,
+    RequestFailed,
+)
 from kateway.storage.kafka.cluster.new_topics import NewTopics
 from kateway.storage.kafka.cluster.waiting import answer_all
 from kateway.storage.kafka.protocol.metadata import (
@@ -61,7 +67,7 @@ class Pool:
 
     def __init__(self, client: Client, purpose: str) -> None:
         self._client = client
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, BrokerConnection] = {}
         self._closed = False
         self.purpose = purpose
         self.leader = client.leader
@@ -92,7 +98,7 @@ class Pool:
             api_key, api_version, body, timeout_seconds=timeout_seconds, expect_response=expect_response
         )
 
-    def _open(self, node_id: int, moved: Connection | None) -> Connection:
+    def _open(self, node_id: int, moved: BrokerConnection | None) -> BrokerConnection:
         if self._closed:
             raise NeverSent(f"the connections for {self.purpose} are closed")
         address = self._client.view.brokers.get(node_id)
@@ -154,7 +160,7 @@ class Client:
         self.pools: set[Pool] = set()
         self._endpoint_factory = endpoint_factory or self._plain
         self._bootstrap = Bootstrap(reactor, config.brokers, discover)
-        self._sources: dict[Address, Connection] = {}
+        self._sources: dict[Address, BrokerConnection] = {}
         self._source: Address | None = None
         self._checked: set[Address] = set()
         self._health = Health(False, "no broker has answered yet")
@@ -252,11 +258,11 @@ class Client:
 
     # --- connections -------------------------------------------------------------------------------------------
 
-    def connection(self, node_id: int, address: Address) -> Connection:
+    def connection(self, node_id: int, address: Address) -> BrokerConnection:
         """A new connection, made when something is sent."""
-        return Connection(self.reactor, self._endpoint_factory, node_id, address, self.client_id)
+        return BrokerConnection(self.reactor, self._endpoint_factory, node_id, address, self.client_id)
 
-    def let_go(self, closes: Connection | Pool) -> None:
+    def let_go(self, closes: BrokerConnection | Pool) -> None:
         """Closes what nobody waits for the end of but ``stop``."""
         closing = closes.close()
         self._going.add(closing)
@@ -350,7 +356,7 @@ class Client:
             return view
         raise kind("no broker answers: " + "; ".join(failures))
 
-    async def _is_too_old(self, source: Connection) -> bool:
+    async def _is_too_old(self, source: BrokerConnection) -> bool:
         body = await source.request(API_VERSIONS, API_VERSIONS_VERSION, b"", timeout_seconds=PROBE_TIMEOUT_SECONDS)
         if too_old(decode_api_versions(body)):
             return True

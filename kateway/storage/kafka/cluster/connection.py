@@ -56,7 +56,7 @@ class _Broker(NamedTuple):
 class FrameReceiver(Protocol):
     """Cuts a stream into answers: each byte is copied a fixed number of times, whatever the answer's size."""
 
-    factory: Connection
+    factory: BrokerConnection
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -108,7 +108,7 @@ class FrameReceiver(Protocol):
         self.factory._connectionLost(reason)
 
 
-class Connection(_KafkaBrokerClient):  # type: ignore[misc]
+class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
     """Requests to one broker in their order, over one connection that is made when there is something to send."""
 
     protocol = FrameReceiver

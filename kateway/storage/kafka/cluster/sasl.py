@@ -34,7 +34,7 @@ from kateway.config.schema import KafkaStorageConfig, SaslConfig, TlsConfig
 from kateway.errors import ConfigError
 from kateway.storage.kafka.cluster.connection import FrameReceiver
 from kateway.storage.kafka.protocol.metadata import API_VERSIONS, API_VERSIONS_VERSION, decode_api_versions
-from kateway.storage.kafka.protocol.primitives import MalformedResponse, Reader, data, request_header, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, MalformedResponse, data, request_header, string
 from kateway.storage.kafka.protocol.sasl_mechanisms import MECHANISMS, AuthenticationFailed, Conversation
 
 SASL_HANDSHAKE, SASL_HANDSHAKE_VERSION = 17, 1
@@ -92,7 +92,7 @@ class _Authenticating(Protocol):
         self._send(SASL_HANDSHAKE, SASL_HANDSHAKE_VERSION, string(self._mechanism))
 
     def _shaken(self, body: bytes) -> None:
-        read = Reader(body)
+        read = ByteReader(body)
         error, offered = read.i16(), read.array(read.string)
         if error == NOT_SECURED:
             raise AuthenticationFailed("that listener of the broker does not take SASL")
@@ -107,7 +107,7 @@ class _Authenticating(Protocol):
         self._send(SASL_AUTHENTICATE, self._version, data(words))
 
     def _went_on(self, body: bytes) -> None:
-        read = Reader(body)
+        read = ByteReader(body)
         error, words, answer = read.i16(), read.nullable_string(), read.data()
         if error:
             raise AuthenticationFailed(words or f"error {error}")

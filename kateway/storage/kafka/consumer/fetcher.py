@@ -62,7 +62,7 @@ class Reading(Protocol):
     def out_of_range(self, partition: int) -> None:
         """The partition does not hold the offset that was asked for."""
 
-    def trouble(self, error: KatewayError) -> None:
+    def report_error(self, error: KatewayError) -> None:
         """The broker refuses, or holds what cannot be read."""
 
 
@@ -295,7 +295,7 @@ class Fetcher:
             buffer.fetched(found.records, found.aborted)
         except CorruptRecords as error:
             self.hold(buffer.partition)
-            self._reading.trouble(error)
+            self._reading.report_error(error)
             return False
         if not had:
             buffer.taken_at = self._reactor.seconds()
@@ -331,7 +331,7 @@ class Fetcher:
             lane.failures += 1
             self._again(lane, 0 if lane.failures == 1 else MAX_RETRY_SECONDS)
             return
-        self._reading.trouble(error_for(error, f"fetching from {self._topic}"))
+        self._reading.report_error(error_for(error, f"fetching from {self._topic}"))
         self._again(lane, MAX_RETRY_SECONDS)
 
     def _refused(self, buffer: Prefetch, found: FetchedPartition) -> bool:
@@ -346,7 +346,7 @@ class Fetcher:
         if found.error in REROUTE:
             return True
         self.hold(buffer.partition)
-        self._reading.trouble(error_for(found.error, f"fetching from {self._topic} partition {buffer.partition}"))
+        self._reading.report_error(error_for(found.error, f"fetching from {self._topic} partition {buffer.partition}"))
         return False
 
     def _failed(self, failure: Failure, lane: _Lane) -> None:

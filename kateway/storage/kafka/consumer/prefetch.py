@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from kateway.errors import CorruptRecords
 from kateway.model import Record
-from kateway.storage.kafka.protocol.record_batches import Batch, batches, decode
+from kateway.storage.kafka.protocol.record_batches import RecordBatch, batches, decode
 
 
 class Prefetch:
@@ -40,7 +40,7 @@ class Prefetch:
         """Of partitions that are to be asked for differently, or not: whoever asks puts its own set here."""
         self._least = limit
         self._most = most
-        self._batches: list[Batch] = []
+        self._batches: list[RecordBatch] = []
         self._records: list[Record] = []
         """The head batch, decoded as far as it is not taken: from ``_at`` on."""
         self._at = 0

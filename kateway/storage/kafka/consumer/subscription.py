@@ -133,7 +133,7 @@ class KafkaSubscription:
             buffer.start_at(offset)
             self._fetcher.fill()
 
-    def rest(self, partition: int) -> None:
+    def pause(self, partition: int) -> None:
         """Lets go of what was fetched, until somebody takes."""
         buffer = self._fetcher.buffers.get(partition)
         if buffer is not None and buffer.position is not None:
@@ -337,7 +337,7 @@ class KafkaSubscription:
         self._first_ends.pop(partition, None)
         self._own(self._start_by_rule([partition]))
 
-    def trouble(self, error: KatewayError) -> None:
+    def report_error(self, error: KatewayError) -> None:
         """A broker refuses a fetch, or what it holds cannot be read."""
         if isinstance(error, CorruptRecords):
             error = Unavailable(error.detail)
@@ -347,7 +347,7 @@ class KafkaSubscription:
 
     async def _report(self, error: KatewayError) -> None:
         await deferLater(self._reactor, 0)
-        self.trouble(error)
+        self.report_error(error)
 
     # --- coroutines that nobody waits for ----------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ class KafkaSubscription:
             try:
                 return await ask()
             except KatewayError as error:
-                self.trouble(error)
+                self.report_error(error)
                 if not error.retriable:
                     raise
             await deferLater(self._reactor, RETRY_SECONDS)

@@ -25,7 +25,7 @@ from kateway.model import Receipt
 from kateway.storage.interface import Outcome
 from kateway.storage.kafka.cluster.client import Pool
 from kateway.storage.kafka.cluster.connection import NeverSent
-from kateway.storage.kafka.producer.partition_queue import MAX_IN_FLIGHT, Batch, Lane, Verdict
+from kateway.storage.kafka.producer.partition_queue import MAX_IN_FLIGHT, Lane, QueuedBatch, Verdict
 from kateway.storage.kafka.producer.pending import Pending
 from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, NOT_LEADER, error_for
 from kateway.storage.kafka.protocol.metadata import API_VERSIONS, API_VERSIONS_VERSION
@@ -33,7 +33,7 @@ from kateway.storage.kafka.protocol.primitives import MalformedResponse
 from kateway.storage.kafka.protocol.produce_requests import (
     PRODUCE,
     PRODUCE_VERSION,
-    Written,
+    ProduceResult,
     decode_produced,
     encode_produce,
 )
@@ -97,7 +97,7 @@ class Flight:
 
     __slots__ = ("answer", "batches", "over", "since")
 
-    def __init__(self, batches: list[tuple[PartitionLane, Batch[Pending]]], since: float) -> None:
+    def __init__(self, batches: list[tuple[PartitionLane, QueuedBatch[Pending]]], since: float) -> None:
         self.batches = batches
         self.since = since
         self.over = False
@@ -120,7 +120,7 @@ class Sender:
         acks: int,
         *,
         now_ms: Callable[[], int],
-        failed: Callable[[PartitionLane, Batch[Pending], Verdict, KatewayError], None],
+        failed: Callable[[PartitionLane, QueuedBatch[Pending], Verdict, KatewayError], None],
         released: Callable[[int], None],
         expire: Callable[[PartitionLane, float], None],
     ) -> None:
@@ -204,7 +204,7 @@ class Sender:
     def _send(self) -> bool:
         """Makes one request of what is ready. False where nothing may go."""
         room = self._max_request_bytes
-        chosen: list[tuple[PartitionLane, Batch[Pending]]] = []
+        chosen: list[tuple[PartitionLane, QueuedBatch[Pending]]] = []
         topics: dict[str, list[tuple[int, bytes]]] = {}
         again: list[PartitionLane] = []
         now = self._seconds()
@@ -248,7 +248,7 @@ class Sender:
         self._fly(chosen, encode_produce(self.acks, int(self._timeout_seconds * 1000), topics), now)
         return True
 
-    def _fly(self, batches: list[tuple[PartitionLane, Batch[Pending]]], body: bytes, now: float) -> None:
+    def _fly(self, batches: list[tuple[PartitionLane, QueuedBatch[Pending]]], body: bytes, now: float) -> None:
         flight = Flight(batches, now)
         self._flew_at = now
         self.flights[flight] = None
@@ -312,7 +312,7 @@ class Sender:
                 told.append((item, Receipt(partition, at if offset >= 0 else None)))
         self._released(size)
 
-    def _refused(self, lane: PartitionLane, batch: Batch[Pending], found: Written) -> None:
+    def _refused(self, lane: PartitionLane, batch: QueuedBatch[Pending], found: ProduceResult) -> None:
         verdict = _VERDICTS.get(found.error, Verdict.LOST)
         if found is _NOT_SAID or (found.error == NOT_LEADER and self.acks == -1):
             # a leader that is replaced while it waits for its replicas says so of what it has written, too
@@ -321,7 +321,7 @@ class Sender:
         about = f"{lane.topic} partition {lane.partition}"
         self._fail(lane, batch, verdict, error_for(found.error, about))
 
-    def _fail(self, lane: PartitionLane, batch: Batch[Pending], verdict: Verdict, error: KatewayError) -> None:
+    def _fail(self, lane: PartitionLane, batch: QueuedBatch[Pending], verdict: Verdict, error: KatewayError) -> None:
         if verdict not in _NO_BACKOFF:
             lane.backoff_seconds = _longer(lane.backoff_seconds)
             lane.not_before = self._seconds() + lane.backoff_seconds
@@ -354,8 +354,8 @@ class Sender:
         return failure
 
 
-_NOT_SAID = Written(-1, -1)
-_TAKEN = Written(0, -1)
+_NOT_SAID = ProduceResult(-1, -1)
+_TAKEN = ProduceResult(0, -1)
 
 
 def _why_unknown(failure: Failure) -> str:

@@ -55,7 +55,7 @@ class Verdict(Enum):
     """An answer that says nothing: the batch is given up and may have been written."""
 
 
-class Item:
+class QueueItem:
     """A message in a lane. ``settled``: its caller has an outcome; its number is still needed."""
 
     __slots__ = ("deadline", "settled", "size")
@@ -66,10 +66,10 @@ class Item:
         self.settled = False
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741
+I = TypeVar("I", bound=QueueItem)  # noqa: E741
 
 
-class Batch(Generic[I]):
+class QueuedBatch(Generic[I]):
     """Items that go under one number. ``data`` is the caller's: the encoded bytes, made once."""
 
     __slots__ = ("alone", "data", "identity", "in_flight", "items", "sequence", "size", "unknown")
@@ -119,7 +119,7 @@ class Lane(Generic[I]):
         self.numbered = numbered
         self.max_batch_bytes = max_batch_bytes
         self.queue: deque[I] = deque()
-        self.batches: deque[Batch[I]] = deque()
+        self.batches: deque[QueuedBatch[I]] = deque()
         self.in_flight = 0
         self.identity: Identity | None = None
         self.proven = False
@@ -155,7 +155,7 @@ class Lane(Generic[I]):
         self.proven = False
         self._acknowledged = 0
 
-    def next(self, room: int, *, first: bool) -> Batch[I] | None:
+    def next(self, room: int, *, first: bool) -> QueuedBatch[I] | None:
         """The batch to send now; it counts as in flight. ``None`` where none may go or it is larger than ``room``;
         with ``first`` (nothing else is in the request) one goes whatever its size.
         """
@@ -175,7 +175,7 @@ class Lane(Generic[I]):
         self.in_flight += 1
         return batch
 
-    def _form(self, room: int, first: bool) -> Batch[I] | None:
+    def _form(self, room: int, first: bool) -> QueuedBatch[I] | None:
         limit = min(room, self.max_batch_bytes)
         queue = self.queue
         size = BATCH_OVERHEAD_BYTES + queue[0].size
@@ -186,11 +186,11 @@ class Lane(Generic[I]):
             item = queue.popleft()
             items.append(item)
             size += item.size
-        batch = Batch(items, size, self.identity, self.batches[-1].end if self.batches else self._acknowledged)
+        batch = QueuedBatch(items, size, self.identity, self.batches[-1].end if self.batches else self._acknowledged)
         self.batches.append(batch)
         return batch
 
-    def answered(self, batch: Batch[I], verdict: Verdict) -> tuple[list[I], list[I]]:
+    def answered(self, batch: QueuedBatch[I], verdict: Verdict) -> tuple[list[I], list[I]]:
         """Takes what became of a batch. Gives the items that it settles in the verdict's sense, and those that are
         lost to sight: they may have been written. Both have left the lane. A batch not in flight is ignored.
         """
@@ -224,7 +224,7 @@ class Lane(Generic[I]):
             self._broken = True
         return settled, lost + self._repair()
 
-    def _remove(self, batch: Batch[I]) -> None:
+    def _remove(self, batch: QueuedBatch[I]) -> None:
         if self.batches and self.batches[0] is batch:
             self.batches.popleft()
         else:

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from kateway.errors import Unavailable
 from kateway.model import Message
 from kateway.storage.interface import Outcome
-from kateway.storage.kafka.producer.partition_queue import Item
+from kateway.storage.kafka.producer.partition_queue import QueueItem
 
 
 class Handed(Deferred[list[Outcome]]):
@@ -17,7 +17,7 @@ class Handed(Deferred[list[Outcome]]):
         """Does nothing."""
 
 
-class Call:
+class PendingCall:
     """A publish of several messages: answered when the last of them is."""
 
     __slots__ = ("deferred", "left", "outcomes")
@@ -37,13 +37,13 @@ class Call:
 _PENDING = Unavailable("the outcome is not there yet")
 
 
-class Pending(Item):
+class Pending(QueueItem):
     """A message on its way, and whom to tell: a call, or for a message that came alone the Deferred itself."""
 
     __slots__ = ("call", "index", "message")
 
     def __init__(
-        self, size: int, deadline: float, message: Message, call: Call | Deferred[list[Outcome]], index: int
+        self, size: int, deadline: float, message: Message, call: PendingCall | Deferred[list[Outcome]], index: int
     ) -> None:
         self.size = size
         self.deadline = deadline
@@ -55,7 +55,7 @@ class Pending(Item):
     def settle(self, outcome: Outcome) -> None:
         self.settled = True
         call = self.call
-        if call.__class__ is Call:
+        if call.__class__ is PendingCall:
             call.settle(self.index, outcome)
         else:
             call.callback([outcome])  # type: ignore[union-attr]

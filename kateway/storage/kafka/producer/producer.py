@@ -32,10 +32,10 @@ from kateway.storage.interface import Outcome
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.producer.broker_sender import PartitionLane, Sender
 from kateway.storage.kafka.producer.metadata_waits import Lookup, Lookups
-from kateway.storage.kafka.producer.partition_queue import Batch, Verdict
-from kateway.storage.kafka.producer.pending import Call, Handed, Pending
+from kateway.storage.kafka.producer.partition_queue import QueuedBatch, Verdict
+from kateway.storage.kafka.producer.pending import Handed, Pending, PendingCall
 from kateway.storage.kafka.producer.producer_ids import Identities
-from kateway.storage.kafka.producer.topic_route import Route
+from kateway.storage.kafka.producer.topic_route import TopicRoute
 from kateway.storage.kafka.protocol.record_batches import encoded_size
 from kateway.storage.partitioner import Partitioner
 
@@ -71,7 +71,7 @@ class Producer:
         self._pools = {-1: client.pool("produce"), 0: client.pool("acks0")}
         self._pools[1] = self._pools[-1]
         self._identities = Identities(client, self._identified)
-        self._routes: dict[tuple[str, int], Route] = {}
+        self._routes: dict[tuple[str, int], TopicRoute] = {}
         self._partitioners: dict[str, Partitioner] = {}
         self._senders: dict[tuple[int, int], Sender] = {}
         self._active: dict[PartitionLane, None] = {}
@@ -148,10 +148,10 @@ class Producer:
         self._enqueue(route, messages, deadline, deferred)
 
     def _enqueue(
-        self, route: Route, messages: Sequence[Message], deadline: float, deferred: Deferred[list[Outcome]]
+        self, route: TopicRoute, messages: Sequence[Message], deadline: float, deferred: Deferred[list[Outcome]]
     ) -> None:
         """Puts messages, whose bytes count already, into their lanes: what a lane needs is done once for all of its."""
-        call = Call(deferred, len(messages))
+        call = PendingCall(deferred, len(messages))
         lanes = route.lanes
         count = len(lanes)
         by_lane: dict[int, list[Pending]] = {}
@@ -212,7 +212,7 @@ class Producer:
 
     # --- where lanes are served --------------------------------------------------------------------------------
 
-    def _route(self, topic: str, acks: int) -> Route | None:
+    def _route(self, topic: str, acks: int) -> TopicRoute | None:
         """A topic's lanes, as many as it has partitions; ``None`` where it is not known."""
         count = self._client.partition_count(topic)
         if count is None:
@@ -220,7 +220,7 @@ class Producer:
         route = self._routes.get((topic, acks))
         if route is None:
             partitioner = self._partitioners.setdefault(topic, Partitioner())
-            route = self._routes[topic, acks] = Route(partitioner)
+            route = self._routes[topic, acks] = TopicRoute(partitioner)
         for partition in range(len(route.lanes), count):
             numbered = acks == -1 and self._identities.allowed
             lane = PartitionLane(
@@ -295,7 +295,7 @@ class Producer:
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 
-    def _failed(self, lane: PartitionLane, batch: Batch[Pending], verdict: Verdict, error: KatewayError) -> None:
+    def _failed(self, lane: PartitionLane, batch: QueuedBatch[Pending], verdict: Verdict, error: KatewayError) -> None:
         """Told by a sender of a batch that was not simply written."""
         settled, lost = lane.answered(batch, verdict)
         if verdict in (Verdict.NOT_WRITTEN, Verdict.UNKNOWN):

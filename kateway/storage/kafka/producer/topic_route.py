@@ -9,7 +9,7 @@ from kateway.storage.kafka.producer.broker_sender import PartitionLane
 from kateway.storage.partitioner import Partitioner
 
 
-class Route:
+class TopicRoute:
     """A topic's lanes for one kind of acknowledgement."""
 
     __slots__ = ("choose", "lanes")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from kateway.storage.kafka.protocol.primitives import Reader, array, data, i16, i32, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, array, data, i16, i32, string
 
 JOIN_GROUP, JOIN_GROUP_VERSION, NAMING_JOIN_GROUP_VERSION = 11, 2, 4
 HEARTBEAT, HEARTBEAT_VERSION = 12, 0
@@ -51,7 +51,7 @@ def encode_join(
 
 def decode_join(body: bytes) -> Joined:
     """JoinGroup answer v2 to v4."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
 
     def member() -> tuple[str, bytes]:
@@ -72,7 +72,7 @@ def encode_sync(group: str, generation: int, member: str, assignments: Mapping[s
 
 def decode_sync(body: bytes) -> tuple[int, bytes]:
     """SyncGroup answer v0: error and this member's assignment."""
-    read = Reader(body)
+    read = ByteReader(body)
     return read.i16(), read.data()
 
 
@@ -88,7 +88,7 @@ def encode_leave(group: str, member: str) -> bytes:
 
 def decode_error(body: bytes) -> int:
     """The answers to Heartbeat v0 and LeaveGroup v0 are an error code each."""
-    return Reader(body).i16()
+    return ByteReader(body).i16()
 
 
 def encode_metadata(topics: Sequence[str]) -> bytes:
@@ -98,7 +98,7 @@ def encode_metadata(topics: Sequence[str]) -> bytes:
 
 def decode_metadata(body: bytes) -> list[str]:
     """The topics that a member subscribes to; what later versions add behind them is not looked at."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i16()  # version
     return read.array(read.string)
 
@@ -113,7 +113,7 @@ def decode_assignment(body: bytes) -> dict[str, list[int]]:
     """What a member is assigned; nothing at all where the assignment is empty."""
     if not body:
         return {}
-    read = Reader(body)
+    read = ByteReader(body)
     read.i16()  # version
 
     def topic() -> tuple[str, list[int]]:

@@ -12,7 +12,7 @@ import attrs
 
 from kateway.config.addresses import Address
 from kateway.model import TopicInfo
-from kateway.storage.kafka.protocol.primitives import Reader, i32
+from kateway.storage.kafka.protocol.primitives import ByteReader, i32
 
 METADATA = 3
 METADATA_VERSION = 4
@@ -63,7 +63,7 @@ class ClusterView:
 
 def decode_metadata(body: bytes) -> ClusterView:
     """Metadata response v4."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
 
     def broker() -> tuple[int, Address]:
@@ -98,7 +98,7 @@ def decode_metadata(body: bytes) -> ClusterView:
 
 def decode_api_versions(body: bytes) -> dict[int, tuple[int, int]]:
     """ApiVersions response v0: api key → (lowest, highest version); empty where the broker refused to say."""
-    read = Reader(body)
+    read = ByteReader(body)
     if read.i16() != 0:
         return {}
 

@@ -61,7 +61,7 @@ def size_and_correlation(buffer: bytes | bytearray, at: int) -> tuple[int, int]:
     return size, correlation_id
 
 
-class Reader:
+class ByteReader:
     """Reads wire types one after another; every method moves on. ``MalformedResponse`` where there is too little."""
 
     __slots__ = ("_data", "at")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from struct import Struct, error
 from typing import NamedTuple
 
-from kateway.storage.kafka.protocol.primitives import MalformedResponse, Reader, i16, i32, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, MalformedResponse, i16, i32, string
 
 PRODUCE = 0
 PRODUCE_VERSION = 7
@@ -21,7 +21,7 @@ _PARTITION_AND_SIZE = Struct(">ii")
 _PARTITION_ANSWER = Struct(">ihqqq")
 
 
-class Written(NamedTuple):
+class ProduceResult(NamedTuple):
     """What a broker says of one partition's batch."""
 
     error: int
@@ -47,17 +47,17 @@ def encode_produce(acks: int, timeout_ms: int, batches: Mapping[str, Iterable[tu
     return b"".join(parts)
 
 
-def decode_produced(body: bytes) -> dict[tuple[str, int], Written]:
+def decode_produced(body: bytes) -> dict[tuple[str, int], ProduceResult]:
     """The answer: (topic, partition) → what became of its batch. ``MalformedResponse`` where it is broken."""
-    read = Reader(body)
-    found: dict[tuple[str, int], Written] = {}
+    read = ByteReader(body)
+    found: dict[tuple[str, int], ProduceResult] = {}
     try:
         for _ in range(read.i32()):
             topic = read.string()
             for _ in range(read.i32()):
                 partition, code, base_offset, _, _ = _PARTITION_ANSWER.unpack_from(body, read.at)
                 read.at += _PARTITION_ANSWER.size
-                found[topic, partition] = Written(code, base_offset)
+                found[topic, partition] = ProduceResult(code, base_offset)
     except error as short:
         raise MalformedResponse("the answer to Produce ends too early") from short
     return found
@@ -70,7 +70,7 @@ def encode_init_producer_id() -> bytes:
 
 def decode_init_producer_id(body: bytes) -> tuple[int, Identity]:
     """Error code and, where that is 0, the identity."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     code = read.i16()
     return code, Identity(read.i64(), read.i16())

@@ -46,7 +46,7 @@ _crc32c = google_crc32c.value
 _new_record = tuple.__new__
 
 
-class Batch(NamedTuple):
+class RecordBatch(NamedTuple):
     """A batch that was looked at and not decoded."""
 
     base_offset: int
@@ -170,13 +170,13 @@ def encoded_size(message: Message) -> int:
 # --- decoding --------------------------------------------------------------------------------------------------
 
 
-def batches(blob: bytes, aborted: Sequence[tuple[int, int]] = ()) -> list[Batch]:
+def batches(blob: bytes, aborted: Sequence[tuple[int, int]] = ()) -> list[RecordBatch]:
     """Splits what a fetch answered into batches; one that is cut off at the end is left out.
 
     ``aborted``: (producer id, first offset) of the aborted transactions that the fetch answer named
     (``isolation=read_committed``); their records are marked hidden.
     """
-    found: list[Batch] = []
+    found: list[RecordBatch] = []
     coming = sorted(aborted, key=lambda entry: entry[1], reverse=True)
     under_way: set[int] = set()
     position, end = 0, len(blob)
@@ -192,7 +192,7 @@ def batches(blob: bytes, aborted: Sequence[tuple[int, int]] = ()) -> list[Batch]
         position = stop
         if magic < 2:
             offset = int.from_bytes(data[:8], "big", signed=True)
-            found.append(Batch(offset, offset, 1, data, False, magic))
+            found.append(RecordBatch(offset, offset, 1, data, False, magic))
             continue
         base, _, _, _, _, attributes, delta, _, _, producer_id, _, _, count = _HEADER.unpack_from(data)
         if delta < 0 or count < 0 or base < 0:
@@ -207,7 +207,7 @@ def batches(blob: bytes, aborted: Sequence[tuple[int, int]] = ()) -> list[Batch]
             hidden = True
             if _is_abort(data):
                 under_way.discard(producer_id)
-        found.append(Batch(base, last, count, data, hidden, magic))
+        found.append(RecordBatch(base, last, count, data, hidden, magic))
     return found
 
 
@@ -225,7 +225,7 @@ def _is_abort(data: bytes) -> bool:
     return size >= 4 and data[position : position + 4] == _ABORT_MARKER
 
 
-def decode(batch: Batch, from_offset: int = 0, *, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> list[Record]:
+def decode(batch: RecordBatch, from_offset: int = 0, *, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> list[Record]:
     """Decodes a batch's records from ``from_offset`` on; none of a hidden one. Checks the CRC.
 
     ``max_bytes`` bounds what a compressed batch may grow to.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kateway.model import Committed
-from kateway.storage.kafka.protocol.primitives import Reader, array, i8, i16, i32, i64, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, array, i8, i16, i32, i64, string
 
 FETCH, FETCH_VERSION = 1, 10
 LIST_OFFSETS, LIST_OFFSETS_VERSION = 2, 2
@@ -101,7 +101,7 @@ def encode_fetch(
 
 def decode_fetch(body: bytes) -> tuple[int, int, list[FetchedPartition]]:
     """Fetch answer v10: the error of the whole, the session, the partitions of all its topics (one was asked for)."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     error = read.i16()
     session = read.i32()
@@ -129,7 +129,7 @@ def encode_list_offsets(topic: str, timestamps: Mapping[int, int]) -> bytes:
 
 def decode_list_offsets(body: bytes) -> dict[int, tuple[int, int]]:
     """ListOffsets answer v2: partition → (error, offset); offset -1 where no record is that late."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     found: dict[int, tuple[int, int]] = {}
 
@@ -155,7 +155,7 @@ def encode_offset_commit(
 
 def decode_offset_commit(body: bytes) -> dict[int, int]:
     """OffsetCommit answer v2: partition → error."""
-    read = Reader(body)
+    read = ByteReader(body)
     found: dict[int, int] = {}
 
     def partition() -> None:
@@ -173,7 +173,7 @@ def encode_offset_fetch(group: str, topic: str, partitions: Iterable[int]) -> by
 
 def decode_offset_fetch(body: bytes) -> dict[int, tuple[int, Committed | None]]:
     """OffsetFetch answer v1: partition → (error, what is committed)."""
-    read = Reader(body)
+    read = ByteReader(body)
     found: dict[int, tuple[int, Committed | None]] = {}
 
     def partition() -> None:
@@ -184,7 +184,7 @@ def decode_offset_fetch(body: bytes) -> dict[int, tuple[int, Committed | None]]:
     return found
 
 
-def _each_topic(read: Reader, partition: object) -> None:
+def _each_topic(read: ByteReader, partition: object) -> None:
     def topic() -> None:
         read.string()
         read.array(partition)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ def encode_find_coordinator(group: str) -> bytes:
 
 def decode_find_coordinator(body: bytes) -> tuple[int, int]:
     """FindCoordinator answer v0: error and node id."""
-    read = Reader(body)
+    read = ByteReader(body)
     return read.i16(), read.i32()
 
 
@@ -210,7 +210,7 @@ def encode_describe_groups(group: str) -> bytes:
 
 def decode_describe_groups(body: bytes) -> tuple[int, str, int]:
     """DescribeGroups answer v0 of one group: error, state (``Empty``, ``Dead``, ``Stable``, …), members."""
-    read = Reader(body)
+    read = ByteReader(body)
     if read.i32() != 1:
         return 0, "Dead", 0
     error = read.i16()
@@ -235,7 +235,7 @@ def encode_create_topic(
 
 def decode_create_topic(body: bytes) -> tuple[int, str]:
     """CreateTopics answer v2 of one topic, or CreatePartitions answer v1: error and the broker's own words."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     if read.i32() != 1:
         return -1, "the broker answered for another number of topics"
@@ -259,7 +259,7 @@ def encode_topic_setting(topic: str, name: str, value: str) -> bytes:
 
 def decode_topic_setting(body: bytes) -> tuple[int, str]:
     """IncrementalAlterConfigs answer v0 of one topic: error and the broker's words for it."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     read.i32()  # one resource
     return read.i16(), read.nullable_string() or ""
@@ -272,7 +272,7 @@ def encode_delete_topic(topic: str, timeout_ms: int) -> bytes:
 
 def decode_delete_topic(body: bytes) -> int:
     """DeleteTopics answer v1 of one topic: error."""
-    read = Reader(body)
+    read = ByteReader(body)
     read.i32()  # throttle time
     if read.i32() != 1:
         return -1

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 
 from kateway.config.schema import AuthConfig, Config
 from kateway.core.access.authentication import Credentials, build_failures
-from kateway.core.access.authorization import Asked, BindingAuthorizer, Grant, build_authorizer
+from kateway.core.access.authorization import AccessRequest, BindingAuthorizer, Grant, build_authorizer
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.errors import AmbiguousTopic, ConfigError, Denied, TopicNotFound, TopicRetired, Unauthorized
@@ -54,7 +54,7 @@ SNAPSHOT = registered(
 
 
 def ask(principal: Principal, *asked: str, snapshot: Snapshot = SNAPSHOT) -> Grant:
-    return BindingAuthorizer(max_deliveries=7).authorize(principal, Asked(*asked), snapshot)  # type: ignore[arg-type]
+    return BindingAuthorizer(max_deliveries=7).authorize(principal, AccessRequest(*asked), snapshot)  # type: ignore[arg-type]
 
 
 def test_an_application_publishes_to_and_reads_its_own_topics() -> None:
@@ -136,7 +136,7 @@ def test_a_deprecated_topic_says_so_in_headers() -> None:
 
 def test_what_was_granted_holds_only_for_its_snapshot() -> None:
     authorizer = BindingAuthorizer()
-    asked = Asked("subscribe", "v1", "app1.orders", "billing")
+    asked = AccessRequest("subscribe", "v1", "app1.orders", "billing")
     granted = authorizer.authorize(APP2, asked, SNAPSHOT)
     assert authorizer.authorize(APP2, asked, SNAPSHOT) is granted
     with pytest.raises(Denied):
@@ -159,12 +159,12 @@ def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
     failures = build_failures(AuthConfig(), clock.seconds)
     quotas = Quotas(seconds=clock.seconds)
     access = build_access(Config(), quotas, failures, snapshot=lambda: current, now=clock.seconds)
-    asked = Asked("subscribe", "v1", "orders", "g")
-    admission = access.admit(Credentials("192.0.2.1", b"k", b"s"), asked)
-    assert admission.principal == Principal("app2", "k")
-    assert not admission.allowance.counts
+    asked = AccessRequest("subscribe", "v1", "orders", "g")
+    permission = access.admit(Credentials("192.0.2.1", b"k", b"s"), asked)
+    assert permission.principal == Principal("app2", "k")
+    assert not permission.allowance.counts
     current = registered(orders, bound, topic("app3", "new"), keys=(key,))
-    assert access.review(admission, asked) is None
+    assert access.review(permission, asked) is None
     for changed, reason in (
         (registered(orders, bound), Unauthorized),
         (registered(orders, keys=(key,)), TopicNotFound),
@@ -174,7 +174,7 @@ def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
     ):
         current = changed
         with pytest.raises(reason):
-            access.review(admission, asked)
+            access.review(permission, asked)
 
 
 def test_every_fault_of_the_rules_configuration_is_named_at_once() -> None:

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from kateway.config.schema import AuthConfig, Config
 from kateway.core.access.authentication import Credentials, Purpose, build_failures
-from kateway.core.access.authorization import Asked
+from kateway.core.access.authorization import AccessRequest
 from kateway.core.access.control import ANYBODY, GuardedEntrance, OpenEntrance
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
@@ -26,18 +26,18 @@ def nobody_looks(_purpose: Purpose) -> Credentials:
 
 
 def test_without_a_registry_the_versions_are_topics_of_the_default_cluster() -> None:
-    entrance = OpenEntrance({"other": OTHER, "default": STORE})
-    visit = entrance.enter(Asked("subscribe", "v1", "foobar", "g"), nobody_looks)
-    assert visit.place == ("default", STORE, "foobar")
-    assert (visit.group, visit.principal, visit.allowance) == ("g", ANYBODY, None)
-    assert entrance.enter(Asked("publish", "v2", "foobar"), nobody_looks).place.topic == "foobar.v2"
-    assert entrance.review(visit) is None
-    assert entrance.read_pause(visit, 1 << 30) == 0.0
+    control = OpenEntrance({"other": OTHER, "default": STORE})
+    authorized = control.enter(AccessRequest("subscribe", "v1", "foobar", "g"), nobody_looks)
+    assert authorized.place == ("default", STORE, "foobar")
+    assert (authorized.group, authorized.principal, authorized.allowance) == ("g", ANYBODY, None)
+    assert control.enter(AccessRequest("publish", "v2", "foobar"), nobody_looks).place.topic == "foobar.v2"
+    assert control.review(authorized) is None
+    assert control.read_pause(authorized, 1 << 30) == 0.0
 
 
 def test_without_a_default_cluster_it_is_the_only_one() -> None:
-    visit = OpenEntrance({"main": STORE}).enter(Asked("publish", "v1", "t"), nobody_looks)
-    assert visit.place.cluster == "main"
+    authorized = OpenEntrance({"main": STORE}).enter(AccessRequest("publish", "v1", "t"), nobody_looks)
+    assert authorized.place.cluster == "main"
 
 
 class Guarded:
@@ -68,20 +68,20 @@ class Guarded:
         failures = build_failures(AuthConfig(), self.clock.seconds)
         quotas = Quotas(seconds=self.clock.seconds)
         access = build_access(Config(), quotas, failures, snapshot=self.now, now=self.clock.seconds)
-        self.entrance = GuardedEntrance(access, stores or {"main": STORE}, self.now, self.clock.seconds)
+        self.control = GuardedEntrance(access, stores or {"main": STORE}, self.now, self.clock.seconds)
 
     def now(self) -> Snapshot:
         return self.snapshot
 
     def enter(self, *asked: str, key: bytes = b"k", secret: bytes = b"s") -> Any:
-        return self.entrance.enter(Asked(*asked), lambda _: Credentials("192.0.2.1", key, secret))  # type: ignore[arg-type]
+        return self.control.enter(AccessRequest(*asked), lambda _: Credentials("192.0.2.1", key, secret))  # type: ignore[arg-type]
 
 
 def test_a_grant_says_where_the_topic_is_and_how_often_it_is_handed_out() -> None:
-    visit = Guarded().enter("subscribe", "v1", "foo", "g")
-    assert visit.place == ("main", STORE, "app1.foo.v1")
-    assert (visit.principal.application, visit.max_deliveries) == ("app2", 3)
-    assert visit.allowance is None, "no quota: nothing to count"
+    authorized = Guarded().enter("subscribe", "v1", "foo", "g")
+    assert authorized.place == ("main", STORE, "app1.foo.v1")
+    assert (authorized.principal.application, authorized.max_deliveries) == ("app2", 3)
+    assert authorized.allowance is None, "no quota: nothing to count"
 
 
 def test_who_is_not_known_or_may_not_is_refused() -> None:
@@ -105,10 +105,10 @@ def test_before_the_registry_was_read_nobody_is_refused_for_being_unknown() -> N
 
 def test_a_visit_is_revoked_when_its_key_is_gone() -> None:
     guarded = Guarded()
-    visit = guarded.enter("subscribe", "v1", "foo", "g")
-    assert guarded.entrance.review(visit) is None
+    authorized = guarded.enter("subscribe", "v1", "foo", "g")
+    assert guarded.control.review(authorized) is None
     guarded.snapshot = Snapshot(
         applications=guarded.snapshot.applications, topics=guarded.snapshot.topics, bindings=guarded.snapshot.bindings
     )
     with pytest.raises(Unauthorized):
-        guarded.entrance.review(visit)
+        guarded.control.review(authorized)

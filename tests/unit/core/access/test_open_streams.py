@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from kateway.core.access.authorization import Asked
-from kateway.core.access.control import Place, Visit
-from kateway.core.access.open_streams import Permits
+from kateway.core.access.authorization import AccessRequest
+from kateway.core.access.control import AuthorizedRequest, Place
+from kateway.core.access.open_streams import OpenStreams
 from kateway.errors import Denied, KatewayError
 from kateway.model import Principal
 
@@ -21,19 +21,19 @@ class World:
         self.gone: set[str] = set()
         self.ends: dict[str, float] = {}
         self.ended: list[tuple[str, KatewayError]] = []
-        self.permits = Permits(self, self.clock, lambda: 1000.0 + self.clock.seconds())  # type: ignore[arg-type]
+        self.open_streams = OpenStreams(self, self.clock, lambda: 1000.0 + self.clock.seconds())  # type: ignore[arg-type]
 
-    def review(self, visit: Visit) -> float | None:
-        expires = self.ends.get(visit.asked.topic, visit.principal.expires)
-        if visit.asked.topic in self.gone or (expires is not None and expires <= 1000.0 + self.clock.seconds()):
+    def review(self, authorized: AuthorizedRequest) -> float | None:
+        expires = self.ends.get(authorized.asked.topic, authorized.principal.expires)
+        if authorized.asked.topic in self.gone or (expires is not None and expires <= 1000.0 + self.clock.seconds()):
             raise Denied("gone")
         return expires
 
     def hold(self, topic: str, expires: float | None = None) -> Any:
         principal = Principal("app", "key", expires)
-        asked = Asked("subscribe", "v1", topic)
-        visit = Visit(Place("default", None, topic), "", principal, None, (), asked, None)  # type: ignore[arg-type]
-        return self.permits.hold(visit, lambda error: self.ended.append((topic, error)))
+        asked = AccessRequest("subscribe", "v1", topic)
+        authorized = AuthorizedRequest(Place("default", None, topic), "", principal, None, (), asked, None)  # type: ignore[arg-type]
+        return self.open_streams.hold(authorized, lambda error: self.ended.append((topic, error)))
 
     @property
     def topics(self) -> list[str]:
@@ -45,10 +45,10 @@ def test_a_recheck_ends_those_whose_permission_is_gone() -> None:
     world.hold("a")
     world.hold("b")
     world.gone = {"b"}
-    world.permits.recheck()
-    world.permits.recheck()
+    world.open_streams.recheck()
+    world.open_streams.recheck()
     assert world.topics == ["b"]
-    assert len(world.permits) == 1
+    assert len(world.open_streams) == 1
 
 
 def test_one_that_ended_by_itself_is_forgotten() -> None:
@@ -57,9 +57,9 @@ def test_one_that_ended_by_itself_is_forgotten() -> None:
     release()
     release()
     world.gone = {"a"}
-    world.permits.recheck()
+    world.open_streams.recheck()
     assert world.ended == []
-    assert len(world.permits) == 0
+    assert len(world.open_streams) == 0
     assert world.clock.getDelayedCalls() == []
 
 
@@ -87,8 +87,8 @@ def test_an_end_that_comes_to_be_known_later_is_kept_too() -> None:
     world = World()
     world.hold("a")
     world.ends = {"a": 1010.0}
-    world.permits.recheck()
-    world.permits.recheck()
+    world.open_streams.recheck()
+    world.open_streams.recheck()
     assert len(world.clock.getDelayedCalls()) == 1
     world.clock.advance(9.9)
     assert world.topics == []
@@ -121,14 +121,14 @@ def test_an_end_that_releases_at_once_is_fine() -> None:
     world = World()
     releases: list[Any] = []
     visit_end: list[KatewayError] = []
-    principal, asked = Principal("app"), Asked("subscribe", "v1", "a")
-    visit = Visit(Place("default", None, "a"), "", principal, None, (), asked, None)  # type: ignore[arg-type]
+    principal, asked = Principal("app"), AccessRequest("subscribe", "v1", "a")
+    authorized = AuthorizedRequest(Place("default", None, "a"), "", principal, None, (), asked, None)  # type: ignore[arg-type]
 
     def end(error: KatewayError) -> None:
         visit_end.append(error)
         releases[0]()
 
-    releases.append(world.permits.hold(visit, end))
+    releases.append(world.open_streams.hold(authorized, end))
     world.gone = {"a"}
-    world.permits.recheck()
+    world.open_streams.recheck()
     assert len(visit_end) == 1

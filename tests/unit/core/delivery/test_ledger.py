@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kateway.core.delivery.batch import Ack, State, Taken
+from kateway.core.delivery.batch import Ack, Batch, State
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.delivery.redeliveries import Repeats
 from kateway.errors import Conflict
@@ -13,46 +13,46 @@ def records(*offsets: int) -> list[Record]:
     return [Record(offset, 0, None, b"v") for offset in offsets]
 
 
-def fly(delivery: Delivery, *offsets: int) -> Taken:
+def fly(delivery: Delivery, *offsets: int) -> Batch:
     start, fresh = delivery.receive(records(*offsets), offsets[0])
     return delivery.fly(start, fresh, 0.0)
 
 
-def lease(delivery: Delivery, *offsets: int, until: float = 10.0) -> Taken:
+def lease(delivery: Delivery, *offsets: int, until: float = 10.0) -> Batch:
     start, fresh = delivery.receive(records(*offsets), offsets[0])
-    taken = delivery.lease(start, fresh, "token", until, 0.0)
-    taken.was_sent(0, [1] * len(offsets), len(offsets))
-    return taken
+    batch = delivery.lease(start, fresh, "token", until, 0.0)
+    batch.was_sent(0, [1] * len(offsets), len(offsets))
+    return batch
 
 
 def test_a_batch_cut_by_what_its_client_says_still_knows_where_its_records_end() -> None:
     delivery = Delivery(0)
-    taken = fly(delivery, 0, 1, 2, 3)
-    taken.was_sent(100, [10, 20, 30, 40], 200)
+    batch = fly(delivery, 0, 1, 2, 3)
+    batch.was_sent(100, [10, 20, 30, 40], 200)
     assert delivery.acknowledge_upto(0) is None
-    assert [taken.whole_records(position) for position in (129, 130, 159, 160, 199, 200)] == [0, 1, 1, 2, 2, 3]
-    delivery.settle_some(taken, taken.whole_records(160))
+    assert [batch.whole_records(position) for position in (129, 130, 159, 160, 199, 200)] == [0, 1, 1, 2, 2, 3]
+    delivery.settle_some(batch, batch.whole_records(160))
     assert delivery.floor == 3
-    assert delivery.give_back(taken) == 3
+    assert delivery.give_back(batch) == 3
 
 
 def test_a_batch_with_holes_knows_its_offsets_after_it_let_go_of_its_records() -> None:
     delivery = Delivery(0)
-    taken = fly(delivery, 2, 5, 9)
-    taken.was_sent(0, [1, 1, 1], 3)
-    assert taken.records == []
-    delivery.settle_some(taken, 2)
+    batch = fly(delivery, 2, 5, 9)
+    batch.was_sent(0, [1, 1, 1], 3)
+    assert batch.records == []
+    delivery.settle_some(batch, 2)
     assert delivery.floor == 6
-    assert (taken.first, taken.start, taken.count) == (9, 6, 1)
-    delivery.settle(taken)
+    assert (batch.first, batch.start, batch.count) == (9, 6, 1)
+    delivery.settle(batch)
     assert delivery.floor == 10
 
 
 def test_a_block_compressed_as_one_piece_is_read_whole_or_not_at_all() -> None:
-    taken = fly(Delivery(0), 0, 1, 2)
-    taken.was_sent(0, [100], 100)
-    assert taken.whole_records(99) == 0
-    assert taken.whole_records(100) == 3
+    batch = fly(Delivery(0), 0, 1, 2)
+    batch.was_sent(0, [100], 100)
+    assert batch.whole_records(99) == 0
+    assert batch.whole_records(100) == 3
 
 
 def test_an_auto_reader_gets_what_came_back_from_leases_only_as_far_as_it_hangs_together() -> None:
@@ -75,10 +75,10 @@ def test_what_is_leased_is_not_read_again_with_what_came_back_below_it() -> None
     unsent = lease(delivery, 0, 1, 2, 3)
     assert delivery.acknowledge(Ack(0, 0, outcome="retry"), 0.0) is None
     assert delivery.expire(0.0)
-    taken = delivery.fly_again(1, 100, 0.0)
-    assert taken is not None
+    batch = delivery.fly_again(1, 100, 0.0)
+    assert batch is not None
     assert unsent.items is not None
-    assert delivery.give_back(taken) == 0
+    assert delivery.give_back(batch) == 0
     start, fresh = delivery.receive(records(0, 1, 2, 3), 0)
     assert (start, [record.offset for record in fresh]) == (0, [0])
     again = delivery.lease(start, fresh, "other", 20.0, 0.0)
@@ -90,18 +90,18 @@ def test_what_is_leased_is_not_read_again_with_what_came_back_below_it() -> None
 
 def test_a_partition_that_begins_anew_is_delivered_from_there_and_committed_anew() -> None:
     delivery = Delivery(0, Committed(50))
-    taken = fly(delivery, 50, 51)
+    batch = fly(delivery, 50, 51)
     fly(delivery, 0, 1)
     assert delivery.floor == 0
-    delivery.settle(taken)
+    delivery.settle(batch)
     assert delivery.floor == 0
     assert delivery.to_commit() == Committed(0)
 
 
 def test_a_record_with_an_auto_reader_cannot_be_acknowledged_by_its_offset() -> None:
     delivery = Delivery(0)
-    taken = fly(delivery, 0, 1)
-    taken.was_sent(0, [1, 1], 2)
+    batch = fly(delivery, 0, 1)
+    batch.was_sent(0, [1, 1], 2)
     assert isinstance(delivery.acknowledge(Ack(0, 1), 0.0), Conflict)
 
 
@@ -132,12 +132,12 @@ def test_an_item_on_its_way_to_the_dead_letters_holds_the_floor_until_it_is_ther
     delivery = Delivery(0, max_deliveries=1)
     lease(delivery, 0, 1)
     delivery.expire(10.0)
-    assert [item.state for item in delivery.dying] == [State.DYING] * 2
+    assert [lease.state for lease in delivery.dying] == [State.DYING] * 2
     assert delivery.acknowledge_upto(1) is None
     assert delivery.floor == 0
-    for item in list(delivery.dying):
-        delivery.complete(item)
-        delivery.complete(item)
+    for dying in list(delivery.dying):
+        delivery.complete(dying)
+        delivery.complete(dying)
     assert delivery.floor == 2
 
 
@@ -154,9 +154,9 @@ def test_what_was_never_handed_out_is_not_acknowledged_with_what_lies_above_it()
 
 def test_what_came_back_is_settled_by_a_client_that_says_it_has_read_it() -> None:
     delivery = Delivery(0)
-    taken = fly(delivery, 0, 1, 2)
-    taken.was_sent(0, [1, 1, 1], 3)
-    assert delivery.give_back(taken) == 0
+    batch = fly(delivery, 0, 1, 2)
+    batch.was_sent(0, [1, 1, 1], 3)
+    assert delivery.give_back(batch) == 0
     assert delivery.acknowledge_upto(1) is None
     assert delivery.floor == 2
     _, fresh = delivery.receive(records(0, 1, 2), 0)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.task import Clock
 
-from kateway.core.delivery.ledger import Ack, Delivery, State, Taken
-from kateway.core.groups.retained import Kept
+from kateway.core.delivery.ledger import Ack, Batch, Delivery, State
+from kateway.core.groups.retained import RetainedState
 from kateway.errors import Conflict, NotFound
 from kateway.model import Committed, Record
 
@@ -32,7 +32,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.end = 0
         self.tokens = 0
         self.stream = 0
-        self.flying: list[Taken] = []
+        self.flying: list[Batch] = []
         self.done: set[int] = set()
         self.attempts: dict[int, int] = {}
         self.leased: dict[int, tuple[str, float]] = {}
@@ -66,21 +66,21 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def deliverable(self) -> list[int]:
         """What the next take should begin with: nothing that is done, or with somebody, or put off."""
-        out = {offset for taken in self.flying for offset in self.offsets(taken)}
+        out = {offset for batch in self.flying for offset in self.offsets(batch)}
         out |= set(self.leased) | set(self.waiting) | self.dying | self.done
         return [record.offset for record in self.log if record.offset not in out]
 
     @staticmethod
-    def offsets(taken: Taken) -> list[int]:
-        if taken.records:
-            return [record.offset for record in taken.records]
-        return taken.offsets if taken.offsets is not None else list(range(taken.first, taken.stop))
+    def offsets(batch: Batch) -> list[int]:
+        if batch.records:
+            return [record.offset for record in batch.records]
+        return batch.offsets if batch.offsets is not None else list(range(batch.first, batch.stop))
 
-    def delivered(self, taken: Taken) -> None:
-        offsets = self.offsets(taken)
+    def delivered(self, batch: Batch) -> None:
+        offsets = self.offsets(batch)
         assert not self.done & set(offsets), "delivered again what was done with"
         assert offsets == self.deliverable()[: len(offsets)], "out of order"
-        for offset, attempt in zip(offsets, taken.attempts or [1] * len(offsets), strict=True):
+        for offset, attempt in zip(offsets, batch.attempts or [1] * len(offsets), strict=True):
             assert attempt == self.attempts.get(offset, 0) + 1, "attempts miscounted"
 
     # --- ack=auto -------------------------------------------------------------------------------------------------
@@ -89,24 +89,24 @@ class DeliveryMachine(RuleBasedStateMachine):
     def take_auto(self, count: int, send: bool) -> None:
         if self.flying and not self.flying[-1].sent:
             return
-        taken = self.delivery.fly_again(count, 100, self.now)
-        if taken is None:
+        batch = self.delivery.fly_again(count, 100, self.now)
+        if batch is None:
             found = self.fetch(count)
             if found is None:
                 assert not self.deliverable(), "lost"
                 return
-            taken = self.delivery.fly(*found, self.now)
-        self.delivered(taken)
-        self.flying.append(taken)
+            batch = self.delivery.fly(*found, self.now)
+        self.delivered(batch)
+        self.flying.append(batch)
         if send:
-            self.send(taken)
+            self.send(batch)
 
-    def send(self, taken: Taken) -> None:
-        for offset in self.offsets(taken):
+    def send(self, batch: Batch) -> None:
+        for offset in self.offsets(batch):
             self.attempts[offset] = self.attempts.get(offset, 0) + 1
-        lengths = [3 + offset % 4 for offset in self.offsets(taken)]
-        taken.was_sent(self.stream, lengths, self.stream + sum(lengths))
-        self.stream = taken.end
+        lengths = [3 + offset % 4 for offset in self.offsets(batch)]
+        batch.was_sent(self.stream, lengths, self.stream + sum(lengths))
+        self.stream = batch.end
 
     @precondition(lambda self: self.flying and not self.flying[-1].sent)
     @rule()
@@ -116,26 +116,26 @@ class DeliveryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying and self.flying[0].sent)
     @rule()
     def settle_the_first_batch(self) -> None:
-        taken = self.flying.pop(0)
-        self.done.update(self.offsets(taken))
-        self.delivery.settle(taken)
+        batch = self.flying.pop(0)
+        self.done.update(self.offsets(batch))
+        self.delivery.settle(batch)
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def disconnect(self, data: st.DataObject) -> None:
         """The client confirmed up to some byte; the rest goes back."""
         first = self.flying[0]
-        ends = [end for taken in self.flying if taken.sent for end in accumulate(taken.lengths, initial=taken.begin)]
+        ends = [end for batch in self.flying if batch.sent for end in accumulate(batch.lengths, initial=batch.begin)]
         confirmed = data.draw(st.sampled_from([first.begin, *ends])) + data.draw(st.integers(-1, 1))
-        for taken in self.flying:
-            if taken.sent:
-                ends = list(accumulate(taken.lengths, initial=taken.begin))[1:]
-                read = [o for o, end in zip(self.offsets(taken), ends, strict=True) if end <= confirmed]
+        for batch in self.flying:
+            if batch.sent:
+                ends = list(accumulate(batch.lengths, initial=batch.begin))[1:]
+                read = [o for o, end in zip(self.offsets(batch), ends, strict=True) if end <= confirmed]
                 self.done.update(read)
-                assert taken.whole_records(confirmed) == len(read)
-            self.delivery.settle_some(taken, taken.whole_records(confirmed))
-        for taken in self.flying:
-            offset = self.delivery.give_back(taken)
+                assert batch.whole_records(confirmed) == len(read)
+            self.delivery.settle_some(batch, batch.whole_records(confirmed))
+        for batch in self.flying:
+            offset = self.delivery.give_back(batch)
             if offset is not None:
                 self.position = offset
         self.flying = []
@@ -150,19 +150,19 @@ class DeliveryMachine(RuleBasedStateMachine):
         token = f"t{self.tokens}"
         until = self.now + seconds
         if self.delivery.has_ready():
-            taken = self.delivery.lease_again(count, 100, token, until, self.now)
+            batch = self.delivery.lease_again(count, 100, token, until, self.now)
         else:
             found = self.fetch(count)
             if found is None:
                 assert not self.deliverable(), "lost"
                 return
-            taken = self.delivery.lease(*found, token, until, self.now)
-        assert taken is not None
-        self.delivered(taken)
+            batch = self.delivery.lease(*found, token, until, self.now)
+        assert batch is not None
+        self.delivered(batch)
         if not sent:
-            assert self.delivery.give_back(taken) is None
+            assert self.delivery.give_back(batch) is None
             return
-        for offset in self.offsets(taken):
+        for offset in self.offsets(batch):
             self.attempts[offset] = self.attempts.get(offset, 0) + 1
             self.leased[offset] = token, until
 
@@ -210,13 +210,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         """An SSE client's id, a WebSocket's pong: up to some record, while batches are on their way or came back."""
         offset = data.draw(st.sampled_from(sorted(self.attempts)))
         assert self.delivery.acknowledge(Ack(0, offset, upto=True), self.now) is None
-        unsent = [o for taken in self.flying if not taken.sent for o in self.offsets(taken)]
+        unsent = [o for batch in self.flying if not batch.sent for o in self.offsets(batch)]
         read = {o for o, times in self.attempts.items() if times and o <= offset} - {*unsent, *self.dying}
         self.done |= read
         for places in (self.leased, self.waiting):
             for o in read & set(places):
                 del places[o]
-        self.flying = [taken for taken in self.flying if not set(self.offsets(taken)) <= read]
+        self.flying = [batch for batch in self.flying if not set(self.offsets(batch)) <= read]
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 10.0]))
     def time_passes(self, seconds: float) -> None:
@@ -236,8 +236,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         """What the delivery wants dead is what the model does; it is done with only when it is written."""
         items = list(self.delivery.dying)
         self.delivery.dying.clear()
-        for item in items:
-            self.delivery.complete(item)
+        for lease in items:
+            self.delivery.complete(lease)
         self.done |= self.dying
         self.dying = set()
 
@@ -270,7 +270,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def goes_and_comes_back(self) -> None:
         """A rebalance gives it to nobody else: everything is as it was."""
         self.commit()
-        kept = Kept(Clock())
+        kept = RetainedState(Clock())
         self.delivery.live = False
         kept.keep("g", self.delivery)
         delivery = kept.take_back("g", 0, self.stored)
@@ -298,10 +298,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert places[State.WAITING] == set(self.waiting)
         assert places[State.DYING] == self.dying
         assert places[State.READY] <= set(self.deliverable())
-        assert {item.record.offset for item in self.delivery.dying} == self.dying
-        for item in items:
-            assert item.attempts == self.attempts.get(item.record.offset, 0)
-        assert list(self.delivery.flights) == sorted(self.flying, key=lambda taken: taken.start)
+        assert {lease.record.offset for lease in self.delivery.dying} == self.dying
+        for lease in items:
+            assert lease.attempts == self.attempts.get(lease.record.offset, 0)
+        assert list(self.delivery.flights) == sorted(self.flying, key=lambda batch: batch.start)
 
     @invariant()
     def what_is_out_is_counted(self) -> None:

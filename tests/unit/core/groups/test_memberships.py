@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from kateway.config.schema import DeliveryConfig
-from kateway.core.delivery.batch import Ack, Taken
+from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.ledger import Delivery
-from kateway.core.groups.memberships import Groups
+from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Reader, Watcher
-from kateway.core.groups.retained import KEPT_SECONDS, Kept
+from kateway.core.groups.retained import KEPT_SECONDS, RetainedState
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
 from kateway.model import Committed, Record
 from kateway.web.exchange import Span
@@ -43,8 +43,8 @@ class Wire:
         if watcher in self.watchers:
             self.watchers.remove(watcher)
 
-    def write(self, taken: Taken) -> Span:
-        lengths = [len(record.value or b"") + 3 for record in taken.records]
+    def write(self, batch: Batch) -> Span:
+        lengths = [len(record.value or b"") + 3 for record in batch.records]
         span = Span(self.position, lengths, self.position + sum(lengths))
         self.position = span.end
         return span
@@ -70,7 +70,7 @@ class World:
         self.store = MemoryStore(self.clock)
         self.store.make("t", partitions)
         self.config = DeliveryConfig(**config)  # type: ignore[arg-type]
-        self.groups = Groups(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
+        self.groups = Memberships(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
 
     def reader(self, wire: Wire | None = None, mode: str = "auto", short: bool = True, **options: float) -> Client:
         wire = wire or Wire()
@@ -89,7 +89,7 @@ class World:
         """Another gateway takes over, which knows what is in the store."""
         Deferred.fromCoroutine(self.groups.stop(0))
         self.clock.pump([0.1] * 20)
-        self.groups = Groups(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
+        self.groups = Memberships(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
 
     @property
     def member(self) -> MemorySubscription:
@@ -132,15 +132,15 @@ class Client:
         """Takes and writes up to so many records; answers their offsets."""
         offsets: list[int] = []
         while len(offsets) < count:
-            taken = self.reader.take(count - len(offsets), 1 << 20)
-            if taken is None:
+            batch = self.reader.take(count - len(offsets), 1 << 20)
+            if batch is None:
                 break
-            attempts = taken.attempts or [1] * len(taken.records)
-            self.leases += taken.leases or []
-            offsets += [record.offset for record in taken.records]
-            self.got += [(taken.partition, r.offset, n) for r, n in zip(taken.records, attempts, strict=True)]
+            attempts = batch.attempts or [1] * len(batch.records)
+            self.leases += batch.leases or []
+            offsets += [record.offset for record in batch.records]
+            self.got += [(batch.partition, r.offset, n) for r, n in zip(batch.records, attempts, strict=True)]
             if send:
-                self.reader.sent(taken, self.wire.write(taken))
+                self.reader.sent(batch, self.wire.write(batch))
         return offsets
 
 
@@ -333,8 +333,8 @@ def test_readers_share_the_partitions_out_and_a_partition_moves_when_it_is_settl
     first.read(4)
     second = world.reader(short=False)
     world.turn()
-    assert len(first.reader.shares) == len(second.reader.shares) == 2
-    theirs = {share.partition for share in second.reader.shares}
+    assert len(first.reader.owned_partitions) == len(second.reader.owned_partitions) == 2
+    theirs = {owned.partition for owned in second.reader.owned_partitions}
     seen = {partition for partition, _, _ in first.got}
     assert second.read() == [] or not theirs & seen
     first.wire.confirm()
@@ -563,7 +563,7 @@ def test_a_letter_that_is_being_written_while_its_partition_changes_hands_is_wri
 
 def test_what_is_kept_is_bounded_in_time_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    kept = Kept(clock)
+    kept = RetainedState(clock)
 
     def gone(partition: int) -> Delivery:
         delivery = Delivery(partition, Committed(0))
@@ -589,7 +589,7 @@ def test_what_is_kept_is_bounded_in_time_and_in_bytes(monkeypatch: pytest.Monkey
 def test_a_group_that_failed_for_good_fails_its_readers(world: World) -> None:
     client = joined(world, world.reader())
     world.member.listener.failed(Unavailable("away"))
-    assert client.reader.trouble is not None
+    assert client.reader.last_error is not None
     assert not client.failed
     world.member.listener.failed(Denied("no"))
     assert isinstance(client.failed[0], Denied)

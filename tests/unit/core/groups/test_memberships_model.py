@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_memberships import Client, Wire, World
 
-from kateway.core.delivery.ledger import Taken
+from kateway.core.delivery.ledger import Batch
 from kateway.errors import TooManyConsumers
 
 PARTITIONS = 3
@@ -84,7 +84,7 @@ class GroupsMachine(RuleBasedStateMachine):
     def connect(self, short: bool) -> None:
         known = len(self.world.member.positions) if self.alive() else 0
         reading = [p.client.reader for p in self.programs if not p.finished and not p.client.failed]
-        seated = [reader for reader in reading if reader.shares]
+        seated = [reader for reader in reading if reader.owned_partitions]
         hopeless = known > 0 and len(seated) >= known and not any(reader.short for reader in seated)
         try:
             program = Program(self.world.reader(Wire(), short=short))
@@ -104,14 +104,14 @@ class GroupsMachine(RuleBasedStateMachine):
         program = self.program(data)
         if program.client.failed or program.finished:
             return
-        taken = program.client.reader.take(count, 1 << 20)
-        if taken is None:
+        batch = program.client.reader.take(count, 1 << 20)
+        if batch is None:
             return
-        self.fed_to_one_at_a_time(program, taken)
-        records = [(taken.partition, record.offset) for record in taken.records]
+        self.fed_to_one_at_a_time(program, batch)
+        records = [(batch.partition, record.offset) for record in batch.records]
         position = program.client.wire.position
-        span = program.client.wire.write(taken)
-        program.client.reader.sent(taken, span)
+        span = program.client.wire.write(batch)
+        program.client.reader.sent(batch, span)
         for where, length in zip(records, span.lengths, strict=True):
             position += length
             program.sent.append((position, where))
@@ -123,17 +123,17 @@ class GroupsMachine(RuleBasedStateMachine):
     def rest(self, data: st.DataObject) -> None:
         program = self.program(data)
         if not program.finished:
-            program.client.reader.rest()
+            program.client.reader.pause()
 
-    def fed_to_one_at_a_time(self, program: Program, taken: Taken) -> None:
-        flights = list(taken.delivery.flights)
+    def fed_to_one_at_a_time(self, program: Program, batch: Batch) -> None:
+        flights = list(batch.delivery.flights)
         first = flights[0].start
-        assert all(flight.sent or flight is taken for flight in flights)
+        assert all(flight.sent or flight is batch for flight in flights)
         for other in self.programs:
             if other is not program:
                 assert not set(map(id, flights)) & set(map(id, other.client.reader._unsettled))
         for offset in range(first):
-            assert self.may_be_done((taken.partition, offset)), "skipped, or out of order"
+            assert self.may_be_done((batch.partition, offset)), "skipped, or out of order"
 
     def may_be_done(self, where: Where) -> bool:
         now = self.world.clock.seconds()
@@ -200,7 +200,7 @@ class GroupsMachine(RuleBasedStateMachine):
     @invariant()
     def partitions_are_shared_evenly(self) -> None:
         readers = [p.client.reader for p in self.programs if not p.finished]
-        counts = [len(reader.shares) for reader in readers if reader.shares]
+        counts = [len(reader.owned_partitions) for reader in readers if reader.owned_partitions]
         known = len(self.world.member.positions) if self.alive() else 0
         assert sum(counts) == (known if readers and any(not p.client.failed for p in self.programs) and counts else 0)
         assert not counts or max(counts) - min(counts) <= 1

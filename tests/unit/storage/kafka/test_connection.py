@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from kateway.config.addresses import Address
-from kateway.storage.kafka.cluster.connection import Connection, FrameReceiver, NeverSent, NoAnswer
+from kateway.storage.kafka.cluster.connection import BrokerConnection, FrameReceiver, NeverSent, NoAnswer
 
 
 class Broker:
@@ -20,7 +20,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.connection = Connection(self.reactor, TCP4ClientEndpoint, 1, Address("h", 1), "me")
+        self.connection = BrokerConnection(self.reactor, TCP4ClientEndpoint, 1, Address("h", 1), "me")
         self.transport = AbortableTransport()
         self.protocol: FrameReceiver
 

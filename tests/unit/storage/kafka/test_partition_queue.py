@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kateway.storage.kafka.producer.partition_queue import BATCH_OVERHEAD_BYTES, Batch, Item, Lane, Verdict
+from kateway.storage.kafka.producer.partition_queue import BATCH_OVERHEAD_BYTES, Lane, QueuedBatch, QueueItem, Verdict
 from kateway.storage.kafka.protocol.produce_requests import Identity
 
 MASK = 0x7FFFFFFF
@@ -17,7 +17,7 @@ BROKER_LIMIT = 400
 FOREVER = float("inf")
 
 
-class Numbered(Item):
+class Numbered(QueueItem):
     """An item that knows its place in the order of publishing, and what its caller was told."""
 
     __slots__ = ("number", "told")
@@ -35,7 +35,7 @@ class Broker:
     log: list[int] = field(default_factory=list)
     producers: dict[int, deque[tuple[int, int, int]]] = field(default_factory=dict)
 
-    def write(self, batch: Batch[Numbered]) -> Verdict:
+    def write(self, batch: QueuedBatch[Numbered]) -> Verdict:
         if batch.size > BROKER_LIMIT:
             return Verdict.TOO_LARGE
         if batch.identity is not None:
@@ -62,9 +62,9 @@ class LaneMachine(RuleBasedStateMachine):
         self.ids = 0
         self.now = 0.0
         self.start = start
-        self.underway: deque[Batch[Numbered]] = deque()  # sent, not yet at the broker
-        self.answers: deque[tuple[Batch[Numbered], Verdict]] = deque()
-        self.stragglers: deque[Batch[Numbered]] = deque()  # on connections that broke; nobody hears the answers
+        self.underway: deque[QueuedBatch[Numbered]] = deque()  # sent, not yet at the broker
+        self.answers: deque[tuple[QueuedBatch[Numbered], Verdict]] = deque()
+        self.stragglers: deque[QueuedBatch[Numbered]] = deque()  # on connections that broke; nobody hears the answers
         self.leading = True
 
     # --- what a caller and the network do ---
@@ -162,7 +162,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.end(item, "unknown")
         assert self.lane.earliest_deadline() > self.now
 
-    def tell(self, batch: Batch[Numbered], verdict: Verdict) -> None:
+    def tell(self, batch: QueuedBatch[Numbered], verdict: Verdict) -> None:
         settled, lost = self.lane.answered(batch, verdict)
         for item in settled:
             self.end(item, "written" if verdict is Verdict.WRITTEN else "not written")
@@ -239,7 +239,7 @@ def lane_with(count: int, *, proven: bool = True, size: int = 10) -> tuple[Lane[
     return lane, items
 
 
-def send_all(lane: Lane[Numbered]) -> list[Batch[Numbered]]:
+def send_all(lane: Lane[Numbered]) -> list[QueuedBatch[Numbered]]:
     found = []
     while (batch := lane.next(1000, first=True)) is not None:
         found.append(batch)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from kateway import errors
 from kateway.storage.kafka.protocol.errors import REROUTE, error_for
-from kateway.storage.kafka.protocol.primitives import MalformedResponse, Reader, array, i32, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, MalformedResponse, array, i32, string
 from kateway.storage.kafka.protocol.produce_requests import (
     Identity,
-    Written,
+    ProduceResult,
     decode_init_producer_id,
     decode_produced,
     encode_produce,
@@ -21,7 +21,7 @@ from kateway.storage.kafka.protocol.produce_requests import (
 
 
 def test_a_request_holds_its_topics_and_one_batch_a_partition() -> None:
-    read = Reader(encode_produce(-1, 9000, {"a": [(0, b"x"), (3, b"yy")], "ü": [(1, b"")]}))
+    read = ByteReader(encode_produce(-1, 9000, {"a": [(0, b"x"), (3, b"yy")], "ü": [(1, b"")]}))
     assert (read.nullable_string(), read.i16(), read.i32()) == (None, -1, 9000)
     found = read.array(lambda: (read.string(), read.array(lambda: (read.i32(), read.data()))))
     assert found == [("a", [(0, b"x"), (3, b"yy")]), ("ü", [(1, b"")])]
@@ -33,9 +33,9 @@ def test_an_answer_is_read_partition_by_partition() -> None:
         for topic, partitions in [("a", [(0, 0, 70), (1, 6, -1)]), ("b", [(0, 10, -1)])]
     )
     assert decode_produced(body + i32(0)) == {
-        ("a", 0): Written(0, 70),
-        ("a", 1): Written(6, -1),
-        ("b", 0): Written(10, -1),
+        ("a", 0): ProduceResult(0, 70),
+        ("a", 1): ProduceResult(6, -1),
+        ("b", 0): ProduceResult(10, -1),
     }
 
 

@@ -27,7 +27,7 @@ from kateway.storage.kafka.cluster.connection import NeverSent, NoAnswer
 from kateway.storage.kafka.producer.producer import Producer
 from kateway.storage.kafka.protocol import record_batches as records
 from kateway.storage.kafka.protocol.metadata import API_VERSIONS
-from kateway.storage.kafka.protocol.primitives import Reader, array, i32, string
+from kateway.storage.kafka.protocol.primitives import ByteReader, array, i32, string
 from kateway.storage.kafka.protocol.produce_requests import INIT_PRODUCER_ID, PRODUCE
 
 
@@ -46,7 +46,7 @@ class Request:
         self.node = node
         self.cancelled = False
         self.answer: Deferred[bytes] = Deferred(lambda _: setattr(self, "cancelled", True))
-        read = Reader(body)
+        read = ByteReader(body)
         read.nullable_string()
         self.acks = read.i16()
         read.i32()

@@ -14,8 +14,8 @@ from kateway.storage.kafka.protocol import group_requests as groupwire
 from kateway.storage.kafka.protocol import requests as wire
 from kateway.storage.kafka.protocol.metadata import decode_api_versions, decode_metadata, too_old
 from kateway.storage.kafka.protocol.primitives import (
+    ByteReader,
     MalformedResponse,
-    Reader,
     array,
     data,
     i32,
@@ -33,7 +33,7 @@ def text(value: str) -> bytes:
 
 @given(st.text(max_size=50), st.binary(max_size=50), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
 def test_what_is_written_is_read_back(words, octets, numbers):
-    read = Reader(string(words) + data(octets) + string(None) + data(None) + array(map(i64, numbers)))
+    read = ByteReader(string(words) + data(octets) + string(None) + data(None) + array(map(i64, numbers)))
     assert read.string() == words
     assert read.data() == octets
     assert read.nullable_string() is None
@@ -69,7 +69,7 @@ def test_any_bytes_are_read_or_refused_as_malformed(body):
 
 def test_an_array_that_cannot_fit_is_refused_before_it_is_read():
     with pytest.raises(MalformedResponse):
-        Reader(i32(2**31 - 1)).array(lambda: None)
+        ByteReader(i32(2**31 - 1)).array(lambda: None)
 
 
 def test_a_request_begins_with_key_version_correlation_and_client():

@@ -9,8 +9,8 @@ from store_in_memory import MemoryStore
 from twisted.internet.task import Clock
 
 from kateway.config.schema import DeliveryConfig
-from kateway.core.delivery.batch import Taken
-from kateway.core.groups.memberships import Groups
+from kateway.core.delivery.batch import Batch
+from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Watcher
 from kateway.errors import Denied, KatewayError, Unavailable
 from kateway.web.exchange import Span
@@ -49,9 +49,9 @@ class Outlet:
 
     # the outlet
 
-    def send(self, taken: Taken) -> tuple[int, Span]:
-        lengths = [len(record.value or b"") for record in taken.records]
-        self.values += [record.value for record in taken.records]
+    def send(self, batch: Batch) -> tuple[int, Span]:
+        lengths = [len(record.value or b"") for record in batch.records]
+        self.values += [record.value for record in batch.records]
         self.batches.append(len(lengths))
         start, self.position = self.position, self.position + sum(lengths)
         return sum(lengths), Span(start, lengths, self.position)
@@ -68,8 +68,8 @@ class Outlet:
     def beat(self) -> None:
         self.told.append("beat")
 
-    def end(self, trouble: KatewayError | None, *, leaving: bool) -> None:
-        self.told.append(f"end {trouble.code if trouble else ''}{'leaving' if leaving else ''}".strip())
+    def end(self, last_error: KatewayError | None, *, leaving: bool) -> None:
+        self.told.append(f"end {last_error.code if last_error else ''}{'leaving' if leaving else ''}".strip())
 
     def fail(self, error: KatewayError) -> None:
         self.told.append(f"fail {error.code}")
@@ -82,7 +82,7 @@ class World:
         self.clock = Clock()
         self.store = MemoryStore(self.clock)
         self.store.make("t", 1)
-        groups = Groups(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
+        groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
         self.outlet = Outlet()
         self.ended = 0
         reader = groups.reader("default", "g", "t", connection=self.outlet)
@@ -172,9 +172,9 @@ def test_for_a_slow_client_nothing_is_kept_at_hand_until_it_has_room() -> None:
     world = World()
     send = world.outlet.send
 
-    def fill_up(taken: Taken) -> tuple[int, Span]:
+    def fill_up(batch: Batch) -> tuple[int, Span]:
         world.outlet.room = False
-        return send(taken)
+        return send(batch)
 
     world.outlet.send = fill_up  # type: ignore[method-assign]
     world.write(*[b"x" * (FIRST_BATCH_BYTES // 4)] * 8)
