@@ -151,8 +151,7 @@ class HttpChannel(Protocol):
         other, self.other = self.other, None
         budget = self.factory.budget
         if parser is not None:
-            parser.close()
-            budget.held -= sum(body_bytes for *_, body_bytes in parser.ready)
+            parser.abandon()
         if exchange is not None:
             budget.held -= exchange.body_bytes
         try:
@@ -245,7 +244,7 @@ class HttpChannel(Protocol):
     def take_no_more(self) -> None:
         """Lets what still arrives come, and be dropped."""
         if self._parser is not None:
-            self._parser.close()
+            self._parser.abandon()
         if self._held is not None:
             self._held.cancel()
             self._held = None

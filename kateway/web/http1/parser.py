@@ -98,7 +98,7 @@ class RequestParser:
         self.refused_id: str | None = None
         """The caller's id of a request that was refused or cut short, if it had come by then."""
         self.ended = False
-        """No further request follows: the last one said so."""
+        """Nothing that still comes is parsed: the last request said that it is the last, or was refused."""
         self.rest = b""
         """What followed a request to upgrade, or more requests than may wait."""
         self.received = 0.0
@@ -139,11 +139,10 @@ class RequestParser:
             if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1][2]):
                 self.rest = data
                 return
-            if len(data) > _SLICE and not self.in_body:
-                # small steps among heads, so that one read does not become thousands of requests
-                part, data = data[:_SLICE], data[_SLICE:]
-            else:
-                part, data = data, b""
+            # small steps among heads, so that one read does not become thousands of requests; what is known to be body
+            # goes in one
+            size = max(_SLICE, self._length - self._body_bytes) if self.in_body else _SLICE
+            part, data = data[:size], data[size:]
             self._feed(part, data)
             if self.rest:
                 return
@@ -201,7 +200,8 @@ class RequestParser:
             self.refusal = self._headers_too_large()
 
     def close(self) -> None:
-        """Lets go of the parser and of a body that is not whole."""
+        """Parses nothing any more: lets go of llhttp and of a body that is not whole. Whole requests stay ``ready``."""
+        self.ended = True
         if self.arriving and self._id:
             self.refused_id = self._id.decode("ascii")
         self._llhttp = None
@@ -209,6 +209,13 @@ class RequestParser:
         self._body_bytes = 0
         self._body = []
         self.arriving = False
+
+    def abandon(self) -> None:
+        """Closes, and lets go of what is ready and of the rest as well: nothing of it is handled any more."""
+        self.close()
+        self._budget.held -= sum(body_bytes for *_, body_bytes in self.ready)
+        self.ready = []
+        self.rest = b""
 
     # --- called by llhttp; an exception ends its work, ``refusal`` says why -----------------------------------------
 
@@ -267,7 +274,7 @@ class RequestParser:
             self._refuse(
                 HeadersTooLarge(f"A request may have {config.max_header_count} headers (http.max_header_count).")
             )
-        if self._fed > config.max_header_bytes:
+        if self._fed + _SLICE > config.max_header_bytes:  # what came with the end of the request before is not in it
             size = sum(len(name) + len(value) + 4 for name, value in headers)
             if size > config.max_header_bytes:
                 self._refuse(self._headers_too_large())

@@ -395,6 +395,26 @@ def test_the_bodies_of_all_connections_together_are_bounded() -> None:
     assert wire.factory.bytes_in_flight == 0
 
 
+def test_bodies_that_wait_behind_the_last_response_are_let_go_at_once(wire: Wire) -> None:
+    wire.send((b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n" + b"x" * 50) * 3)
+    assert wire.factory.bytes_in_flight == 150
+    wire.factory.drain()
+    wire.exchanges[0].respond(Response(200, [], b""))
+    assert wire.transport.disconnecting
+    assert wire.factory.bytes_in_flight == 0
+
+
+def test_small_requests_behind_a_large_body_wait_beyond_the_pipeline_s_limit(wire: Wire) -> None:
+    wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
+    wire.send(b"x" * 5000 + (GET % b"") * 2000)
+    wire.handler = answer
+    parser = wire.channel._parser
+    assert parser is not None
+    assert len(parser.ready) < 200
+    wire.exchanges[0].respond(Response(200, [], b""))
+    assert len(statuses(wire.transport.value())) == 2001
+
+
 def test_a_head_that_does_not_arrive_in_time_is_answered_408(wire: Wire) -> None:
     wire.send(b"GET / HTTP/1.1\r\nHost")
     for _ in range(12):
