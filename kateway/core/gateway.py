@@ -14,10 +14,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.core.access.control import AuthorizedRequest, Place
+from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ack
 from kateway.core.groups.dead_letter_records import DeadLetters, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
-from kateway.core.groups.reader import Connection, Mode, Reader
+from kateway.core.groups.reader import Mode, Reader
 from kateway.errors import (
     Conflict,
     KatewayError,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from kateway.core.delivery.confirmation import Connection, Span
+
 Header = tuple[bytes, bytes]
 
 JSON: Header = (b"Content-Type", b"application/json")
@@ -93,60 +95,20 @@ class Response(NamedTuple):
     body: bytes
 
 
-class Span(NamedTuple):
-    """Where the pieces of one ``write`` lie in the connection's stream of plaintext bytes sent.
+class ClientConnection(Connection, Protocol):
+    """A client's connection, as far as the HTTP edge needs to know it."""
 
-    Piece *i* ends at ``start + sum(lengths[: i + 1])``; its chunk framing counts as part of it. To be looked
-    into only when a connection ends: ``itertools.accumulate`` over the lengths.
-    """
-
-    start: int
-    lengths: Sequence[int]
-    end: int
-
-
-class Watcher(Protocol):
-    """Hears what its connection tells about whether what was sent has arrived."""
-
-    def unsettled(self) -> bool:
-        """Whether anything that was sent may still come back."""
-
-    def asked(self) -> None:
-        """The client's next request has begun to arrive, after everything of ours was handed to the socket."""
-
-    def closed(self, confirmed: int, orderly: bool) -> None:
-        """The connection is over. ``confirmed`` is the last ``Connection.confirmed()``, read before the descriptor
-        was closed; ``orderly``: the client ended it with a FIN (and no reset came before or after it).
-        """
-
-
-class Connection(Protocol):
-    """A client's connection, as long as delivery needs to know of it."""
-
-    def confirmed(self) -> int | None:
-        """How many bytes of the stream (as ``Span`` counts them) the client's TCP has acknowledged.
-        ``None`` where it cannot be known (no ``SIOCOUTQ``): then only settling counts.
-        """
+    remembered: Any
+    """What the front remembers of the last request; ``None`` at first."""
 
     @property
     def subject(self) -> str:
         """Of the client's certificate, where TLS has verified one; else empty."""
 
-    remembered: Any
-    """What the front remembers of the last request; ``None`` at first."""
-
     def told_to_wait(self, seconds: float) -> None:
         """The client is refused and told to come back after ``seconds``. One that was told before and did not wait is
         read from more slowly: refusing a flood must not take the time of others.
         """
-
-    def stalled(self) -> bool:
-        """The client's window is shut, or has let nothing through since the last look, with bytes waiting."""
-
-    def watch(self, watcher: Watcher) -> None: ...
-
-    def unwatch(self, watcher: Watcher) -> None:
-        """Forgets a watcher; one that is not watching is fine."""
 
 
 class Exchange(Protocol):
@@ -161,7 +123,7 @@ class Exchange(Protocol):
     """Whether the client asks for another protocol, and the connection can change: ``take_over`` is possible."""
 
     @property
-    def connection(self) -> Connection: ...
+    def connection(self) -> ClientConnection: ...
 
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""

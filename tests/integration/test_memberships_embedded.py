@@ -11,11 +11,11 @@ from twisted.internet.task import deferLater
 
 from kateway.config.schema import DeliveryConfig, EmbeddedStorageConfig
 from kateway.core.delivery.batch import Ack, Batch
+from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.groups.memberships import Memberships
-from kateway.core.groups.reader import Reader, Watcher
+from kateway.core.groups.reader import Reader
 from kateway.model import Message
 from kateway.storage.embedded import EmbeddedStore
-from kateway.web.exchange import Span
 
 here = pytest_twisted.ensureDeferred
 

@@ -76,7 +76,7 @@ class Batch:
         self.count = len(records)
         self.offsets: list[int] | None = None
         """Of each record, where they do not follow each other without a gap."""
-        # where it lies in the connection's stream, as web.exchange.Span counts; set when it is sent
+        # where it lies in the connection's stream, as confirmation.Span counts; set when it is sent
         self.begin = 0
         self.lengths: Sequence[int] = ()
         self.end = 0

@@ -16,13 +16,14 @@ from twisted.logger import Logger
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
+from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.assignment import Sharing
 from kateway.core.groups.commits import Commits, committable
 from kateway.core.groups.dead_letter_records import DeadLetters
 from kateway.core.groups.dead_letters import DeadLetterWriter
 from kateway.core.groups.dispatch import Feeding, OwnedPartition
-from kateway.core.groups.reader import Connection, Mode, Reader
+from kateway.core.groups.reader import Mode, Reader
 from kateway.core.groups.retained import Rebalancing, RetainedState
 from kateway.core.groups.revocation import HandOvers
 from kateway.core.groups.wakeups import Waking

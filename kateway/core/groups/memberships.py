@@ -10,10 +10,11 @@ from twisted.internet.task import deferLater
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack
+from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.offset_ranges import Ranges
 from kateway.core.groups.dead_letter_records import DeadLetters
 from kateway.core.groups.membership import Membership
-from kateway.core.groups.reader import Connection, Mode, Reader
+from kateway.core.groups.reader import Mode, Reader
 from kateway.core.groups.retained import RetainedState
 from kateway.errors import Draining, GroupBusy, KatewayError, NotFound
 from kateway.storage.interface import Reset, Store

@@ -13,10 +13,11 @@ The reader watches the connection by itself until nothing of what it sent is uns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from kateway.core.delivery.batch import Batch
+from kateway.core.delivery.confirmation import Connection, Span
 from kateway.errors import KatewayError
 
 if TYPE_CHECKING:
@@ -24,34 +25,6 @@ if TYPE_CHECKING:
     from kateway.core.groups.membership import Membership
 
 Mode = Literal["auto", "explicit"]
-
-
-class Watcher(Protocol):
-    """``web.exchange.Watcher``: what a connection tells."""
-
-    def unsettled(self) -> bool: ...
-    def asked(self) -> None: ...
-    def closed(self, confirmed: int, orderly: bool) -> None: ...
-
-
-class Connection(Protocol):
-    """``web.exchange.Connection``: what can be asked of one."""
-
-    def confirmed(self) -> int | None: ...
-    def stalled(self) -> bool: ...
-    def watch(self, watcher: Watcher) -> None: ...
-    def unwatch(self, watcher: Watcher) -> None: ...
-
-
-class Span(Protocol):
-    """``web.exchange.Span``: where what was written lies in the connection's stream."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def lengths(self) -> Sequence[int]: ...
-    @property
-    def end(self) -> int: ...
 
 
 class Reader:
@@ -197,7 +170,7 @@ class Reader:
         self._group.ended(self)
         self._rest()
 
-    # --- what the connection tells (web.exchange.Watcher) ---------------------------------------------------------
+    # --- what the connection tells (confirmation.Watcher) ---------------------------------------------------------
 
     def asked(self) -> None:
         """The client's next request arrives: it has read what was sent, as far as that is confirmed."""

@@ -17,8 +17,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from kateway.core.delivery.confirmation import Watcher
 from kateway.errors import KatewayError, RequestTimeout
-from kateway.web.exchange import Request, Watcher
+from kateway.web.exchange import Request
 from kateway.web.http1.closing import Ending
 from kateway.web.http1.exchange import WireExchange
 from kateway.web.http1.parser import Parsed, RequestParser, new_request_id
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @implementer(IHalfCloseableProtocol)
 class HttpChannel(Protocol):
-    """One client's connection; implements ``exchange.Connection``."""
+    """One client's connection; implements ``exchange.ClientConnection``."""
 
     factory: HttpFactory
     transport: Any

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from kateway.web.exchange import Header, Request, Response, Span
+from kateway.core.delivery.confirmation import Span
+from kateway.web.exchange import Header, Request, Response
 from kateway.web.problems import problem
 
 if TYPE_CHECKING:

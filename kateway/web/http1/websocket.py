@@ -18,8 +18,9 @@ from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.utilities import ProtocolError, RemoteProtocolError
 
+from kateway.core.delivery.confirmation import Span
 from kateway.errors import BadRequest, UpgradeRequired
-from kateway.web.exchange import Exchange, Span
+from kateway.web.exchange import Exchange
 
 if TYPE_CHECKING:
     from kateway.web.http1.channel import HttpChannel

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kateway.web.exchange import NO_STORE, Exchange, Span
+from kateway.core.delivery.confirmation import Span
+from kateway.web.exchange import NO_STORE, Exchange
 from kateway.web.formats import Form
 from kateway.web.messages.compression import Compressor, compressor
 

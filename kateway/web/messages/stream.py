@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Batch
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
-from kateway.web.exchange import Span
 
 FIRST_BATCH_BYTES = 8192
 LARGEST_BATCH_BYTES = 262144

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.access.control import AuthorizedRequest
+from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Ack, Batch
 from kateway.core.gateway import Gateway, source_topic
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
 from kateway.web import params
 from kateway.web.coroutine_handler import serve
-from kateway.web.exchange import Exchange, Request, Response, Span
+from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
 from kateway.web.formats.sse import SseForm, last_event_id

@@ -9,10 +9,10 @@ import orjson
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Ack, Batch
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
-from kateway.web.exchange import Span
 from kateway.web.formats.frames import frame
 from kateway.web.formats.jsonrecord import objects
 from kateway.web.http1.websocket import BINARY, GOING_AWAY, INTERNAL, NORMAL, POLICY, TEXT, Socket

@@ -13,8 +13,9 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
+from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.errors import NotImplementedHere
-from kateway.web.exchange import Header, Request, Response, Span, Watcher
+from kateway.web.exchange import Header, Request, Response
 from kateway.web.http1.parser import given_request_id, new_request_id
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from kateway.web.exchange import Watcher
+from kateway.core.delivery.confirmation import Watcher
 from kateway.web.tcp.half_close import Parting
 from kateway.web.tcp.transport import CountingTls, PromptConnection
 
@@ -60,7 +60,7 @@ class Witness:
         return 0 if wire is None else wire.offered - wire.handed
 
     def confirmed(self) -> int | None:
-        """See ``exchange.Connection.confirmed``."""
+        """See ``confirmation.Connection.confirmed``."""
         if self.tls is not None:
             return self.tls.confirmed()
         return None if self.wire is None else self.wire.confirmed()
@@ -74,7 +74,7 @@ class Witness:
         return confirmed is not None and confirmed < wire.offered
 
     def stalled(self) -> bool:
-        """See ``exchange.Connection.stalled``. One whose reset has come counts as such: nothing lives on there."""
+        """See ``confirmation.Connection.stalled``. One whose reset has come counts as such: nothing lives on there."""
         if self.wire is None:
             return False
         return (self.parting is not None and self.parting.lost()) or self.wire.stalled()

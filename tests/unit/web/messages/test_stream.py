@@ -10,10 +10,9 @@ from twisted.internet.task import Clock
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Batch
+from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.groups.memberships import Memberships
-from kateway.core.groups.reader import Watcher
 from kateway.errors import Denied, KatewayError, Unavailable
-from kateway.web.exchange import Span
 from kateway.web.messages.stream import FIRST_BATCH_BYTES, Bounds, Feed
 
 HEARTBEAT_SECONDS = 7.0
