@@ -12,13 +12,13 @@ from twisted.python.failure import Failure
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
+from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.delivery.ledger import Delivery
 from kateway.core.groups.memberships import Memberships
-from kateway.core.groups.reader import Reader, Watcher
+from kateway.core.groups.reader import Reader
 from kateway.core.groups.retained import KEPT_SECONDS, RetainedState
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
 from kateway.model import Committed, Record
-from kateway.web.exchange import Span
 
 
 class Wire:
