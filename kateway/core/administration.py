@@ -1,8 +1,8 @@
-"""Changing who may do what: applications, keys, topics and bindings, each change checked, carried out and audited.
+"""Changes the registry: applications, keys, topics and bindings, each change checked, carried out and audited.
 
-A change goes on to its end when whoever asked for it goes away: half of one would be worse, and its event would be
+A change goes on to its end when its caller goes away: half of one would be worse, and its event would be
 missing. Topics are made in their store before they are registered and records deleted before they are unregistered,
-so that whatever fails in between can simply be asked for again.
+so that a caller can repeat a change that failed in between.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _log = Logger()
 
 
 class By(NamedTuple):
-    """Who asks for a change, for the audit."""
+    """The actor of a change, for the audit."""
 
     actor: str
     request_id: str = ""
@@ -88,7 +88,7 @@ class Administration:
         self._audit = audit
         self._now = now
         self._made_of: Snapshot | None = None
-        """What was registered when all of it was there."""
+        """The snapshot of the moment when every topic was made."""
         self._made: set[tuple[Topic, str]] = set()
         """Topics that their stores have, with the etag that each was looked at with."""
 
@@ -181,7 +181,7 @@ class Administration:
             since = topic.deprecated or (old and old.deprecated) or self._now_ms()
             until = topic.sunset or (old and old.sunset) or since + SUNSET_MS
             topic = attrs.evolve(topic, deprecated=since, sunset=until)
-        # what the registry would refuse must not have touched the store
+        # a change that the registry would refuse must not have touched the store
         plans.put(topic, expected)(registry.snapshot)
         info = await self._in_store(store, topic)
         if old is not None and old.stored_as == topic.stored_as and old.retention_hours != topic.retention_hours:
@@ -193,8 +193,8 @@ class Administration:
         return {**await self.registry.last_used(keys), **self._just_used()}
 
     async def make_topics(self) -> None:
-        """Makes what is registered and a store has not, or has with fewer partitions: all that a registry file names,
-        and what came by another gateway, which has made it in its stores, in those that are this one's own. A store
+        """Makes the topics and partitions that are registered and that a store lacks: all that a registry file names,
+        and those of another gateway, which has made them in its stores, in those that are this one's own. A store
         that does not answer just now is for the next call. Costs nothing while nothing has changed.
         """
         snapshot = self.registry.snapshot
@@ -310,11 +310,11 @@ class Administration:
         return round(self._now() * 1000)
 
 
-def current(entries: Mapping[Any, Entry], name: Any, what: str) -> Any:
-    """An entry of a snapshot; ``NotFound`` says ``what`` there is not."""
+def current(entries: Mapping[Any, Entry], name: Any, kind: str) -> Any:
+    """Returns an entry of a snapshot; ``NotFound`` names its ``kind``."""
     entry = entries.get(name)
     if entry is None:
-        raise NotFound(f"there is no {what} {name if isinstance(name, str) else '/'.join(name)}")
+        raise NotFound(f"there is no {kind} {name if isinstance(name, str) else '/'.join(name)}")
     return entry
 
 

@@ -1,7 +1,7 @@
-"""What the gateway does, step by step: publish, subscribe, acknowledge, and the questions about topics and groups.
+"""Publishes, subscribes, acknowledges, and answers questions about topics and groups: the rules, step by step.
 
 Here are the rules and their order; HTTP is above, stores are below. A publish handed to a store has an outcome
-whatever the client does: nothing here cancels one.
+even when its client goes away: nothing here cancels one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Publish(NamedTuple):
     deadline: float
     """On the reactor's clock: when the caller's patience ends."""
     retries: int
-    """How often what failed without a trace is tried again before the deadline."""
+    """How often a publish that surely was not written is tried again before the deadline."""
 
 
 class Lag(NamedTuple):
@@ -117,7 +117,7 @@ class Gateway:
         return outcomes
 
     async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
-        """Publishes once more what surely was not written: after making the topic, or after a pause."""
+        """Publishes once more the messages that surely were not written: after making the topic, or after a pause."""
         place, messages, acks, deadline, retries = publish
         pause = FIRST_RETRY_SECONDS
         created = False
@@ -178,7 +178,7 @@ class Gateway:
         """
         place = authorized.place
         if dead:
-            # whoever rejects a record and then looks for it finds it
+            # a client that rejects a record and then looks for it finds it
             await self._groups.buried(place.cluster, authorized.group, place.topic)
             partitions = await DeadLetters(place.store, place.topic, authorized.group, self._clock).make()
         else:
@@ -225,7 +225,7 @@ class Gateway:
             raise PartitionNotFound(f"{info.name} has partitions 0 to {info.partitions - 1}")
 
     async def committed(self, place: Place, group: str) -> Mapping[int, Committed | None]:
-        """What the group has committed in each partition."""
+        """Returns the group's committed offset in each partition."""
         await place.store.topic(place.topic)
         return await place.store.committed(group, place.topic)
 
@@ -243,13 +243,13 @@ class Gateway:
         return found
 
     async def reset(self, place: Place, group: str, to: At | Mapping[int, int]) -> None:
-        """Moves the group. ``GroupBusy`` while anybody reads it; a member of ours that merely lingers is let go."""
+        """Moves the group. ``GroupBusy`` while it has readers; a member of ours that merely lingers is let go."""
         offsets = await self._positions(place, to)
         await self._groups.let_go(place.cluster, group, place.topic)
         await place.store.reset(group, place.topic, offsets)
 
     async def _positions(self, place: Place, to: At | Mapping[int, int]) -> Mapping[int, int]:
-        """The offsets that a reset means: a place in time, or offsets by partition, checked against what there is."""
+        """Turns a reset into offsets: a place in time, or offsets by partition, checked against those that exist."""
         await place.store.topic(place.topic)
         if not isinstance(to, Mapping):
             return await place.store.offsets(place.topic, to)
@@ -264,13 +264,13 @@ class Gateway:
 
 
 def source_topic(authorized: AuthorizedRequest, dead: bool) -> Place:
-    """Where what a group reads is: the topic, or its dead letters."""
+    """Returns the place of a group's records: the topic, or its dead letters."""
     place = authorized.place
     return place._replace(topic=dead_letter_topic(place.topic, authorized.group)) if dead else place
 
 
 def _worth_a_retry(outcome: Outcome) -> bool:
-    """Nothing was written and it may go better soon. What is refused for want of room should be refused quickly."""
+    """Whether nothing was written and a repeat may succeed soon. A refusal for want of room should be quick."""
     return (
         isinstance(outcome, KatewayError)
         and outcome.retriable

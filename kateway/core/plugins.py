@@ -1,4 +1,4 @@
-"""What others add by entry points, and what is shipped: found by name, imported only when configured."""
+"""Finds entry points, shipped ones and those of other packages, by name; imports one only when it is configured."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from twisted.web.server import Site
 from kateway import __version__
 from kateway.config.schema import Config
 from kateway.core.access.authentication import build_failures
-from kateway.core.access.control import AccessControl, GuardedEntrance, OpenEntrance
+from kateway.core.access.control import AccessControl, OpenAccess, RegistryAccess
 from kateway.core.access.open_streams import OpenStreams
 from kateway.core.access.policy import Access, build_access
 from kateway.core.access.rate_limits import Quotas
@@ -117,9 +117,9 @@ class GatewayService(Service):
         self._quotas = Quotas(seconds=reactor.seconds, max_tracked=settings.quotas.max_tracked)
         self._audit = build_audit(sink_context(settings, reactor, data, self.stores), time.time)
         self.control: AccessControl = (
-            OpenEntrance(self.stores)
+            OpenAccess(self.stores)
             if open_mode(settings)
-            else GuardedEntrance(self._access(settings), self.stores, self._snapshot, reactor.seconds)
+            else RegistryAccess(self._access(settings), self.stores, self._snapshot, reactor.seconds)
         )
         self.open_streams = OpenStreams(self.control, reactor, time.time)
         self._front = Admission(self.control, self.open_streams, self._audit, reactor.seconds)
@@ -229,7 +229,7 @@ class GatewayService(Service):
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
         self._regular.every(PRESENCE_SECONDS, self._tell_registry)
         self._regular.every(TOPICS_SECONDS, self._administration.make_topics)
-        if isinstance(self.control, GuardedEntrance):
+        if isinstance(self.control, RegistryAccess):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
         # what is loaded now stays: the collector need not look through it again and again, nor after few objects
@@ -252,10 +252,10 @@ class GatewayService(Service):
 
     def _just_used(self) -> Mapping[str, int]:
         control = self.control
-        return control.access.authentication.just_used() if isinstance(control, GuardedEntrance) else {}
+        return control.access.authentication.just_used() if isinstance(control, RegistryAccess) else {}
 
     async def _note_used(self) -> None:
-        if isinstance(self.control, GuardedEntrance):
+        if isinstance(self.control, RegistryAccess):
             used = self.control.access.authentication.take_used()
             if used:
                 await self.registry.note_used(used)
@@ -298,7 +298,7 @@ class GatewayService(Service):
             problems = Problems()
             settings = problems.take(self._reread) or self.settings
             problems.found += cannot_change(self.settings, settings)
-            access = problems.take(self._access, settings) if isinstance(self.control, GuardedEntrance) else None
+            access = problems.take(self._access, settings) if isinstance(self.control, RegistryAccess) else None
             guard = problems.take(self._guard, settings)
             contexts = [problems.take(certificate.candidate) for certificate in self._certificates]
             if problems.found:
@@ -323,7 +323,7 @@ class GatewayService(Service):
         for certificate, context in zip(self._certificates, contexts, strict=True):
             if context is not None:
                 certificate.take(context)
-        if access is not None and isinstance(self.control, GuardedEntrance):
+        if access is not None and isinstance(self.control, RegistryAccess):
             self.control.access = access
         self.open_streams.recheck()
         await self._administration.make_topics()

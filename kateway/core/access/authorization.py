@@ -1,8 +1,8 @@
-"""What an application may do: publish to its own topics, read its own and those that it is bound to.
+"""Authorises requests: an application publishes to its own topics, and reads its own and those that it is bound to.
 
 ``{topic}`` is a topic of the caller's own application or one that it is bound to, or ``application.topic``. Another
-application's topic that the caller has no binding for is ``Denied`` whether it exists or not: nobody learns by asking
-what others have.
+application's topic that the caller has no binding for is ``Denied`` whether it exists or not: the answer does not
+disclose the topics of others.
 
 Found by the entry point group ``kateway.authorizers``: a factory that takes ``max_deliveries`` of ``[delivery]``.
 """
@@ -28,7 +28,7 @@ MAX_REMEMBERED = 20_000
 
 
 class AccessRequest(NamedTuple):
-    """What is asked for. Names are within their grammar; ``topic`` has at most one dot."""
+    """A request's purpose and names. Names are within their grammar; ``topic`` has at most one dot."""
 
     purpose: Purpose
     version: str
@@ -37,7 +37,7 @@ class AccessRequest(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """A permission, with what it takes to use it."""
+    """A right, with the topic, group and limits that go with it."""
 
     cluster: str
     topic: str
@@ -50,11 +50,11 @@ class Grant(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
     """To be added to the response: ``Deprecation`` and ``Sunset`` of a deprecated topic."""
     owner: str = ""
-    """Whose topic it is: for the audit."""
+    """The application that owns the topic: for the audit."""
 
 
 class Authorizer(Protocol):
-    """Decides what a principal may do."""
+    """Decides about a principal's requests."""
 
     def authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
         """The grant; ``Denied``, ``TopicNotFound``, ``TopicRetired``, ``AmbiguousTopic``. Synchronous: it runs for
@@ -63,7 +63,7 @@ class Authorizer(Protocol):
 
 
 class BindingAuthorizer:
-    """Decides by ownership and bindings. What it decided is remembered until the snapshot changes."""
+    """Decides by ownership and bindings. Decisions are kept until the snapshot changes."""
 
     def __init__(self, max_deliveries: int = 0) -> None:
         self._max_deliveries = max_deliveries
@@ -120,7 +120,7 @@ class BindingAuthorizer:
         )
 
     def _owner(self, caller: str, version: str, name: str, snapshot: Snapshot) -> str:
-        """Whose topic a name without an application means: the caller's own first, then the one it is bound to."""
+        """Finds the owner of a topic named without an application: the caller first, then the one it is bound to."""
         if (caller, name, version) in snapshot.topics:
             return caller
         if self._bound is None:

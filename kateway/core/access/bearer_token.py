@@ -93,7 +93,7 @@ class BearerToken:
         except ExpiredSignatureError as error:
             raise CredentialsExpired("the token has expired") from error
         except (PyJWTError, ValueError, TypeError) as error:
-            # the reason would only help who forges; the log is no place for tokens either
+            # the reason would only help a forger; the log is no place for tokens either
             raise Unauthorized("the token is not good here") from error
         return self._principal(claims), self._kinds(claims)
 
@@ -141,7 +141,7 @@ class BearerToken:
         return Principal(application, f"jwt:{shown}", _number(claims, "exp") + self._config.leeway_seconds)
 
     def _kinds(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
-        """What the token is good for, where a claim says it: ``pub``, ``sub``, as a list or divided by blanks."""
+        """Returns the kinds that the token is good for, where a claim lists them: ``pub``, ``sub``, a list or words."""
         if not self._config.kinds_claim:
             return None
         given = claims.get(self._config.kinds_claim, ())
@@ -172,7 +172,7 @@ def _fits(key: jwt.PyJWK, algorithm: str) -> bool:
 
 
 def jwt_authenticator(context: AuthenticatorContext) -> BearerToken:
-    """The entry point ``jwt``: reads the JWKS and the secret. ``ConfigError`` names what cannot be used."""
+    """Builds the entry point ``jwt``: reads the JWKS and the secret. ``ConfigError`` names the faulty options."""
     config = context.config.jwt
     problems: list[str] = []
     algorithms = set(config.algorithms)

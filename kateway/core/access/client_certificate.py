@@ -24,7 +24,7 @@ class ClientCertificate:
         self._snapshot = snapshot
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
-        """The subject's application; ``None`` without a certificate, or with one that stands for nobody here."""
+        """Returns the subject's application; ``None`` without a certificate, or with one of no application."""
         subject = credentials.subject
         if not subject:
             return None
@@ -57,6 +57,6 @@ def client_certificate_authenticator(context: AuthenticatorContext) -> ClientCer
     config = context.config.client_certificate
     if not config.subjects and not config.common_name_is_application:
         raise ConfigError(
-            ["auth.client_certificate: name subjects, or set common_name_is_application; else nobody could come in"]
+            ["auth.client_certificate: name subjects, or set common_name_is_application: else it admits no client"]
         )
     return ClientCertificate(config.subjects, common_name=config.common_name_is_application, snapshot=context.snapshot)

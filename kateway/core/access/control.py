@@ -1,7 +1,7 @@
-"""Where a request comes in: what it asks for, by whose leave, and where that lies in a store.
+"""Turns a request's names and credentials into an authorised request: a place in a store, and a permission.
 
-``OpenEntrance`` is the rule without a registry: anybody may do anything, ``v1`` is the plain topic, ``vN`` is
-``topic.vN``, a group is as given, so that an existing Kafka works with no set-up. ``GuardedEntrance`` asks the
+``OpenAccess`` is the rule without a registry: every caller may do everything, ``v1`` is the plain topic, ``vN`` is
+``topic.vN``, a group is as given, so that an existing Kafka works with no set-up. ``RegistryAccess`` asks the
 registry's rules (``access``).
 """
 
@@ -22,11 +22,11 @@ from kateway.storage.interface import Store
 
 OPEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 """Kafka's own grammar: with no registry a dot means nothing."""
-ANYBODY = Principal("default")
+OPEN_PRINCIPAL = Principal("default")
 MAX_REMEMBERED = 20_000
 
 Show = Callable[[Purpose], Credentials]
-"""Gives what the request says of who is asking; called only where somebody wants to know."""
+"""Reads a request's credentials; called only where they are needed."""
 
 
 class Place(NamedTuple):
@@ -54,7 +54,7 @@ class AuthorizedRequest(NamedTuple):
 
     @property
     def allowance(self) -> Allowance | None:
-        """What is left of the quotas, where there are any. Good for this request."""
+        """The rest of the quotas, where there are any. Good for this request."""
         permission = self.permission
         return permission.allowance if permission is not None and permission.allowance.counts else None
 
@@ -70,10 +70,10 @@ class AccessControl(Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether nobody's credentials are looked at."""
+        """Whether no credentials are needed."""
 
     def rules(self) -> object:
-        """What is in force: registry and configuration, as ``same_rules`` compares them."""
+        """Returns the registry's snapshot and the rules in force, as ``same_rules`` compares them."""
 
     def same_rules(self, rules: object, address: str) -> bool:
         """Whether nothing has changed since ``rules`` were taken. ``TooManyFailures`` for an address that was wrong
@@ -81,7 +81,7 @@ class AccessControl(Protocol):
         """
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
-        """The visit, or 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
+        """Authorises a request; 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
 
     def review(self, authorized: AuthorizedRequest) -> float | None:
         """Until when a stream may go on as things are now, in seconds since the epoch; ``None``: until something
@@ -89,14 +89,14 @@ class AccessControl(Protocol):
         """
 
     def allowance(self, authorized: AuthorizedRequest) -> Allowance | None:
-        """What is left of the quotas now, for a stream that outlives changes of them."""
+        """The present rest of the quotas, for a stream that outlives changes of them."""
 
     def read_pause(self, authorized: AuthorizedRequest, size: int) -> float:
         """Counts bytes read and answers the seconds to wait before reading more."""
 
 
-class OpenEntrance:
-    """Everybody may do everything, on the default cluster."""
+class OpenAccess:
+    """Authorises every request, on the default cluster."""
 
     topic_grammar = group_grammar = OPEN_NAME
     open = True
@@ -119,7 +119,7 @@ class OpenEntrance:
                 self._authorized.clear()
             place = Place(self._cluster, self._store, open_topic(asked.topic, asked.version))
             authorized = self._authorized[asked] = AuthorizedRequest(
-                place, asked.group or "", ANYBODY, None, (), asked, None
+                place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None
             )
         return authorized
 
@@ -133,8 +133,8 @@ class OpenEntrance:
         return 0.0
 
 
-class GuardedEntrance:
-    """What the registry allows. ``access`` is replaced by a reload; ``seconds`` is the reactor's clock."""
+class RegistryAccess:
+    """Authorises by the registry. ``access`` is replaced by a reload; ``seconds`` is the reactor's clock."""
 
     topic_grammar = TOPIC_NAME
     group_grammar = GROUP_NAME
@@ -163,7 +163,7 @@ class GuardedEntrance:
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         if not self._snapshot().known:
-            raise RegistryUnavailable("the registry was not reached since the start, so nobody is known yet")
+            raise RegistryUnavailable("the registry was not reached since the start; its keys are not known yet")
         try:
             shown = show(asked.purpose)
         except Unauthorized as error:

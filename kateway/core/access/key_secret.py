@@ -1,6 +1,6 @@
-"""Key and secret: what the registry keeps as a salted hash is checked once and remembered by a keyed digest.
+"""Authenticates by key and secret: checks the registry's salted hash once and remembers it by a keyed digest.
 
-The digest's key is this process's own, and no secret is kept here. What is remembered holds only while the snapshot has
+The digest's key is this process's own, and no secret is kept here. An entry holds only while the snapshot has
 the very hash that was matched, so a revoked, rotated or replaced key is refused from the moment the snapshot changes.
 An unknown key is checked against hashes that match nothing: it takes as long as a wrong secret and is told the same.
 """
@@ -34,7 +34,7 @@ class KeySecret:
         self._max_cached = max_cached
         self._digest = blake2b(key=os.urandom(32), digest_size=16)
         self._matched: dict[bytes, tuple[Principal, str]] = {}
-        """By the digest of key and secret: whose they are, and the hash that they matched."""
+        """By the digest of key and secret: the principal, and the hash that they matched."""
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
         """The key's application; ``None`` where no key is shown."""

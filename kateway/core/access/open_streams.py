@@ -1,4 +1,4 @@
-"""Open streams and the permission that each lives on: what ends one whose permission is gone."""
+"""Ends open streams whose permission is gone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Held:
 
 
 class OpenStreams:
-    """Holds every open stream's visit, and looks at them again when the registry or the configuration has changed
+    """Holds the authorised request of every open stream; reviews it when the registry or the configuration has changed
     (``recheck``) or the credentials of one expire. ``now`` is seconds since the epoch.
     """
 
@@ -42,7 +42,7 @@ class OpenStreams:
         return len(self._held)
 
     def hold(self, authorized: AuthorizedRequest, end: End) -> Callable[[], None]:
-        """Calls ``end`` with the reason when the visit is allowed no more, at most once and never at once. The
+        """Calls ``end`` with the reason when the request is no longer permitted, at most once and never at once. The
         callable returned says that the stream has ended by itself.
         """
         held = _Held(authorized, end)

@@ -1,4 +1,4 @@
-"""Admission: who is asking, may he, and how much of it still; the rules of a gateway that has a registry, in order.
+"""Applies the rules of a gateway that has a registry, in order: authentication, authorisation, rate limits.
 
 In open mode there is no ``Access``: the hot path asks whether it has one, and that is all it pays.
 """
@@ -31,12 +31,12 @@ class Permission(NamedTuple):
     grant: Grant
     allowance: Allowance
     credentials: Credentials
-    """What it brought: a stream is asked again who it is."""
+    """Its credentials: a stream is authenticated again."""
 
 
 class Access:
-    """The rules together. A reload builds another (``build_access``) with the same quotas and failures, so that what
-    is used stays used, and who is refused stays refused.
+    """The rules together. A reload builds another (``build_access``) with the same quotas and failures, so that used
+    quotas stay used, and locked-out callers stay locked out.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Access:
         """
         principal = self.authentication.again(permission.credentials, asked.purpose)
         if (principal.application, principal.key) != (permission.principal.application, permission.principal.key):
-            raise Unauthorized("the credentials are somebody else's now")
+            raise Unauthorized("the credentials belong to another application or key now")
         grant = self.authorizer.authorize(principal, asked, self._snapshot())
         if grant[:3] != permission.grant[:3]:
             raise Denied("the topic is another one now")

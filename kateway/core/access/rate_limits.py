@@ -1,4 +1,4 @@
-"""How much an application may do: token buckets, counted lazily from the clock, with no timer for anybody.
+"""Limits rates with token buckets, counted lazily from the clock, without timers.
 
 A bucket holds one second's worth (at least one unit) and may go into debt: a batch is admitted when the bucket holds
 as much as the batch needs or is full, and then pays for all of it. So a batch larger than a second's worth passes,
@@ -6,7 +6,7 @@ and the average is still exactly the rate. Publishing and requests are refused (
 until the same request would pass); reading is never refused, ``read`` answers how long to wait before the next read.
 
 A key whose own quota names a member has a bucket of its own for that; for the rest it draws on its application's.
-Counting is per gateway. Buckets outlive a change of the snapshot: what has been used stays used.
+Counting is per gateway. Buckets outlive a change of the snapshot: used tokens stay used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IDLE_SECONDS = 60.0
 """Untouched for so long, an entry may go; sooner would make and forget the entries of many slow callers in turn."""
 
 MAX_KEYS_OF_AN_APPLICATION = 1000
-"""Whose allowances are kept at once; they are made again at need."""
+"""Most principals with allowances at once; an allowance is made again at need."""
 
 Seconds = Callable[[], float]
 """A clock that never goes backwards (``reactor.seconds``)."""
@@ -43,7 +43,7 @@ class Bucket:
         self.updated = now
 
     def level(self, now: float) -> float:
-        """What it holds at ``now``; below zero in debt."""
+        """Returns the tokens at ``now``; below zero in debt."""
         elapsed = now - self.updated
         if elapsed > 0:
             self.updated = now
@@ -63,7 +63,7 @@ class Bucket:
         if tokens >= units:
             return 0.0
         missing = min(units, self.capacity) - tokens
-        # what is missing for less than a nanosecond is rounding: who waits as long as he was told must pass
+        # less than a nanosecond is rounding: a client that waits exactly as long as it was told must pass
         return missing / self.rate if missing > self.rate * 1e-9 else 0.0
 
     def retune(self, rate: float, now: float) -> None:
@@ -88,7 +88,7 @@ class Meter:
         self.readers = 0
 
     def tune(self, quota: Quota, now: float) -> None:
-        """Takes on a quota's rates, keeping what has been used of buckets that were there."""
+        """Takes on a quota's rates, keeping the used tokens of buckets that were there."""
         self.touched = now
         self.publish_records = _tuned(self.publish_records, quota.publish_records_per_second, now)
         self.publish_bytes = _tuned(self.publish_bytes, quota.publish_bytes_per_second, now)
@@ -118,7 +118,7 @@ def _tuned(bucket: Bucket | None, rate: float | None, now: float) -> Bucket | No
 
 
 class Allowance:
-    """What one principal may still do just now. Good for one request; ask ``Quotas.of`` again for the next."""
+    """The present rest of one principal's quotas. Good for one request; ask ``Quotas.of`` again for the next."""
 
     __slots__ = (
         "_bytes",
@@ -216,8 +216,8 @@ class Allowance:
         return leave
 
     def headers(self, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        """``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers) of what is nearest to its
-        end: what is left of it, and the seconds until it is full again.
+        """``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers) of the quota nearest to its
+        end: its rest, and the seconds until it is full again.
         """
         if not self._named:
             return ()
@@ -243,12 +243,12 @@ def _policy(name: bytes, bucket: Bucket) -> tuple[bytes, bytes]:
     return b"RateLimit-Policy", b'"%b";q=%d;w=%d' % (name, bucket.capacity, window)
 
 
-def _exceeded(what: str, bucket: Bucket, wait: float) -> QuotaExceeded:
-    return QuotaExceeded(f"the quota of {bucket.rate:g} {what} a second is used up", retry_after_seconds=wait)
+def _exceeded(unit: str, bucket: Bucket, wait: float) -> QuotaExceeded:
+    return QuotaExceeded(f"the quota of {bucket.rate:g} {unit} a second is used up", retry_after_seconds=wait)
 
 
 class Quotas:
-    """The allowances of everybody who was seen lately; idle ones are forgotten, at most ``max_tracked`` are kept."""
+    """The allowances of all principals seen lately; idle ones are forgotten, at most ``max_tracked`` are kept."""
 
     def __init__(self, *, seconds: Seconds, max_tracked: int = 100_000) -> None:
         self._seconds = seconds
@@ -257,13 +257,13 @@ class Quotas:
         self._allowances: dict[str, dict[str, Allowance]] = {}
         """By application, then by key: views on meters, cheap to make again."""
         self._meters: dict[tuple[str, str], Meter] = {}
-        """By application and key; the key is empty for what the application's keys share. Oldest first."""
+        """By application and key; the key is empty for the bucket that the application's keys share. Oldest first."""
 
     def __len__(self) -> int:
         return len(self._meters)
 
     def of(self, principal: Principal, snapshot: Snapshot) -> Allowance:
-        """What the principal may do under the snapshot."""
+        """Returns the principal's allowance under the snapshot."""
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._allowances.clear()
@@ -297,7 +297,7 @@ class Quotas:
         return meter
 
     def _prune(self, now: float) -> None:
-        """Forgets the oldest entries if they are idle; at the bound, the oldest without readers whatever it holds."""
+        """Forgets the oldest entries if they are idle; at the bound, the oldest without readers even if in debt."""
         for _ in range(min(PRUNED_PER_INSERT, len(self._meters))):
             name = next(iter(self._meters))
             meter = self._meters.pop(name)

@@ -1,7 +1,7 @@
-"""What was done, by whom, with what outcome: events to sinks, never in the way of what they tell of.
+"""Sends audit events (actor, action, object, outcome) to sinks, without delaying the action.
 
 ``record`` puts an event in a bounded queue and returns. Each sink has a queue of its own, so that a slow one holds up
-no other, and writes what has gathered while it wrote the last; what finds a queue full, or fails to be written, is
+no other, and writes the events that were queued meanwhile; an event that finds a queue full, or fails to be written, is
 counted as dropped. Sinks are found by the entry point group ``kateway.audit_sinks``. No payloads, no secrets.
 """
 
@@ -41,7 +41,7 @@ class Event(NamedTuple):
     action: str
     """``publish``, ``topic.put``, ``key.rotate`` …"""
     object: str
-    """What it was done to: ``app1/foobar/v1``."""
+    """The object: ``app1/foobar/v1``."""
     outcome: str
     """``ok``, or the code of the error."""
     request_id: str = ""
@@ -49,7 +49,7 @@ class Event(NamedTuple):
 
 
 def actor(principal: Principal) -> str:
-    """How an event names who asked on the public listener."""
+    """Names the actor on the public listener."""
     return f"{principal.application}/{principal.key}" if principal.key else principal.application
 
 
@@ -60,12 +60,12 @@ class Sink(Protocol):
         """Writes events; raises where it could not. One call at a time; not cancelled."""
 
     async def close(self) -> None:
-        """Frees what it holds; the last call."""
+        """Frees the sink's resources; the last call."""
 
 
 @attrs.frozen(kw_only=True)
 class SinkContext:
-    """What a sink's factory is given: ``factory(context) -> Sink``. ``ConfigError`` names what it cannot use."""
+    """The arguments of a sink's factory: ``factory(context) -> Sink``. ``ConfigError`` names its faulty options."""
 
     config: AuditConfig
     data_directory: Path
@@ -111,7 +111,7 @@ class _Lane:
                 batch = [self.queue.popleft() for _ in range(min(len(self.queue), MAX_EVENTS_PER_WRITE))]
                 try:
                     await self.sink.write(batch)
-                except Exception as error:  # a CancelledError too: nobody but the sink itself cancels its write
+                except Exception as error:  # a CancelledError too: only the sink itself cancels its write
                     self.dropped += len(batch)
                     self._complain(error)
                 else:
@@ -172,7 +172,7 @@ class Audit:
         address: str = "",
         change: bool = False,
     ) -> None:
-        """Takes an event. Never waits, never raises. A ``change`` of who may do what has room in the queues that no
+        """Takes an event. Never waits, never raises. A ``change`` of the registry has room in the queues that no
         traffic can use up.
         """
         event = Event(self._now(), actor, action, object, outcome, request_id, address)
@@ -180,7 +180,7 @@ class Audit:
             lane.put(event, ROOM_FOR_CHANGES if change else 0)
 
     async def stop(self) -> None:
-        """Writes what is queued and closes the sinks. To be cancelled by whoever is in a hurry."""
+        """Writes the queued events and closes the sinks. A cancel gives up those that are left."""
         for lane in self._lanes:
             try:
                 await lane.close()

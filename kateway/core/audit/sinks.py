@@ -22,7 +22,7 @@ ONLY_THE_OWNER = 0o600
 def line(event: Event) -> bytes:
     """The event as a JSON object, its time in RFC 3339."""
     moment = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    # what a caller chose may hold halves of surrogate pairs (undecodable bytes): they must not lose the event
+    # a caller's text may hold halves of surrogate pairs (undecodable bytes): they must not lose the event
     fields = {
         name: text.encode("utf-8", "replace").decode() for name, text in event._asdict().items() if name != "time"
     }
@@ -47,7 +47,7 @@ class FileSink:
         await self._in_thread(lambda: self._append(lines))
 
     async def close(self) -> None:
-        """Nothing is held open: the file is opened for each write, so that whoever moves it away loses nothing."""
+        """Does nothing: the file is opened for each write, so that a rotation loses nothing."""
 
     def _append(self, lines: bytes) -> None:
         try:
@@ -75,7 +75,7 @@ class FileSink:
 
 
 class TopicSink:
-    """Publishes each event as a record, with its object as key: what happened to one thing stays in order."""
+    """Publishes each event as a record, with its object as key, so that the events of one object stay in order."""
 
     def __init__(self, store: Store, topic: str, *, timeout_seconds: float, seconds: Callable[[], float]) -> None:
         self._store = store

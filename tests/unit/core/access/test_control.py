@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from kateway.config.schema import AuthConfig, Config
 from kateway.core.access.authentication import Credentials, Purpose, build_failures
 from kateway.core.access.authorization import AccessRequest
-from kateway.core.access.control import ANYBODY, GuardedEntrance, OpenEntrance
+from kateway.core.access.control import OPEN_PRINCIPAL, OpenAccess, RegistryAccess
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.errors import Denied, RegistryUnavailable, Unauthorized
@@ -26,17 +26,17 @@ def nobody_looks(_purpose: Purpose) -> Credentials:
 
 
 def test_without_a_registry_the_versions_are_topics_of_the_default_cluster() -> None:
-    control = OpenEntrance({"other": OTHER, "default": STORE})
+    control = OpenAccess({"other": OTHER, "default": STORE})
     authorized = control.enter(AccessRequest("subscribe", "v1", "foobar", "g"), nobody_looks)
     assert authorized.place == ("default", STORE, "foobar")
-    assert (authorized.group, authorized.principal, authorized.allowance) == ("g", ANYBODY, None)
+    assert (authorized.group, authorized.principal, authorized.allowance) == ("g", OPEN_PRINCIPAL, None)
     assert control.enter(AccessRequest("publish", "v2", "foobar"), nobody_looks).place.topic == "foobar.v2"
     assert control.review(authorized) is None
     assert control.read_pause(authorized, 1 << 30) == 0.0
 
 
 def test_without_a_default_cluster_it_is_the_only_one() -> None:
-    authorized = OpenEntrance({"main": STORE}).enter(AccessRequest("publish", "v1", "t"), nobody_looks)
+    authorized = OpenAccess({"main": STORE}).enter(AccessRequest("publish", "v1", "t"), nobody_looks)
     assert authorized.place.cluster == "main"
 
 
@@ -68,7 +68,7 @@ class Guarded:
         failures = build_failures(AuthConfig(), self.clock.seconds)
         quotas = Quotas(seconds=self.clock.seconds)
         access = build_access(Config(), quotas, failures, snapshot=self.now, now=self.clock.seconds)
-        self.control = GuardedEntrance(access, stores or {"main": STORE}, self.now, self.clock.seconds)
+        self.control = RegistryAccess(access, stores or {"main": STORE}, self.now, self.clock.seconds)
 
     def now(self) -> Snapshot:
         return self.snapshot
