@@ -1,4 +1,4 @@
-"""Frozen values that every layer speaks: what is published, what is read, where it went, who asked.
+"""Frozen values that every layer shares: messages, records, receipts, principals.
 
 Offsets are always *next to read* where they name a position, and the record's own where they belong to a
 record: Kafka's conventions. Timestamps are milliseconds since the epoch. ``None`` and ``b""`` differ everywhere:
@@ -22,7 +22,7 @@ NO_HEADERS: Headers = ()
 
 
 class Message(NamedTuple):
-    """A record on its way in: what a client asked to have written."""
+    """A record on its way in: a client's publish."""
 
     value: bytes | None
     key: bytes | None = None
@@ -69,7 +69,7 @@ class TopicInfo:
 
 @attrs.frozen
 class Principal:
-    """Who is asking: the application that the credentials stand for, and the key that was shown (for audit)."""
+    """The caller: the application that the credentials stand for, and the key that was shown (for audit)."""
 
     application: str
     key: str = ""
@@ -81,9 +81,9 @@ class Principal:
 
 @attrs.frozen
 class Health:
-    """What a store or the registry knows of itself just now, without asking anyone."""
+    """The present health of a store or the registry, without a question to any server."""
 
     healthy: bool
     reason: str = ""
-    """What ails it and what to do, in one line; empty when healthy."""
+    """The fault and its remedy, in one line; empty when healthy."""
     details: Mapping[str, object] = attrs.field(factory=dict)

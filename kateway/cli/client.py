@@ -14,7 +14,7 @@ PREFIX = "/admin/v1"
 PAGE = 500
 MAX_ATTEMPTS = 5
 NO_API = "There is nothing here"
-"""How whatever is not the admin API says 404."""
+"""The detail of a 404 from a server that is not the admin API."""
 
 
 class Refused(Exception):
@@ -30,7 +30,7 @@ class Unreachable(Exception):
 
 
 class Misused(Exception):
-    """What was asked for cannot be asked; the text says what can."""
+    """The request is impossible; the text names the possible ones."""
 
 
 class AdminAnswer(NamedTuple):
@@ -58,7 +58,7 @@ class AdminClient:
 
     @staticmethod
     def name(text: str, like: str) -> str:
-        """A name for a path: its slashes part its segments, as many as in ``like``; what is special is encoded."""
+        """Quotes a name for a path: its slashes part segments, as many as in ``like``; other characters are encoded."""
         segments = text.split("/")
         if not all(segments) or len(segments) != like.count("/") + 1:
             raise Misused(f"{text!r} is not {like}")
@@ -99,7 +99,7 @@ class AdminClient:
         return {"items": items, "next": None}
 
     def change(self, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-        """Reads an entry (nothing is ``{}``), changes it and puts it back; again where somebody was quicker."""
+        """Reads an entry (none is ``{}``), changes it and puts it back; again where another writer was quicker."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 found = self.call("GET", path)

@@ -1,4 +1,4 @@
-"""What the admin API answers, as text for people."""
+"""Formats the admin API's answers as text for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show(found: Any, *, as_json: bool) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under their members' names; columns in which nobody has anything are left out."""
+    """Formats rows under their members' names; columns without any value are left out."""
     if not rows:
         return "none"
     names = [name for name in {name: None for row in rows for name in row} if any(_cell(row.get(name)) for row in rows)]
@@ -45,7 +45,7 @@ def _cell(value: Any) -> str:
         case list():
             return ",".join(map(_cell, value))
         case _:
-            # a control character of somebody's description must not drive the reader's terminal
+            # a control character in a description must not drive the reader's terminal
             return "".join(character if character.isprintable() else "?" for character in str(value))
 
 

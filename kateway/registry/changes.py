@@ -1,4 +1,4 @@
-"""What is alike in all drivers: the snapshot and its watchers, and what each change is as a plan.
+"""Keeps a snapshot and its watchers, and turns each change into a plan: the same in all drivers.
 
 ``WritableRegistry`` has a driver's ``_commit`` carry the plans out; ``readonly`` refuses them.
 """
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def abandonable(running: Deferred[T]) -> Deferred[T]:
-    """The answer of something that goes on when whoever waits for it is cancelled."""
+    """Answers with a task's result; the task goes on when the caller is cancelled."""
     answer: Deferred[T] = Deferred()
     running.addCallbacks(answer.callback, answer.errback)
     return answer

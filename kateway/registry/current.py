@@ -1,4 +1,4 @@
-"""The snapshot in force and those who watch it: what every driver holds one of."""
+"""The snapshot in force and its watchers: every driver holds one of these."""
 
 from __future__ import annotations
 

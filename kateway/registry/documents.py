@@ -1,4 +1,4 @@
-"""Entries as plain tables: what the admin API answers, the registry file holds and the drivers store.
+"""Turns entries into plain tables and back: the form of the admin API, the registry file and the drivers.
 
 An entry's name is never in its table: it is the path, the heading or the key that the table is found under. Times
 are RFC 3339 texts in tables (a TOML date-time is fine too) and milliseconds since the epoch in entries.
@@ -57,7 +57,7 @@ def name_of(entry: Entry) -> str:
 
 
 def to_table(entry: Entry) -> Table:
-    """The entry's members, name and etag aside. A key's has its hashes: not for showing to anybody."""
+    """Returns the entry's members, name and etag aside. A key's has its hashes: not for any response."""
     kind = kind_of(entry)
     shown = {member: _shown(member, getattr(entry, member)) for member in _MEMBERS[kind]}
     return {member: value for member, value in shown.items() if value is not None or member not in _SELDOM}
@@ -139,7 +139,7 @@ def _milliseconds(member: str, value: Any) -> int | None:
 
 
 def gateway_to_table(entry: GatewayEntry) -> Table:
-    """What a gateway tells of itself, its name aside."""
+    """Returns this gateway's entry as a table, its name aside."""
     return {
         "public": list(entry.public),
         "admin": list(entry.admin),
@@ -150,7 +150,7 @@ def gateway_to_table(entry: GatewayEntry) -> Table:
 
 
 def gateway_from_table(name: str, table: Mapping[str, Any]) -> GatewayEntry:
-    """What another gateway told of itself; members that this version does not know are passed over."""
+    """Returns another gateway's entry; members that this version does not know are ignored."""
     return GatewayEntry(
         name=name,
         public=tuple(table.get("public", ())),

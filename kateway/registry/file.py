@@ -1,6 +1,6 @@
 """The registry in a TOML file that people keep: read at the start and by ``reload``, all or nothing, never written.
 
-``conf/registry.toml`` is a worked example. An entry's etag is a digest of what it says, so an entry that a reload
+``conf/registry.toml`` is a worked example. An entry's etag is a digest of its members, so an entry that a reload
 leaves as it was keeps its etag.
 """
 
@@ -27,7 +27,7 @@ _TABLES: tuple[Kind, ...] = ("applications", "topics", "bindings")
 
 
 class FileRegistry(ReadOnlyRegistry):
-    """What a TOML file registers."""
+    """The entries of a TOML file."""
 
     driver = "file"
 
@@ -50,7 +50,7 @@ class FileRegistry(ReadOnlyRegistry):
         try:
             snapshot = await deferToThreadPool(self._reactor, pool, read, self._path, revision)
         except ConfigError as error:
-            self._fault = f"the last reload failed, what was read before is in force: {error}"
+            self._fault = f"the last reload failed, the registry read before is in force: {error}"
             raise
         self._fault = ""
         self._current.replace(snapshot)

@@ -1,11 +1,11 @@
-"""What a registry is: who may do what, as one immutable snapshot, a watch on it, and writes that lose nothing.
+"""The contract of a registry: applications, keys, topics, bindings as one immutable snapshot, a watch, durable writes.
 
 The hot path reads ``registry.snapshot`` without a lock and looks things up in O(1); a change replaces the snapshot
 as a whole. Entries say nothing about how they are stored. Times are milliseconds since the epoch.
 
-A write names the etag that it expects (``None``: whatever is there), is refused with ``PreconditionFailed`` if the
-entry is another by then, and is in force in ``snapshot`` when its coroutine answers. Putting what is there already
-changes nothing and keeps its etag. What an entry refers to must exist (``NotFound``), what others refer to cannot
+A write names the etag that it expects (``None``: any), is refused with ``PreconditionFailed`` if the
+entry is another by then, and is in force in ``snapshot`` when its coroutine answers. A put of an equal entry
+changes nothing and keeps its etag. An entry that another one refers to must exist (``NotFound``) and cannot
 go (``StillReferred``, which names them).
 """
 
@@ -49,7 +49,7 @@ UNLIMITED: Final = Quota()
 
 @attrs.frozen(kw_only=True)
 class Application:
-    """Somebody who publishes and subscribes: the owner of keys and topics."""
+    """Publishes and subscribes: the owner of keys and topics."""
 
     name: str = attrs.field(validator=grammar.name)
     description: str = attrs.field(default="", validator=grammar.text)
@@ -59,7 +59,7 @@ class Application:
 
 @attrs.frozen(kw_only=True)
 class Key:
-    """What a caller shows with its secret. When it was last used is kept apart: see ``Registry.note_used``."""
+    """Identifies a caller, together with its secret. Its last use is kept apart: see ``Registry.note_used``."""
 
     key: str = attrs.field(validator=grammar.name)
     application: str = attrs.field(validator=grammar.name)
@@ -71,7 +71,7 @@ class Key:
     rotated_until: int = 0
     made: int = 0
     quota: Quota | None = None
-    """Instead of its application's, member by member: what is ``None`` here is the application's."""
+    """Instead of its application's, member by member: a ``None`` here leaves the application's in force."""
     etag: str = attrs.field(default="", eq=False)
 
     def hashes(self, now: int) -> tuple[str, ...]:
@@ -158,12 +158,12 @@ E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
 @attrs.frozen(kw_only=True, eq=False)
 class Snapshot:
-    """Everything registered at one moment. Never changes; whoever holds one may go on using it."""
+    """Everything registered at one moment. Never changes, so a holder may go on using it."""
 
     revision: int = 0
     """Grows with every change; of the driver's own counting."""
     known: bool = True
-    """False: the registry has not been reached since the start, so nothing is known of anybody
+    """False: the registry has not been reached since the start, so no key is known
     (``RegistryUnavailable``, not ``Unauthorized``).
     """
     open: bool = False
@@ -181,7 +181,7 @@ class Snapshot:
         return sorted((key for key in self.keys.values() if key.application == application), key=lambda key: key.key)
 
     def quota(self, application: str, key: str = "") -> Quota:
-        """What applies to a key of an application: its own quota where it has one, else its application's."""
+        """Returns the quota of a key of an application: its own where it has one, else its application's."""
         owner = self.applications.get(application)
         quota = UNLIMITED if owner is None else owner.quota
         own = self.keys.get(key)
@@ -192,18 +192,18 @@ class Snapshot:
 
 
 def stored_group(application: str, group: str) -> str:
-    """What a group is called in the store, so that two applications' groups never meet (not in open mode)."""
+    """Returns the group's name in the store, so that two applications' groups never meet (not in open mode)."""
     return f"{application}.{group}"
 
 
 def open_topic(topic: str, version: str) -> str:
-    """What a topic is called in the store in open mode."""
+    """Returns the topic's name in the store in open mode."""
     return topic if version == "v1" else f"{topic}.{version}"
 
 
 @attrs.frozen
 class Written(Generic[E_co]):
-    """What a put did: the entry as it is now, with its etag, and whether it is new."""
+    """The result of a put: the entry as it is now, with its etag, and whether it is new."""
 
     entry: E_co
     made: bool
@@ -213,7 +213,7 @@ Callback = Callable[[Snapshot], None]
 
 
 class Registry(Protocol):
-    """Where applications, keys, topics and bindings are kept, by whatever driver."""
+    """Keeps applications, keys, topics and bindings."""
 
     @property
     def driver(self) -> str:
@@ -221,7 +221,7 @@ class Registry(Protocol):
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is in force. Take it once per request and use that one throughout."""
+        """The snapshot in force. Take it once per request and use that one throughout."""
 
     @property
     def read_only(self) -> bool:
@@ -237,7 +237,7 @@ class Registry(Protocol):
         """Leaves the list of gateways and frees everything; the snapshot stays."""
 
     async def reload(self) -> None:
-        """Reads everything again, all or nothing: ``ConfigError`` names what is wrong and the old stays in force."""
+        """Reads everything again, all or nothing: ``ConfigError`` names each fault and the old stays in force."""
 
     def watch(self, callback: Callback) -> Callable[[], None]:
         """Calls back on the reactor's thread each time that ``snapshot`` was replaced, with the new one, before the
@@ -245,7 +245,7 @@ class Registry(Protocol):
         """
 
     def health(self) -> Health:
-        """What is known just now. Unhealthy: the last snapshot stays in force. ``details`` has ``driver``,
+        """Returns the present health. Unhealthy: the last snapshot stays in force. ``details`` has ``driver``,
         ``revision`` and counts.
         """
 

@@ -1,4 +1,4 @@
-"""What a write comes to: from a snapshot and a wish to the changes that fulfil it, or to the error that refuses it.
+"""Plans a write: from a snapshot and a wish to the changes that fulfil it, or to the error that refuses it.
 
 Pure: a driver that loses a race plans again on the newer snapshot. All rules that hold between entries are here, so
 every driver has the same.
@@ -117,7 +117,7 @@ def build(entries: Iterable[Entry], revision: int) -> Snapshot:
 
 
 def faults(snapshot: Snapshot) -> list[str]:
-    """What is wrong between the entries of a whole snapshot, each fault with its entry's name."""
+    """Lists the faults between the entries of a whole snapshot, each with its entry's name."""
     problems = []
     entries: list[Entry] = [*snapshot.keys.values(), *snapshot.topics.values(), *snapshot.bindings.values()]
     owners: dict[tuple[str, str], Topic] = {}
@@ -149,7 +149,7 @@ def _completed(entry: Entry, old: Entry | None) -> Entry:
 
 
 def _check_references(snapshot: Snapshot, entry: Entry, *, alone: bool = True) -> None:
-    """That what an entry refers to exists; ``alone``: and that it takes no other entry's place."""
+    """Checks that the entries referred to exist; ``alone``: and that the entry takes no other entry's place."""
     match entry:
         case Key():
             _check_application(snapshot, entry.application)

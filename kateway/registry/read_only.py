@@ -1,4 +1,4 @@
-"""The registries that the gateway cannot change: the open one, and what the file driver has in common with it."""
+"""The registries that the gateway cannot change: the open one, and the base of the file driver."""
 
 from __future__ import annotations
 

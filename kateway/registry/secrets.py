@@ -1,9 +1,9 @@
 """Secrets: made here, kept only as salted hashes, compared in constant time.
 
 A hash is one round of SHA-256 over salt and secret, on purpose. Slow hashes (scrypt, PBKDF2) make *guessable*
-secrets dear to guess; the gateway makes its secrets itself with 192 random bits, which nobody can guess at any speed,
+secrets dear to guess; the gateway makes its secrets itself with 192 random bits, beyond guessing at any speed,
 and a slow hash would hand every caller of a public port a way to spend our processor. A check takes microseconds.
-Whoever writes a registry file with secrets of his own choosing must choose them as long: ``hash_secret`` cannot tell.
+Secrets of your own choosing in a registry file must be as long: ``hash_secret`` cannot tell.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECRET_BYTES = 24
 SALT_BYTES = 16
 
 NO_SECRET_HASH = f"sha256${'0' * 2 * SALT_BYTES}${'0' * 64}"
-"""Matches no secret: what an unknown key is checked against, so that it takes as long as a known one."""
+"""Matches no secret: an unknown key is checked against it, so that it takes as long as a known one."""
 
 
 def new_secret() -> str:
@@ -26,7 +26,7 @@ def new_secret() -> str:
 
 
 def new_key() -> str:
-    """A name for a key whose maker does not care: 96 random bits, so that none meets another."""
+    """Makes a name for a key: 96 random bits, so that none meets another."""
     # a leading dash would be taken for an option on a command line
     return "k" + secrets.token_hex(12)
 

@@ -1,4 +1,4 @@
-"""What an entry's members may be: validators that raise ``InvalidName`` or ``InvalidParameter``, naming the member."""
+"""Validates an entry's members: raises ``InvalidName`` or ``InvalidParameter``, naming the member."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORAGE_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 KAFKAS_OWN = frozenset(
     {"__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata", "__remote_log_metadata"}
 )
-"""Topics in which Kafka keeps what it knows."""
+"""Kafka's internal topics."""
 SECRET_HASH = re.compile(r"sha256\$[0-9a-f]{32}\$[0-9a-f]{64}")
 
 MAX_DESCRIPTION_CHARACTERS = 1024
@@ -62,7 +62,7 @@ def text(_instance: Any, attribute: Any, value: Any) -> None:
 
 def secret_hash(_instance: Any, attribute: Any, value: Any) -> None:
     if not isinstance(value, str) or not SECRET_HASH.fullmatch(value):
-        raise InvalidParameter(f"{attribute.name} must be what `kateway-admin hash-secret` prints: sha256$SALT$DIGEST")
+        raise InvalidParameter(f"{attribute.name} must be as `kateway-admin hash-secret` prints it: sha256$SALT$DIGEST")
 
 
 def optional_secret_hash(instance: Any, attribute: Any, value: Any) -> None:

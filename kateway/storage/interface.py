@@ -1,4 +1,4 @@
-"""What a store is: the contract that ``core`` is written against and that every driver's tests run.
+"""The contract of a store: ``core`` is written against it, and every driver's tests run it.
 
 A store is one cluster. Offsets are *next to read* wherever they name a position; a committed offset of 7 means that
 records 0 to 6 are done with. All methods run on the reactor's thread; ``async`` ones may be cancelled at any time,
@@ -18,7 +18,7 @@ from kateway.errors import KatewayError
 from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
 
 Outcome = Receipt | KatewayError
-"""Of one message: where it was written, or why not (``retriable`` and ``maybe_written`` say what may be done)."""
+"""Of one message: where it was written, or an error (``retriable`` and ``maybe_written`` say whether to repeat)."""
 
 At = Literal["earliest", "latest"] | int
 """A place in every partition of a topic: its ends, or the first record at or after so many ms since the epoch."""
@@ -32,28 +32,28 @@ FOR_EVER = -1
 
 
 class Fetched(NamedTuple):
-    """What a group-less read found."""
+    """The result of a group-less read."""
 
     records: list[Record]
     next_offset: int
-    """Where to read on; beyond the last record's offset + 1 where records that nobody may see were skipped."""
+    """Where to read on; beyond the last record's offset + 1 where invisible records were skipped."""
     end: int
     """The offset that the partition's next visible record will have."""
 
 
 class Store(Protocol):
-    """One cluster, by whatever driver."""
+    """One cluster."""
 
     async def start(self) -> None:
         """Opens the store. A server that cannot be reached is not an error: ``health`` says so and the driver keeps
-        trying. What only a person can mend (bad settings, a locked data directory) raises.
+        trying. A fault that only a person can mend (bad settings, a locked data directory) raises.
         """
 
     async def stop(self, grace_seconds: float) -> None:
         """Lets publishes under way finish for at most ``grace_seconds``, closes subscriptions, frees everything."""
 
     def health(self) -> Health:
-        """What is known just now. True to within five seconds: drivers look while nobody else does."""
+        """Returns the present health. True to within five seconds: drivers look by themselves."""
 
     def partitions(self, topic: str) -> int | None:
         """The topic's partition count as last known, without asking: ``None`` where nothing is known of it."""
@@ -69,7 +69,7 @@ class Store(Protocol):
     ) -> TopicInfo:
         """Makes a topic and answers when it can be published to. ``Conflict`` where it exists,
         ``InvalidTopic`` where the store does not allow it. ``retention_ms``: for how long records are kept at least;
-        ``FOR_EVER``, or ``None`` for what the store does by itself.
+        ``FOR_EVER``, or ``None`` for the store's own setting.
         """
 
     async def add_partitions(self, topic: str, total: int) -> TopicInfo:
@@ -85,10 +85,10 @@ class Store(Protocol):
         """Writes messages; answers one outcome for each, in their order, and never fails as a whole.
 
         ``acks``: 0 none (receipts without offset), 1 leader, -1 all in-sync replicas. ``deadline`` is on the
-        reactor's clock (``reactor.seconds()``): what was never sent by then is ``Unavailable``, what was sent and
+        reactor's clock (``reactor.seconds()``): a message never sent by then is ``Unavailable``, one that was sent and
         not answered is ``OutcomeUnknown``. A batch's messages may land in several partitions; one that fails does
         not touch the others. Messages of one call for one partition are written in order. Cancelling the Deferred
-        does nothing: a publish handed over has an outcome whatever the caller does. A plain Deferred, not a
+        does nothing: a publish that was handed over has an outcome in any case. A plain Deferred, not a
         coroutine, because one is made for every request of the hot path.
 
         A topic that the store does not have is ``TopicNotFound`` for each message, after fresh looks.
@@ -99,10 +99,10 @@ class Store(Protocol):
         """For each partition the offset of ``at``; for a timestamp later than every record, the end."""
 
     async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
-        """What the group has committed in each partition of the topic; ``None`` where nothing is."""
+        """Returns the group's committed offset in each partition of the topic; ``None`` where there is none."""
 
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        """Moves a group by hand. ``GroupBusy`` while anybody is a member of it."""
+        """Moves a group by hand. ``GroupBusy`` while it has members."""
 
     async def read(self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
         """Reads records from ``offset`` on, at least one where there is one, else at most ``max_bytes`` of them.
@@ -118,7 +118,7 @@ class Store(Protocol):
 
 
 class Listener(Protocol):
-    """Hears what happens to a subscription. Called on the reactor's thread, never from inside a call to it."""
+    """Notified of a subscription's events. Called on the reactor's thread, never from inside a call to it."""
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         """These partitions are ours (in addition to those that are); each starts at its committed offset, else by
@@ -152,21 +152,21 @@ class Subscription(Protocol):
         """
 
     def position(self, partition: int) -> int | None:
-        """The next offset that ``take`` will look at: past the records taken *and* past what nobody may see right
+        """The next offset that ``take`` will look at: past the records taken *and* past invisible records right
         behind them (control records, compacted holes). ``None`` where the partition is not ours or not yet known.
         """
 
     def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
-        """Commits. Fails with ``Conflict`` if a partition is not ours any more, else with what the store said.
+        """Commits. Fails with ``Conflict`` if a partition is not ours any more, else with the store's own error.
         Calls under way at once are merged: the newest of a partition wins. Cancelling abandons the answer.
         """
 
     def seek(self, partition: int, offset: int) -> None:
-        """``take`` goes on from ``offset``; what was prefetched goes. Out of range: the reset rule applies."""
+        """``take`` goes on from ``offset``; prefetched records go. Out of range: the reset rule applies."""
 
     def pause(self, partition: int) -> None:
-        """Nobody takes for now: what was prefetched of a partition goes, and no more of it is. The next ``take`` gives
-        nothing, and ends this: what there is then is prefetched and told of as new.
+        """Pauses a partition: its prefetched records go, and no more are fetched. The next ``take`` gives
+        nothing, and ends this: the records there then are prefetched and announced as new.
         """
 
     def lag(self, partition: int) -> int | None:

@@ -1,7 +1,7 @@
 """Which partition a message goes to: by key as the Java client does, else round robin that stays a while.
 
 The hash is Apache Kafka's ``org.apache.kafka.common.utils.Utils.murmur2`` (MurmurHash2, 32 bit, seed 0x9747b28c), so
-that a key lands in the same partition whoever wrote it.
+that a key lands in the same partition with every client.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from kateway.registry.zookeeper.client import WatchEvent, ZookeeperClient
 
 
 class Presence:
-    """This gateway's entry and everybody's. ``changed`` is called when ours may need to be made again: it
+    """Keeps this gateway's entry and lists all. ``changed`` is called when ours may need to be made again: it
     should not look at once, or two gateways of one name would take it from each other without a pause.
     """
 
@@ -34,14 +34,14 @@ class Presence:
         self._watched = False
 
     async def ensure(self) -> None:
-        """Sees to it that our entry is there, is our session's, and says what it should."""
+        """Ensures that our entry is there, is our session's, and is up to date."""
         entry = self.entry
         if entry is None:
             return
         content = orjson.dumps(gateway_to_table(entry))
         if self._watched and content == self._written:
             return
-        # until all of this has come to its end, we do not know what is there
+        # until all of this has come to its end, the state of the node is unknown
         before, self._written = self._written, b""
         path = f"{self._folder}/{entry.name}"
         result, watch = self._client.exists_and_watch(path)
@@ -49,7 +49,7 @@ class Presence:
         self._watched = True
         watch.addCallback(self._heard)
         if stat is not None and stat.ephemeralOwner != self._client.session[0]:
-            # what our last session left: it would go when that expires, and take our name off the list
+            # the node of our last session: it would go when that expires, and take our name off the list
             await self._client.delete(path)
             stat = None
         if stat is None:
@@ -62,11 +62,11 @@ class Presence:
         self._watched = False
         self._changed()
 
-    async def everybody(self) -> Sequence[GatewayEntry]:
+    async def list_all(self) -> Sequence[GatewayEntry]:
         try:
             names = await self._client.get_children(self._folder)
         except NoNodeError:
-            # somebody deleted it: it comes again with the next look
+            # deleted by hand: it comes again with the next look
             return []
         found = await self._client.get_many([f"{self._folder}/{name}" for name in names])
         entries = []

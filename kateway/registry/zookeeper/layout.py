@@ -2,9 +2,9 @@
 
 ``docs/registry.rst`` shows it. A write is one transaction: the entries' nodes and ``revision``, on condition that
 ``revision`` is still what the writer planned on. So writes have one order, none is lost, and what one checked
-(nobody refers to this topic) holds when it is done. ``revision`` also tells the last changes, each with the
-transaction (zxid) that made it: a gateway that watches that one node knows what to change in its snapshot without
-reading anything else, and reads everything only when the changes told do not reach back to what it has.
+(no entry refers to this topic) holds when it is done. ``revision`` also holds the last changes, each with the
+transaction (zxid) that made it: a gateway that watches that one node knows the changes to its snapshot without
+reading anything else, and reads everything only when those changes do not reach back to its own revision.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MAX_REVISION_BYTES: Final = 65536
 
 @attrs.frozen
 class Step:
-    """What one write changed: kind, name and the entry's table (``None``: gone), and who wrote it."""
+    """The change of one write: kind, name and the entry's table (``None``: gone), and its writer."""
 
     zxid: int
-    """0 in what is stored of the last step: a writer cannot know it, a reader has it from the node's stat."""
+    """0 in the stored form of the last step: a writer cannot know it, a reader has it from the node's stat."""
     writer: str
     changes: tuple[tuple[Kind, str, Mapping[str, Any] | None], ...]
 
@@ -119,7 +119,7 @@ def path_of(root: str, kind: str, name: str) -> str:
 
 
 def entry_of(kind: Kind, node: str, data: bytes, stat: Any) -> Entry:
-    """The entry that a node holds; ``BadRequest`` says what is wrong with it."""
+    """Returns the entry that a node holds; ``BadRequest`` names its fault."""
     try:
         table = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -128,7 +128,7 @@ def entry_of(kind: Kind, node: str, data: bytes, stat: Any) -> Entry:
 
 
 def read_entries(nodes: Mapping[Kind, Mapping[str, Node]], zxid: int) -> tuple[Snapshot, list[str]]:
-    """The snapshot of all nodes (by kind and path) that can be read, and what is wrong with the others."""
+    """Returns the snapshot of all nodes (by kind and path) that can be read, and the faults of the others."""
     entries: list[Entry] = []
     left_out: list[str] = []
     for kind, found in nodes.items():

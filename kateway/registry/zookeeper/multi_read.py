@@ -1,6 +1,6 @@
 """A request that kazoo lacks: data and stat of many nodes in one answer (ZooKeeper 3.6 on, opcode 22).
 
-kazoo spends about a quarter of a millisecond on each request, whatever it is: ten thousand entries read one by one
+kazoo spends about a quarter of a millisecond on each request: ten thousand entries read one by one
 cost seconds, two hundred at a time a fraction of one. The format is the transaction's (ZooKeeper's
 ``MultiOperationRecord`` and ``MultiResponse``): a header before each operation and result, one that says *done* last.
 """

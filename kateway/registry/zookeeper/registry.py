@@ -1,6 +1,6 @@
 """The registry in ZooKeeper, shared by any number of gateways. ``layout`` says how it lies there.
 
-Each gateway has the whole as a snapshot and follows one node, ``revision``. Whatever happens to the connection, the
+Each gateway has the whole as a snapshot and follows one node, ``revision``. In any state of the connection, the
 snapshot stays in force, and everything is looked at again when there is one: watches do not outlive a connection,
 ephemeral nodes do not outlive a session.
 """
@@ -44,9 +44,9 @@ from kateway.registry.zookeeper.multi_read import Node
 T = TypeVar("T")
 
 REFUSED: Final = (BadVersionError, NodeExistsError, NoNodeError)
-"""What a transaction fails with when the nodes are not as it was planned on."""
+"""Failures of a transaction when the nodes are not as it was planned on."""
 AWAY: Final = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, SessionMovedError, OperationTimeoutError)
-"""What a call fails with when the server, not the call, is at fault."""
+"""Failures of a call when the server, not the call, is at fault."""
 RETRY_SECONDS: Final = 1.0
 MAX_ATTEMPTS: Final = 100
 """Of a write that loses to others each time; its deadline comes first."""
@@ -135,7 +135,7 @@ class ZookeeperRegistry(WritableRegistry):
         reason = ""
         if self._away_since is not None:
             since = self._reactor.seconds() - self._away_since
-            force = "what was known before is in force" if self.snapshot.known else "nothing is known yet"
+            force = "the last snapshot is in force" if self.snapshot.known else "nothing is known yet"
             reason = f"ZooKeeper at {self._addresses} has been away for {since:.0f} s: {force}"
         elif self._fault:
             reason = f"ZooKeeper at {self._addresses}: {self._fault}"
@@ -159,7 +159,7 @@ class ZookeeperRegistry(WritableRegistry):
             self._wake()
         elif self._away_since is None:
             self._away_since = self._reactor.seconds()
-            self._log.warn("ZooKeeper at {hosts} is away: what was known before is in force", hosts=self._addresses)
+            self._log.warn("ZooKeeper at {hosts} is away: the last snapshot is in force", hosts=self._addresses)
 
     # --- following ---------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class ZookeeperRegistry(WritableRegistry):
             await self._catch_up(await self._read_revision())
             await self._presence.ensure()
         except NoNodeError:
-            # somebody deleted the root, or a folder below it
+            # the root, or a folder below it, was deleted by hand
             self._rooted = False
             raise
 
@@ -241,7 +241,7 @@ class ZookeeperRegistry(WritableRegistry):
         self._current.replace(plans.apply(snapshot, changes, revision.zxid))
 
     async def _load_all(self) -> None:
-        """Reads every entry. What changes meanwhile is in the steps since, or wakes us again."""
+        """Reads every entry. Changes meanwhile are in the steps since, or wake us again."""
         revision = layout.read_revision(*await self._client.get(self._revision_path))
         nodes: dict[Kind, dict[str, Node]] = {}
         for kind in layout.KINDS:
@@ -272,7 +272,7 @@ class ZookeeperRegistry(WritableRegistry):
         return await self._within(self._alone(lambda: self._carry_out(write)), refusal)
 
     async def _carry_out(self, write: _Write) -> tuple[Snapshot, Snapshot]:
-        """Plans and writes until nobody else was faster. Goes on, to its deadline, when its caller is gone."""
+        """Plans and writes until no other writer was faster. Goes on, to its deadline, when its caller is gone."""
         for _attempt in range(MAX_ATTEMPTS):
             if self._stopped or self._reactor.seconds() >= write.deadline:
                 break
@@ -280,7 +280,7 @@ class ZookeeperRegistry(WritableRegistry):
                 return await self._attempt(write)
             except REFUSED as error:
                 if not isinstance(error, BadVersionError):
-                    # somebody changed nodes by hand: what we have is not what is there
+                    # nodes were changed by hand: our snapshot is out of date
                     await self._load_all()
             except AWAY as error:
                 if not write.sent:
@@ -333,7 +333,7 @@ class ZookeeperRegistry(WritableRegistry):
             self._again(error)
 
     async def gateways(self) -> Sequence[GatewayEntry]:
-        return await self._within(self._presence.everybody(), self._refusal)
+        return await self._within(self._presence.list_all(), self._refusal)
 
     async def note_used(self, used: Mapping[str, int]) -> None:
         known = self.snapshot.keys
@@ -352,7 +352,7 @@ class ZookeeperRegistry(WritableRegistry):
             self._lock.release()
 
     async def _within(self, work: Coroutine[Deferred[Any], Any, T], refusal: Callable[[], KatewayError]) -> T:
-        """Answers what ``work`` does, in time or with ``refusal()``; the work itself goes on to its end."""
+        """Answers with the result of ``work`` in time, or with ``refusal()``; the work itself goes on to its end."""
         if self._stopped or self._away_since is not None:
             work.close()
             raise refusal()
@@ -388,7 +388,7 @@ class ZookeeperRegistry(WritableRegistry):
 
 
 class _Write:
-    """A write under way: what for, by when, and whether an attempt of it has been sent."""
+    """A write under way: its purpose, its deadline, and whether an attempt of it has been sent."""
 
     def __init__(self, plan: Plan, deadline: float) -> None:
         self.plan = plan

@@ -26,7 +26,7 @@ DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
 
 
 class KafkaStore:
-    """One Kafka cluster. ``name`` is what the cluster is called in the configuration; ``discover`` finds its brokers
+    """One Kafka cluster. ``name`` is its name in the configuration; ``discover`` finds its brokers
     where they are not configured.
 
     ``ConfigError`` for an address that is none, and for a certificate or secret that cannot be read.
@@ -58,7 +58,7 @@ class KafkaStore:
         self._subscriptions: set[KafkaSubscription] = set()
 
     async def start(self) -> None:
-        """Begins to look after the cluster; brokers that cannot be reached are what ``health`` says."""
+        """Begins to look after the cluster; ``health`` reports brokers that cannot be reached."""
         self._client.start()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -116,7 +116,7 @@ class KafkaStore:
         return await self._offsets.at(topic, at)
 
     async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
-        """What a group has committed."""
+        """Returns a group's committed offsets."""
         return await self._offsets.committed(group, topic)
 
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""The brokers to begin with: configured, or found by somebody who knows (ZooKeeper)."""
+"""The brokers to begin with: configured, or found by a function (in ZooKeeper)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIND_INTERVAL_SECONDS = 5.0
 """So often the question is asked again while none of the brokers that are known answers."""
 
 Discover = Callable[[], Coroutine[Any, Any, Sequence[str]]]
-"""Answers brokers, ``host:port``, or raises a ``KatewayError`` that says what is wrong."""
+"""Finds brokers, ``host:port``, or raises a ``KatewayError`` that names the fault."""
 
 
 class Bootstrap:
@@ -25,8 +25,8 @@ class Bootstrap:
         self._found_at = 0.0
 
     async def find(self) -> None:
-        """To be called while no broker answers. What was found before is good enough where nothing can be found now;
-        raises what ``Discover`` does where nothing ever was.
+        """Finds the brokers; to be called while none answers. Gives the last ones where none can be found now;
+        raises the errors of ``Discover`` where none ever was.
         """
         now = self._clock.seconds()
         if self._discover is None or (self.addresses and now - self._found_at < FIND_INTERVAL_SECONDS):

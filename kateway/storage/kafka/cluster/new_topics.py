@@ -1,5 +1,5 @@
 """Topics that came lately. Brokers learn of a topic one after the other, and any of them may be asked for a listing:
-what one lacks that another had a moment ago is not gone. No I/O.
+a topic that one lacks and that another had a moment ago is not gone. No I/O.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEW_SECONDS = 5.0
 
 
 class NewTopics:
-    """What is known to be new."""
+    """The topics that are known to be new."""
 
     def __init__(self) -> None:
         self._seen_at: dict[str, float] = {}

@@ -98,7 +98,7 @@ class Offsets:
     # --- of groups ---------------------------------------------------------------------------------------------
 
     async def committed(self, group: str, topic: str, only: Iterable[int] | None = None) -> dict[int, Committed | None]:
-        """What the group has committed in each partition (or ``only`` some)."""
+        """Returns the group's committed offset in each partition (or ``only`` some)."""
         partitions = list(range(await self.partitions(topic)) if only is None else only)
         body = wire.encode_offset_fetch(group, topic, partitions)
 
@@ -121,7 +121,7 @@ class Offsets:
         generation: int = -1,
         member: str = "",
     ) -> set[int]:
-        """Commits and answers what the broker said that only the caller can judge: of 22, 25, 27."""
+        """Commits and returns the broker's codes that only the caller can judge: of 22, 25, 27."""
         body = wire.encode_offset_commit(group, generation, member, topic, offsets)
 
         async def send() -> set[int]:
@@ -134,7 +134,7 @@ class Offsets:
         return await self._again_and_again(send, self._elsewhere(group))
 
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        """Moves a group by hand; ``GroupBusy`` while anybody is a member of it."""
+        """Moves a group by hand; ``GroupBusy`` while it has members."""
         count = await self.partitions(topic)
         for partition in offsets:
             if not 0 <= partition < count:
@@ -178,7 +178,7 @@ class Offsets:
     async def _again_and_again(
         self, attempt: Callable[[], Awaitable[T]], before_the_next: Callable[[], Awaitable[None]]
     ) -> T:
-        """All that is asked here may be asked twice; what passes is tried again within the request timeout."""
+        """Repeats a call within the request timeout while its failure may pass; each call here may be repeated."""
         deadline = self._client.reactor.seconds() + self._timeout_seconds
         pause = RETRY_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""Endpoints that speak TLS and SASL before Kafka: what comes out of them is a connection like any other.
+"""Endpoints that speak TLS and SASL before Kafka; their connections are used like any other.
 
 SASL by SaslHandshake v1 and SaslAuthenticate v0 or v1 (KIP-152, KIP-368), inside TLS or not. Secrets are read again for
 each connection, so one that is replaced in its file is in use from the next connection on. They leave for the broker
@@ -78,7 +78,7 @@ class _Authenticating(Protocol):
         self._held += data
         size = int.from_bytes(self._held[:4], "big")
         if len(self._held) >= 4 and size > MAX_ANSWER_BYTES:
-            self._fail(AuthenticationFailed("what listens there does not talk plain Kafka (TLS?)"))
+            self._fail(AuthenticationFailed("the listener there does not talk plain Kafka (TLS?)"))
         elif len(self._held) >= 4 + size:
             body, self._held = self._held[8 : 4 + size], self._held[4 + size :]
             try:
@@ -118,8 +118,8 @@ class _Authenticating(Protocol):
             self.done.callback(None)
 
     def become(self, inner: Protocol) -> None:
-        """From now on only a pipe to ``inner``. A broker that limits the session drops the connection for what is
-        asked after its end, and whoever asked does not know whether it was done: so it is renewed before.
+        """Becomes a pipe to ``inner``. A broker that limits the session drops the connection for a request
+        after its end, and its sender does not know whether it was done: so it is renewed before.
         """
         self._inner = inner
         inner.makeConnection(self.transport)

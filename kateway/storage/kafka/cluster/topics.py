@@ -21,7 +21,7 @@ RETRY_SECONDS = 0.2
 
 
 class Topics:
-    """What topics there are, and changes of that."""
+    """Lists topics, and changes them."""
 
     def __init__(self, client: Client, pool: Pool) -> None:
         self._client = client

@@ -1,6 +1,6 @@
 """The compression codecs of Kafka's record batches: gzip, snappy, lz4 and zstd, by their numbers.
 
-Decompression is bounded: what would grow past the limit is ``CorruptRecords``, never an exhausted memory.
+Decompression is bounded: beyond the limit it raises ``CorruptRecords`` and never exhausts the memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {"none": NONE, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 
 MAX_DECOMPRESSED_BYTES = 134217728
-"""What one batch may decompress to unless the caller says otherwise: a hundred times what brokers take by default."""
+"""Most bytes that a batch may decompress to by default: a hundred times the brokers' default limit."""
 
 _GZIP_LEVEL = 1  # level 9 compresses at 9 MB/s, level 1 at ten times that for a few percent more bytes
 _GZIP_WBITS = 31
@@ -50,7 +50,7 @@ def compress(codec: int, data: bytes) -> bytes:
 def decompress(codec: int, data: bytes, *, legacy: bool = False, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> bytes:
     """Decompresses a batch's records section. ``legacy``: it comes from a message set of magic 0, whose lz4 frames
     carry a wrong header checksum. ``CorruptRecords`` where it is broken, larger than ``max_bytes`` or of a codec
-    that nobody has defined.
+    that is not in any specification.
     """
     try:
         if codec == GZIP:

@@ -1,4 +1,4 @@
-"""Kafka's error codes and what they are called here.
+"""Maps Kafka's error codes to errors.
 
 Source of the codes: https://kafka.apache.org/protocol#protocol_error_codes
 """
@@ -39,7 +39,7 @@ SESSION_LOST = frozenset({70, 71})
 """Of a fetch: the broker does not know the fetch session, or is at another request of it."""
 
 REROUTE = frozenset({3, 5, 6, 9, 72, 74, 75, 100, 103})
-"""What is known of leaders is old: look again."""
+"""The view of leaders is old: look again."""
 
 _TABLE: MappingProxyType[int, tuple[str, type[KatewayError]]] = MappingProxyType(
     {
@@ -101,10 +101,10 @@ def name_of(code: int) -> str:
 
 
 def error_for(code: int, about: str = "") -> KatewayError:
-    """The error for a code that is not 0; ``about`` says of what, for a person. A code that nobody knows may have
+    """Returns the error for a code that is not 0; ``about`` names the object, for a person. An unknown code may have
     any effect: the outcome is unknown.
     """
     known = _TABLE.get(code)
     kind = OutcomeUnknown if known is None else known[1]
-    what = f"{about}: " if about else ""
-    return kind(f"{what}{kind.title[0].lower()}{kind.title[1:]} (Kafka: {name_of(code)})")
+    prefix = f"{about}: " if about else ""
+    return kind(f"{prefix}{kind.title[0].lower()}{kind.title[1:]} (Kafka: {name_of(code)})")

@@ -3,9 +3,9 @@ protocol.
 
 JoinGroup v2 because 4.0.0 has none lower, and because it has a rebalance timeout apart from the session's. From v4 on,
 of the same shape, a coordinator tells a new member its name before it holds its join back (KIP-394; brokers from 2.2
-on): whose connection breaks meanwhile joins again as the same member, instead of leaving behind one that nobody is,
+on): a member whose connection breaks meanwhile joins again as the same member, instead of leaving one without an owner,
 and for which each rebalance waits until its session is over. The
-consumer protocol (member metadata and assignments, version 0) is what librdkafka and the Java client speak too.
+consumer protocol (member metadata and assignments, version 0) is the one that librdkafka and the Java client speak too.
 Source: https://kafka.apache.org/protocol and, for the consumer protocol, ConsumerProtocolSubscription.json.
 """
 
@@ -92,12 +92,12 @@ def decode_error(body: bytes) -> int:
 
 
 def encode_metadata(topics: Sequence[str]) -> bytes:
-    """A member's metadata, consumer protocol version 0: what it subscribes to."""
+    """Encodes a member's metadata, consumer protocol version 0: the topics that it subscribes to."""
     return i16(0) + array(map(string, sorted(topics))) + data(b"")
 
 
 def decode_metadata(body: bytes) -> list[str]:
-    """The topics that a member subscribes to; what later versions add behind them is not looked at."""
+    """Returns the topics that a member subscribes to; additions of later versions behind them are ignored."""
     read = ByteReader(body)
     read.i16()  # version
     return read.array(read.string)
@@ -110,7 +110,7 @@ def encode_assignment(assigned: Mapping[str, Sequence[int]]) -> bytes:
 
 
 def decode_assignment(body: bytes) -> dict[str, list[int]]:
-    """What a member is assigned; nothing at all where the assignment is empty."""
+    """Returns a member's assignment; empty where the assignment is empty."""
     if not body:
         return {}
     read = ByteReader(body)

@@ -76,7 +76,7 @@ def _fields(data: bytes, start: int, end: int) -> tuple[int, int, int, int, byte
         (timestamp,) = _TIMESTAMP.unpack_from(data, position)
         position += 8
     elif magic != 0:
-        raise CorruptRecords(f"a message set of magic {magic} holds what it cannot")
+        raise CorruptRecords(f"a message set of magic {magic} has a field that it cannot have")
     key, position = _bytes_at(data, position, end)
     value, position = _bytes_at(data, position, end)
     if position != end:

@@ -1,4 +1,4 @@
-"""What a cluster says of itself: Metadata v4 and ApiVersions v0, and the immutable view made of them.
+"""The metadata of a cluster: Metadata v4 and ApiVersions v0, and the immutable view made of them.
 
 Metadata v4 is the first that can be asked not to create the topics it names.
 """

@@ -26,7 +26,7 @@ i64 = _I64.pack
 
 
 class MalformedResponse(Exception):
-    """A broker's answer ends before it should, or cannot be what it says it is."""
+    """A broker's answer ends before it should, or contradicts itself."""
 
 
 def string(value: str | None) -> bytes:
@@ -56,7 +56,7 @@ def request_header(api_key: int, api_version: int, correlation_id: int, client_i
 
 
 def size_and_correlation(buffer: bytes | bytearray, at: int) -> tuple[int, int]:
-    """The first eight bytes of a response: the size of what follows the first four, and whose answer it is."""
+    """Reads the first eight bytes of a response: the size of the bytes after the first four, and the correlation id."""
     size, correlation_id = _SIZE_AND_CORRELATION.unpack_from(buffer, at)
     return size, correlation_id
 

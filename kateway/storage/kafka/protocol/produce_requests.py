@@ -22,14 +22,14 @@ _PARTITION_ANSWER = Struct(">ihqqq")
 
 
 class ProduceResult(NamedTuple):
-    """What a broker says of one partition's batch."""
+    """The broker's answer for one partition's batch."""
 
     error: int
     base_offset: int
 
 
 class Identity(NamedTuple):
-    """What a broker numbers a producer's batches under."""
+    """A producer's id and epoch: a broker numbers its batches under them."""
 
     producer_id: int
     epoch: int
@@ -48,7 +48,7 @@ def encode_produce(acks: int, timeout_ms: int, batches: Mapping[str, Iterable[tu
 
 
 def decode_produced(body: bytes) -> dict[tuple[str, int], ProduceResult]:
-    """The answer: (topic, partition) → what became of its batch. ``MalformedResponse`` where it is broken."""
+    """Decodes the answer: (topic, partition) → the fate of its batch. ``MalformedResponse`` where it is broken."""
     read = ByteReader(body)
     found: dict[tuple[str, int], ProduceResult] = {}
     try:

@@ -1,7 +1,7 @@
 """Kafka's record batches: messages in, bytes out; bytes in, records out. No I/O, no state but bounded caches.
 
 A *batch v2* (magic 2) is a header of 61 bytes and its records; CRC-32C covers everything behind the CRC itself. A
-record is a length and fields in zigzag varints. What a fetch answers is batch after batch, the last one possibly cut
+record is a length and fields in zigzag varints. A fetch answers batch after batch, the last one possibly cut
 off, the first possibly beginning before the offset asked for. Message sets of magic 0 and 1 (before 0.11) may lie
 in old topics: ``messagesets`` reads those.
 
@@ -30,7 +30,7 @@ _BEHIND_CRC = Struct(">hiqqqhii")
 HEADER_BYTES = _HEADER.size
 _CRC_FROM = _BEFORE_CRC.size
 _PREFIX_BYTES = 12
-"""Base offset and length: what it takes to know where a batch ends."""
+"""Base offset and length: enough to know where a batch ends."""
 
 _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
@@ -52,13 +52,13 @@ class RecordBatch(NamedTuple):
     base_offset: int
     """The offset that the batch begins at; of a compressed message set, which does not say, its last one."""
     last_offset: int
-    """``last_offset + 1`` is where reading goes on, whatever the batch holds."""
+    """``last_offset + 1`` is where reading goes on, even of an empty batch."""
     record_count: int
     """Records inside as the header says; of a compressed message set, which does not say, 1."""
     data: bytes
     """The batch, header and all."""
     hidden: bool
-    """A control batch, or records of an aborted transaction: nobody may see them, the position passes over them."""
+    """A control batch, or records of an aborted transaction: invisible, the position passes over them."""
     magic: int
 
 
@@ -171,7 +171,7 @@ def encoded_size(message: Message) -> int:
 
 
 def batches(blob: bytes, aborted: Sequence[tuple[int, int]] = ()) -> list[RecordBatch]:
-    """Splits what a fetch answered into batches; one that is cut off at the end is left out.
+    """Splits the bytes of a fetch into batches; one that is cut off at the end is left out.
 
     ``aborted``: (producer id, first offset) of the aborted transactions that the fetch answer named
     (``isolation=read_committed``); their records are marked hidden.
@@ -228,7 +228,7 @@ def _is_abort(data: bytes) -> bool:
 def decode(batch: RecordBatch, from_offset: int = 0, *, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> list[Record]:
     """Decodes a batch's records from ``from_offset`` on; none of a hidden one. Checks the CRC.
 
-    ``max_bytes`` bounds what a compressed batch may grow to.
+    ``max_bytes`` bounds the decompressed size of a batch.
     """
     data = batch.data
     if batch.magic < 2:

@@ -76,7 +76,7 @@ def encode_fetch(
     forgotten: Sequence[int] = (),
 ) -> bytes:
     """Fetch v10, committed records only. One batch comes even if it is over ``max_bytes``. In a fetch session
-    ``wanted`` is what has changed, and ``forgotten`` what is not wanted any more.
+    ``wanted`` are the partitions that changed, and ``forgotten`` those that are not wanted any more.
     """
     return b"".join(
         (
@@ -172,7 +172,7 @@ def encode_offset_fetch(group: str, topic: str, partitions: Iterable[int]) -> by
 
 
 def decode_offset_fetch(body: bytes) -> dict[int, tuple[int, Committed | None]]:
-    """OffsetFetch answer v1: partition → (error, what is committed)."""
+    """Decodes OffsetFetch v1: partition → (error, committed offset and metadata)."""
     read = ByteReader(body)
     found: dict[int, tuple[int, Committed | None]] = {}
 

@@ -1,6 +1,6 @@
-"""What is said to a broker to prove who we are: PLAIN (RFC 4616), SCRAM (RFC 5802, 7677), OAUTHBEARER (RFC 7628).
+"""Authenticates to a broker: PLAIN (RFC 4616), SCRAM (RFC 5802, 7677), OAUTHBEARER (RFC 7628).
 
-A mechanism is a generator: it yields what to send and is sent what came; how that travels is for ``sasl``.
+A mechanism is a generator: it yields the bytes to send and is sent the answers; their transport is for ``sasl``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_ITERATIONS = 1_000_000
 MAX_REASON_CHARACTERS = 200
 
 Conversation = Generator[bytes, bytes, None]
-"""A mechanism: yields what to send, is sent what came."""
+"""A mechanism: yields bytes to send, is sent the answers."""
 
 
 class AuthenticationFailed(Exception):
@@ -63,7 +63,7 @@ def _salted(algorithm: str, password: str, salt: str, iterations: int) -> bytes:
 
 
 def oauthbearer(token: str) -> Conversation:
-    """OAUTHBEARER: fit for TLS only. The token says who we are."""
+    """OAUTHBEARER: fit for TLS only. The token identifies us."""
     refusal = yield b"n,,\x01auth=Bearer " + token.encode() + b"\x01\x01"
     if refusal:
         # RFC 7628 3.2.3: the reason comes as a challenge; the failure itself when that was answered
