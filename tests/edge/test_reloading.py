@@ -162,12 +162,29 @@ async def test_admin_token_and_hosts_change_in_place(gateway: FromFile, tmp_path
 
 
 @here
-async def test_a_limit_changes_for_connections_to_come(gateway: FromFile) -> None:
-    gateway.write("max_body_bytes = 10")
+async def test_limit_changes_for_open_connections_too(gateway: FromFile) -> None:
+    for _ in range(2):  # its head is known by the second
+        assert (await gateway.publish("app1", "foo", b"x" * 11)).status == 201
+    gateway.write("max_body_bytes = 10\nmax_unsent_bytes = 5000")
     assert (await gateway.admin("POST", "/reload")).status == 200
-    await gateway.pool.closeCachedConnections()
+    (channel,) = gateway.service._public._channels
+    assert channel.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 5000
     assert (await gateway.publish("app1", "foo", b"x" * 11)).status == 413
+    assert channel.ending.begun
     assert (await gateway.publish("app1", "foo", b"x" * 10)).status == 201
+
+
+@here
+async def test_origins_change_for_open_connections_too(gateway: FromFile) -> None:
+    async def status() -> int:
+        headers = {**gateway.key("app1-pub"), "Origin": "https://shop.example"}
+        return (await gateway.request("POST", "/v1/topics/foo", b"x", headers=headers)).status
+
+    for origins, expected in (("[]", 403), ('["https://shop.example"]', 201), ("[]", 403)):
+        gateway.write(f"cors_origins = {origins}")
+        assert (await gateway.admin("POST", "/reload")).status == 200
+        assert [await status(), await status()] == [expected, expected]
+        assert gateway.service._public.connections == 1
 
 
 @here

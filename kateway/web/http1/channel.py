@@ -93,9 +93,7 @@ class HttpChannel(Protocol):
             return
         if parser is None:
             factory = self.factory
-            parser = self._parser = RequestParser(
-                factory.config, factory.budget, factory.seconds, self.peer, self._secure
-            )
+            parser = self._parser = RequestParser(factory.limits, factory.seconds, self.peer, self._secure)
         parser.feed(data)
         if idle and parser.ready and parser.between:
             request, keep_alive, upgrade, length = parser.ready[0]
@@ -111,10 +109,10 @@ class HttpChannel(Protocol):
         if found is None or self._advancing:
             return False
         head, body = found
-        budget = factory.budget
-        if budget.held + head.length > budget.most:
+        limits = factory.limits
+        if limits.held + head.length > limits.config.max_inflight_body_bytes:
             return False  # the parser says what is wrong
-        budget.held += head.length
+        limits.held += head.length
         request = Request(
             head.method,
             head.target,
@@ -132,7 +130,10 @@ class HttpChannel(Protocol):
             self._handle((request, True, False, head.length))
         finally:
             self._advancing = False
-        self.deadline = inf if self.exchange is not None else factory.tick + factory.config.keepalive_idle_seconds
+        if self.exchange is not None:
+            self.deadline = inf
+        elif not self.ending.begun:
+            self.deadline = factory.tick + factory.config.keepalive_idle_seconds
         return True
 
     def readConnectionLost(self) -> None:
@@ -150,11 +151,10 @@ class HttpChannel(Protocol):
         parser, self._parser = self._parser, None
         exchange, self.exchange = self.exchange, None
         other, self.other = self.other, None
-        budget = self.factory.budget
         if parser is not None:
             parser.abandon()
         if exchange is not None:
-            budget.held -= exchange.body_bytes
+            self.factory.limits.held -= exchange.body_bytes
         try:
             self.witness.over(reason, self.sent)
             if exchange is not None:
@@ -227,7 +227,7 @@ class HttpChannel(Protocol):
     def answered(self, exchange: WireExchange) -> None:
         """The response was written whole."""
         if exchange.body_bytes:
-            self.factory.budget.held -= exchange.body_bytes
+            self.factory.limits.held -= exchange.body_bytes
         self.exchange = None
         if not exchange.keep_alive or self.factory.draining:  # a stream's head was sent before the draining began
             self.ending.after_response()
@@ -298,18 +298,22 @@ class HttpChannel(Protocol):
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
-        config = self.factory.config
-        if self.exchange is not None:
-            self.deadline = inf
-        elif not parser.arriving:
-            self.deadline = self.factory.tick + config.keepalive_idle_seconds
-        elif parser.in_body:
-            self.deadline = self.factory.tick + config.body_idle_timeout_seconds
-            if parser.wants_continue:
-                parser.wants_continue = False
-                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        else:
-            self.deadline = parser.received + config.header_timeout_seconds
+        self.deadline = self._due()
+        if parser.wants_continue and self.exchange is None:
+            parser.wants_continue = False
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _due(self) -> float:
+        """When the client must have sent something, as things are now."""
+        factory, parser = self.factory, self._parser
+        config = factory.config
+        if self.exchange is not None or self.other is not None:
+            return inf
+        if parser is None or not parser.arriving:
+            return factory.tick + config.keepalive_idle_seconds
+        if parser.in_body:
+            return factory.tick + config.body_idle_timeout_seconds
+        return parser.received + config.header_timeout_seconds
 
     def _handle(self, parsed: Parsed) -> None:
         exchange = self.exchange = WireExchange(self, *parsed)
@@ -356,6 +360,13 @@ class HttpChannel(Protocol):
             self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."))
         else:
             self.ending.at_once()
+
+    def configured(self) -> None:
+        """Other limits are in force: an earlier deadline holds at once, a later one after the next request."""
+        if not self.ending.begun:
+            self.deadline = min(self.deadline, self._due())
+        if self.witness.wire is not None:
+            self.witness.wire.keep_unsent_below(self.factory.config.max_unsent_bytes)
 
     def close_if_idle(self) -> None:
         """Closes between requests (draining)."""

@@ -19,7 +19,7 @@ from kateway.web.exchange import Exchange, Request
 from kateway.web.http1.channel import HttpChannel
 from kateway.web.http1.exchange import status_line
 from kateway.web.http1.head_cache import Heads
-from kateway.web.http1.parser import Budget
+from kateway.web.http1.parser import Limits
 
 Handler = Callable[[Exchange], None]
 Router = Callable[[Request], Handler | None]
@@ -49,16 +49,14 @@ class HttpFactory(Factory):
     ) -> None:
         self.router = router
         self.site = site
-        self.config = config
         self.access = access
         self.draining = False
         self.seconds: Callable[[], float] = clock.seconds
         self.later: Callable[..., IDelayedCall] = clock.callLater
         self.tick = self.seconds()
         """The clock as of the last sweep: exact enough for a deadline, and free."""
-        self.budget = Budget(config.max_inflight_body_bytes)
+        self.limits = Limits(config)
         self.heads = Heads()
-        self.configure(config)
         self._stall_look = 0.0
         self._clock = clock
         self._wall = wall
@@ -67,12 +65,16 @@ class HttpFactory(Factory):
         self._by_address: dict[str, int] = {}
         self._sweeping: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
+        self.configure(config)
 
     def configure(self, config: HttpConfig) -> None:
-        """Takes other limits into force. Those of requests hold for the connections to come."""
-        self.config = config
+        """Takes other limits into force, on open connections too; a request that has begun keeps those of its
+        beginning.
+        """
+        self.config = self.limits.config = config
         self.heads.clear()
-        self.budget.most = config.max_inflight_body_bytes
+        for channel in self._channels:
+            channel.configured()
         timeouts = (config.header_timeout_seconds, config.body_idle_timeout_seconds, config.keepalive_idle_seconds)
         self.interval = min(0.5, min(timeouts) / 2)
         self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.interval)
@@ -85,7 +87,7 @@ class HttpFactory(Factory):
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of request bodies that are arriving or being answered."""
-        return self.budget.held
+        return self.limits.held
 
     def buildProtocol(self, addr: IAddress) -> HttpChannel | None:  # type: ignore[override]
         peer = getattr(addr, "host", None) or "unix"

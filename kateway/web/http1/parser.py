@@ -67,28 +67,31 @@ def _without_upgrade(request: Request) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-class Budget:
-    """Bytes of bodies held by all connections of a factory."""
+class Limits:
+    """The limits in force for all connections of a factory, and the bytes of bodies that they hold together."""
 
-    __slots__ = ("held", "most")
+    __slots__ = ("config", "held")
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, config: HttpConfig) -> None:
+        self.config = config
         self.held = 0
 
 
 class RequestParser:
-    """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further."""
+    """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further.
+
+    A request is held to the limits that are in force when it begins.
+    """
 
     __slots__ = (
-        "_body", "_body_bytes", "_budget", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen",
-        "_http_1_1", "_id", "_length", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
+        "_body", "_body_bytes", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen", "_http_1_1", "_id",
+        "_length", "_limits", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
         "ended", "in_body", "ready", "received", "refusal", "refused_id", "rest", "wants_continue",
     )  # fmt: skip
 
-    def __init__(self, config: HttpConfig, budget: Budget, now: Callable[[], float], peer: str, secure: bool) -> None:
-        self._config = config
-        self._budget = budget
+    def __init__(self, limits: Limits, now: Callable[[], float], peer: str, secure: bool) -> None:
+        self._limits = limits
+        self._config = limits.config
         self._now = now
         self._peer = peer
         self._secure = secure
@@ -205,7 +208,7 @@ class RequestParser:
         if self.arriving and self._id:
             self.refused_id = self._id.decode("ascii")
         self._llhttp = None
-        self._budget.held -= self._body_bytes
+        self._limits.held -= self._body_bytes
         self._body_bytes = 0
         self._body = []
         self.arriving = False
@@ -213,7 +216,7 @@ class RequestParser:
     def abandon(self) -> None:
         """Closes, and lets go of what is ready and of the rest as well: nothing of it is handled any more."""
         self.close()
-        self._budget.held -= sum(body_bytes for *_, body_bytes in self.ready)
+        self._limits.held -= sum(body_bytes for *_, body_bytes in self.ready)
         self.ready = []
         self.rest = b""
 
@@ -222,6 +225,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self.arriving = True
         self.received = self._now()
+        self._config = self._limits.config
         self._target = self._id = b""
         self._headers = []
         self._host_seen = False
@@ -299,11 +303,11 @@ class RequestParser:
         size = len(data)
         self._body.append(data)
         self._body_bytes += size
-        budget = self._budget
-        budget.held += size
+        limits = self._limits
+        limits.held += size
         if self._body_bytes > self._config.max_body_bytes:
             self._refuse(self._body_too_large())
-        if budget.held > budget.most:
+        if limits.held > limits.config.max_inflight_body_bytes:
             self._refuse(Overloaded("Too many bodies are under way at once (http.max_inflight_body_bytes)."))
         self.wants_continue = False
 
