@@ -106,7 +106,8 @@ class HttpChannel(Protocol):
         """Handles a whole request whose head came before (``heads``), past the parser."""
         factory = self.factory
         found = factory.heads.find(data)
-        if found is None or self._advancing:
+        if found is None or self._advancing or self._held is not None:
+            # paused: TLS still delivers what it has decrypted of a read; it waits with the parser
             return False
         head, body = found
         limits = factory.limits

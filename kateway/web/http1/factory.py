@@ -53,7 +53,7 @@ class HttpFactory(Factory):
         self.draining = False
         self.seconds: Callable[[], float] = clock.seconds
         self.later: Callable[..., IDelayedCall] = clock.callLater
-        self.tick = self.seconds()
+        self.tick: float = self.seconds()
         """The clock as of the last sweep: exact enough for a deadline, and free."""
         self.limits = Limits(config)
         self.heads = Heads()

@@ -489,6 +489,22 @@ def test_who_was_told_to_wait_and_goes_on_is_read_from_after_a_pause(wire: Wire)
     assert wire.transport.producerState == "producing"
 
 
+def test_known_head_that_comes_during_a_pause_waits_for_its_end(wire: Wire) -> None:
+    # TLS goes on to deliver what it has decrypted of a read, paused or not
+    wire.handler = answer
+    wire.send(GET % b"a")
+    wire.handler = refuse
+    assert statuses(wire.send(GET % b"a")) == [429]
+    assert statuses(wire.send(GET % b"a")) == [429]
+    assert wire.transport.producerState == "paused"
+    assert wire.send(GET % b"a") == b""
+    assert wire.send(GET % b"a") == b""
+    wire.clock.advance(0.05)
+    assert statuses(wire.transport.value()) == [429]
+    wire.clock.advance(0.05)
+    assert statuses(wire.transport.value()) == [429, 429]
+
+
 def test_a_request_that_passes_before_its_time_pauses_nothing(wire: Wire) -> None:
     wire.handler = refuse
     wire.send(GET % b"a")
