@@ -10,7 +10,8 @@ from pathlib import Path
 
 from servers.daemon import Daemon, Installation
 from servers.kafka import KafkaCluster
-from servers.process import Process, free_port
+from servers.ports import held_port
+from servers.process import Process
 
 KAFKA_VERSION = "4.3.1"
 # what bin/kafka-server-start.sh and bin/kafka-run-class.sh of Kafka set
@@ -53,7 +54,7 @@ class Bare:
     """The floor: a Twisted protocol that parses with httptools and answers a constant (``bare_httptools.py``)."""
 
     def __init__(self, folder: Path, tree: Path) -> None:
-        self.port = free_port()
+        self.port = held_port()
         program = Path(__file__).with_name("bare_httptools.py")
         command = [sys.executable, str(program), "serve", "bare", str(self.port)]
         self._process = Process(command, log=folder / "bare.log", env={**os.environ, "PYTHONPATH": str(tree)})

@@ -33,7 +33,7 @@ from servers.certificate import self_signed, tls_endpoint  # noqa: E402
 from servers.daemon import Daemon, Installation  # noqa: E402
 from servers.kafka import KafkaCluster  # noqa: E402
 from servers.oracle import Oracle  # noqa: E402
-from servers.process import free_port  # noqa: E402
+from servers.ports import held_port  # noqa: E402
 
 TOPIC, GROUP = "soak", "soak-readers"
 RECOVERY_SECONDS = 15.0
@@ -73,7 +73,7 @@ class Soak:
         # a client that does not read is held to have read after settle_seconds
         delivery = f"settle_seconds = {SETTLE_SECONDS}\nsession_timeout_seconds = {SESSION_SECONDS}"
         path = settings(folder / "kateway.toml", store, delivery)
-        self.secure_port = free_port()
+        self.secure_port = held_port()
         secure = ["--public", tls_endpoint(self_signed(folder), self.secure_port)]
         self.gateways = [
             Daemon(Checkout(), folder / f"gateway-{number}", command, env={"PYTHONPATH": str(ROOT)}).start()

@@ -10,7 +10,7 @@ import pytest_twisted
 from kafka_reader import until
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
-from servers.process import free_port
+from servers.ports import held_port
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.threads import deferToThread
@@ -43,7 +43,7 @@ async def make_store() -> AsyncIterator[Callable[..., Awaitable[KafkaStore]]]:
 
 @here
 async def test_a_store_whose_broker_cannot_be_reached_starts_and_says_so(make_store):
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{held_port()}"
     store = await make_store(address)
     assert not store.health().healthy
     began = reactor.seconds()

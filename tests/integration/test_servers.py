@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import KafkaException
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
+from servers.ports import Ports
 from servers.zookeeper import ZooKeeperServer
 
 
@@ -142,3 +143,47 @@ def _until_reset(client: socket.socket) -> bytes:
             return received
         assert more, "the connection was closed, not reset"
         received += more
+
+
+PORTS_UNTIL_NONE = """
+import sys
+from pathlib import Path
+from servers.ports import Ports
+ports, held = Ports(Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[3]))), []
+try:
+    while True:
+        held.append(ports.hold())
+except RuntimeError:
+    print(*held, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_ports_of_two_runs_at_once_are_all_different(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PORTS_UNTIL_NONE, str(tmp_path / "ports"), "14000", "14100"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) for _ in range(2)]
+    lines = [run.stdout.readline() for run in runs if run.stdout]
+    for run in runs:
+        run.communicate("")
+    held = [int(port) for line in lines for port in line.split()]
+    assert sorted(held) == sorted(set(held))
+    assert len(held) > 90
+
+
+def test_ports_of_a_run_that_ended_are_there_for_the_next(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PORTS_UNTIL_NONE, str(tmp_path / "ports"), "14100", "14110"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    first, second = (
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=True).stdout
+        for _ in range(2)
+    )
+    assert sorted(first.split()) == sorted(second.split()) != []
+
+
+def test_port_in_use_by_another_program_is_not_held(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        with pytest.raises(RuntimeError, match="end the test runs"):
+            Ports(tmp_path / "ports", range(taken, taken + 1)).hold()

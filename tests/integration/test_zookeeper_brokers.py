@@ -12,7 +12,7 @@ import pytest_twisted
 from kazoo.client import KazooClient
 from servers.fixtures import skipping_where_missing
 from servers.kafka_on_zookeeper import KafkaOnZooKeeper
-from servers.process import free_port
+from servers.ports import held_port
 from servers.zookeeper import ZooKeeperServer
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
@@ -65,7 +65,7 @@ async def test_the_live_brokers_listeners_of_a_protocol_are_found(
 @pytest_twisted.ensureDeferred
 async def test_a_zookeeper_that_is_away_is_waited_for_no_longer_than_told() -> None:
     with pytest.raises(Unavailable, match="did not say in time"):
-        await kafka_brokers(reactor, f"127.0.0.1:{free_port()}", timeout_seconds=0.3)
+        await kafka_brokers(reactor, f"127.0.0.1:{held_port()}", timeout_seconds=0.3)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from servers.process import Process, free_port
+from servers.ports import held_port
+from servers.process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("kateway", "twisted", "setup.py", "pyproject.toml", "README.rst", "LICENSE")
@@ -77,8 +78,8 @@ class Daemon:
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.public_port = public_port or free_port()
-        self.admin_port = admin_port or free_port()
+        self.public_port = public_port or held_port()
+        self.admin_port = admin_port or held_port()
         self.public = f"http://127.0.0.1:{self.public_port}"
         self.admin = f"http://127.0.0.1:{self.admin_port}"
         self.data = folder / "data"

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from servers.jars import java, kafka_libs
-from servers.process import Process, free_port
+from servers.ports import held_port
+from servers.process import Process
 from servers.proxy import Proxy
 
 JVM = (
@@ -67,9 +68,9 @@ class KafkaCluster:
         self._jvm = tuple(jvm)
         self._home = Path(tempfile.mkdtemp(prefix="kateway-kafka-"))
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "a")
-        self._ports = {node: free_port() for node in self.nodes}
-        self._direct_ports = {node: free_port() for node in self.nodes}
-        self._controller_ports = {node: free_port() for node in self.nodes}
+        self._ports = {node: held_port() for node in self.nodes}
+        self._direct_ports = {node: held_port() for node in self.nodes}
+        self._controller_ports = {node: held_port() for node in self.nodes}
         self._processes: dict[int, Process] = {}
         self.proxies: dict[int, Proxy] = {}
         if proxied:
@@ -108,7 +109,7 @@ class KafkaCluster:
     def add(self) -> int:
         """Starts one more broker, which is no controller, and waits until it is there. Nothing is moved to it."""
         node = max(self.nodes) + 1
-        self._ports[node], self._direct_ports[node] = free_port(), free_port()
+        self._ports[node], self._direct_ports[node] = held_port(), held_port()
         if self.proxies:
             self.proxies[node] = Proxy(self._ports[node])
         self._format(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servers.kafka import KafkaCluster
-from servers.process import free_port
+from servers.ports import held_port
 from servers.zookeeper import ZooKeeperServer
 
 
@@ -18,7 +18,7 @@ class KafkaOnZooKeeper(KafkaCluster):
     def move(self) -> None:
         """The broker comes back with its data on other ports."""
         self.stop(1)
-        self._ports[1], self._direct_ports[1] = free_port(), free_port()
+        self._ports[1], self._direct_ports[1] = held_port(), held_port()
         self._format(1)
         self._launch(1)
         self.wait()

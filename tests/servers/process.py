@@ -1,11 +1,9 @@
-"""A child process that cannot outlive the tests, and free ports to give to it."""
+"""A child process that cannot outlive the tests."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,21 +23,6 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit("the tests ended before the server began")
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on, below the range that the kernel gives to outgoing connections.
-
-    So a server that is down for a while finds its port free when it comes back.
-    """
-    while True:
-        port = random.randrange(15000, 32000)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Process:

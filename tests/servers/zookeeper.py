@@ -12,7 +12,8 @@ from pathlib import Path
 
 from servers.jars import java, kafka_libs
 from servers.kafka import JVM, LOG4J_1
-from servers.process import Process, free_port
+from servers.ports import held_port
+from servers.process import Process
 from servers.proxy import Proxy
 
 
@@ -23,7 +24,7 @@ class ZooKeeperServer:
         self._libs = kafka_libs("3.9.2")
         self._java = java()
         self._home = Path(tempfile.mkdtemp(prefix="kateway-zookeeper-"))
-        self._port = free_port()
+        self._port = held_port()
         self._process: Process | None = None
         self.proxy = Proxy(self._port) if proxied else None
         # a session may last 2 to 20 ticks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from servers.daemon import Daemon, Installation
 from servers.kafka import KafkaCluster
+from servers.ports import held_port
 
 pytestmark = pytest.mark.system
 
@@ -151,9 +151,7 @@ def test_tls_is_an_endpoint_string(daemon: Daemons, tmp_path: Path) -> None:
          "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
         check=True, capture_output=True, cwd=tmp_path,
     )  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = held_port()
     gateway = daemon(
         "--public", f"ssl:{port}:interface=127.0.0.1:privateKey={tmp_path}/key.pem:certKey={tmp_path}/cert.pem"
     ).start()
@@ -169,15 +167,13 @@ def test_tls_is_an_endpoint_string(daemon: Daemons, tmp_path: Path) -> None:
 
 @pytest.mark.kafka
 def test_a_kafka_that_cannot_be_reached_is_said_by_ready_and_is_not_fatal(daemon: Daemons) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        gateway = daemon("--kafka", f"127.0.0.1:{nobody.getsockname()[1]}").start()
-        assert gateway.status("/ready") == 503
-        started = time.monotonic()
-        status, body = ask(gateway, "POST", f"{T}?timeout=1", b"x")
-        assert (status, json.loads(body)["retriable"]) == (503, True)
-        assert time.monotonic() - started < 3
-        assert "Traceback" not in gateway.log
+    gateway = daemon("--kafka", f"127.0.0.1:{held_port()}").start()
+    assert gateway.status("/ready") == 503
+    started = time.monotonic()
+    status, body = ask(gateway, "POST", f"{T}?timeout=1", b"x")
+    assert (status, json.loads(body)["retriable"]) == (503, True)
+    assert time.monotonic() - started < 3
+    assert "Traceback" not in gateway.log
 
 
 @pytest.mark.kafka

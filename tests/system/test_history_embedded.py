@@ -17,7 +17,7 @@ from history.run import Run, settings, wait_until
 from history.wire import ACCEPT, Client, Incoming, ask
 from servers.certificate import self_signed, tls_endpoint
 from servers.daemon import Daemon
-from servers.process import free_port
+from servers.ports import held_port
 
 pytestmark = pytest.mark.system
 Daemons = Callable[..., Daemon]
@@ -36,7 +36,7 @@ def gateway(daemon: Daemons, tmp_path: Path) -> Callable[..., Daemon]:
 
 def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon], tmp_path: Path) -> None:
     # a client that lives on without reading is held to have read what its TCP took: nobody here waits for that long
-    secure_port = free_port()
+    secure_port = held_port()
     public = ["--public", tls_endpoint(self_signed(tmp_path), secure_port)]
     up = gateway("settle_seconds = 4", "partitions = 3", *public)
     with Run("matrix", [up], seed=2) as run:
