@@ -170,7 +170,7 @@ async def test_limit_changes_for_open_connections_too(gateway: FromFile) -> None
     (channel,) = gateway.service._public._channels
     assert channel.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 5000
     assert (await gateway.publish("app1", "foo", b"x" * 11)).status == 413
-    assert channel.ending.begun
+    assert channel.connection.closing
     assert (await gateway.publish("app1", "foo", b"x" * 10)).status == 201
 
 

@@ -254,7 +254,7 @@ async def test_who_half_closes_with_its_request_gets_the_response_and_lives_unti
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
         client.shutdown(socket.SHUT_WR)
-        await turn(lambda: exchange.connection.ending.fin)  # type: ignore[attr-defined]
+        await turn(lambda: exchange.connection.fin)  # type: ignore[attr-defined]
         exchange.begin(200, [])
         end = exchange.write([b"record"]).end
         exchange.finish()
@@ -276,7 +276,7 @@ async def test_who_half_closes_with_its_request_and_dies_with_the_response_unrea
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
         client.shutdown(socket.SHUT_WR)
-        await turn(lambda: exchange.connection.ending.fin)  # type: ignore[attr-defined]
+        await turn(lambda: exchange.connection.fin)  # type: ignore[attr-defined]
         exchange.begin(200, [])
         end = exchange.write([b"record"]).end
         exchange.finish()

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
 
 from kateway.core.delivery.confirmation import Span
 from kateway.web.exchange import Header, Request, Response
+from kateway.web.http1.connection import HttpConnection, Successor
 from kateway.web.problems import problem
 
-if TYPE_CHECKING:
-    from kateway.web.http1.channel import HttpChannel
-
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _NEW, _STREAMING, _DONE = range(3)
 # RFC 9110 6.6.1, 7.8 and RFC 9112 6, 9.6: what only the connection can say
 _OURS = frozenset((b"connection", b"date", b"keep-alive", b"server", b"transfer-encoding", b"x-request-id"))
-
-
-def status_line(status: int) -> bytes:
-    """``HTTP/1.1`` and the status with its phrase, CRLF included."""
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
 
 
 class WireExchange:
@@ -33,9 +23,9 @@ class WireExchange:
     )  # fmt: skip
 
     def __init__(
-        self, channel: HttpChannel, request: Request, keep_alive: bool, upgrade: bool = False, body_bytes: int = 0
+        self, connection: HttpConnection, request: Request, keep_alive: bool, upgrade: bool = False, body_bytes: int = 0
     ) -> None:
-        self.connection = channel
+        self.connection = connection
         self.request = request
         self.keep_alive = keep_alive
         self.upgrade = upgrade
@@ -47,7 +37,7 @@ class WireExchange:
         self._state = _NEW
         self._chunked = False
         self._silent = request.method == b"HEAD"
-        self._started_at = channel.sent
+        self._started_at = connection.sent
         self._on_writable: Callable[[], None] | None = None
         self._on_gone: Callable[[], None] | None = None
 
@@ -94,8 +84,8 @@ class WireExchange:
 
     def write(self, pieces: Sequence[bytes], one_chunk: bool = False) -> Span:
         # hot: several hundred thousand pieces a second
-        channel = self.connection
-        start = channel.sent
+        connection = self.connection
+        start = connection.sent
         if self._silent:
             return Span(start, [0] * len(pieces), start)
         lengths: list[int]
@@ -116,7 +106,7 @@ class WireExchange:
             data = b"".join(framed)
             lengths = list(map(len, framed))
         if data:
-            channel.send(data)
+            connection.send(data)
         return Span(start, lengths, start + len(data))
 
     def writable(self) -> bool:
@@ -156,10 +146,10 @@ class WireExchange:
             problem(error, self.request.id)
             self.abort()
 
-    def take_over(self, protocol: Any, head: bytes) -> bytes:
+    def take_over(self, protocol: Successor, head: bytes) -> bytes:
         """Hands the connection to another protocol after ``head`` (the whole 101 response) was sent.
 
-        ``protocol`` hears ``dataReceived`` and ``connectionLost`` from now on and writes to
+        ``protocol`` gets ``dataReceived`` and ``connectionLost`` from now on and writes to
         ``connection.transport``. Returns the bytes that had already arrived after the request;
         they are the protocol's to read first.
         """
@@ -216,10 +206,10 @@ class WireExchange:
 
     def _head(self, status: int, headers: Sequence[Header]) -> list[bytes]:
         self.status = status
-        channel = self.connection
-        factory = channel.factory
-        parts = [factory.starts.get(status) or factory.head_start(status), self.request.id.encode("ascii"), b"\r\n"]
-        if not self.keep_alive or channel.must_close():
+        connection = self.connection
+        state = connection.state
+        parts = [state.starts.get(status) or state.head_start(status), self.request.id.encode("ascii"), b"\r\n"]
+        if not self.keep_alive or connection.must_close():
             self.keep_alive = False
             parts.append(b"Connection: close\r\n")
         elif not self.request.http_1_1:
@@ -237,10 +227,10 @@ class WireExchange:
         return parts
 
     def _note(self) -> None:
-        channel = self.connection
-        access = channel.factory.access
+        connection = self.connection
+        access = connection.state.access
         if access is not None:
-            access.note(self.request, self.status, channel.sent - self._started_at, self.caller)
+            access.note(self.request, self.status, connection.sent - self._started_at, self.caller)
 
     def _done(self) -> None:
         self._note()

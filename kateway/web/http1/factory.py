@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,14 +14,9 @@ from twisted.web.server import Site
 from kateway.config.schema import HttpConfig
 from kateway.errors import KatewayError, Overloaded, TooManyRequests
 from kateway.web.access_log import AccessLog
-from kateway.web.exchange import Exchange, Request
-from kateway.web.http1.channel import HttpChannel
-from kateway.web.http1.exchange import status_line
+from kateway.web.http1.channel import HttpChannel, Router
 from kateway.web.http1.head_cache import Heads
-from kateway.web.http1.parser import Limits
-
-Handler = Callable[[Exchange], None]
-Router = Callable[[Request], Handler | None]
+from kateway.web.http1.server_state import ServerState
 
 # so many connections beyond the limit are told why before they are closed; further ones are just closed
 _MOST_TURNED_AWAY = 100
@@ -49,18 +43,10 @@ class HttpFactory(Factory):
     ) -> None:
         self.router = router
         self.site = site
-        self.access = access
-        self.draining = False
-        self.seconds: Callable[[], float] = clock.seconds
-        self.later: Callable[..., IDelayedCall] = clock.callLater
-        self.tick: float = self.seconds()
-        """The clock as of the last sweep: exact enough for a deadline, and free."""
-        self.limits = Limits(config)
         self.heads = Heads()
+        self.state = ServerState(config, clock, access, wall)
         self._stall_look = 0.0
         self._clock = clock
-        self._wall = wall
-        self.starts: dict[int, bytes] = {}
         self._channels: set[HttpChannel] = set()
         self._by_address: dict[str, int] = {}
         self._sweeping: IDelayedCall | None = None
@@ -71,13 +57,11 @@ class HttpFactory(Factory):
         """Takes other limits into force, on open connections too; a request that has begun keeps those of its
         beginning.
         """
-        self.config = self.limits.config = config
+        self.state.configure(config)
         self.heads.clear()
         for channel in self._channels:
             channel.configured()
-        timeouts = (config.header_timeout_seconds, config.body_idle_timeout_seconds, config.keepalive_idle_seconds)
-        self.interval = min(0.5, min(timeouts) / 2)
-        self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.interval)
+        self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.state.interval)
 
     @property
     def connections(self) -> int:
@@ -87,12 +71,12 @@ class HttpFactory(Factory):
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of request bodies that are arriving or being answered."""
-        return self.limits.held
+        return self.state.held_bytes
 
     def buildProtocol(self, addr: IAddress) -> HttpChannel | None:  # type: ignore[override]
         peer = getattr(addr, "host", None) or "unix"
         turned_away: KatewayError | None = None
-        config = self.config
+        config = self.state.config
         if len(self._channels) >= config.max_connections:
             if len(self._channels) >= config.max_connections + _MOST_TURNED_AWAY:
                 return None
@@ -109,22 +93,20 @@ class HttpFactory(Factory):
 
     def opened(self, channel: HttpChannel) -> None:
         if not self._channels:
-            self.tick = self.seconds()
-            self.starts.clear()
-            self._sweeping = self._clock.callLater(self.interval, self._sweep)
-            channel.deadline = self.tick + self.config.header_timeout_seconds
+            self.state.look_at_clock()
+            self._sweeping = self._clock.callLater(self.state.interval, self._sweep)
         self._channels.add(channel)
-        self._by_address[channel.peer] = self._by_address.get(channel.peer, 0) + 1
+        self._by_address[channel.address] = self._by_address.get(channel.address, 0) + 1
 
     def closed(self, channel: HttpChannel) -> None:
         if channel not in self._channels:
             return
         self._channels.remove(channel)
-        left = self._by_address[channel.peer] - 1
+        left = self._by_address[channel.address] - 1
         if left:
-            self._by_address[channel.peer] = left
+            self._by_address[channel.address] = left
         else:
-            del self._by_address[channel.peer]
+            del self._by_address[channel.address]
         if not self._channels:
             if self._sweeping is not None:
                 self._sweeping.cancel()
@@ -133,19 +115,11 @@ class HttpFactory(Factory):
             for deferred in waiting:
                 deferred.callback(None)
 
-    def head_start(self, status: int) -> bytes:
-        """A response head up to the value of ``X-Request-Id``; kept in ``starts`` until the next sweep."""
-        start = self.starts[status] = b"%bDate: %b\r\nX-Request-Id: " % (
-            status_line(status),
-            formatdate(self._wall(), usegmt=True).encode("ascii"),
-        )
-        return start
-
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """From now on each connection is closed after its response; idle ones at once."""
-        self.draining = True
+        self.state.draining = True
         for channel in tuple(self._channels):
             channel.close_if_idle()
 
@@ -161,19 +135,18 @@ class HttpFactory(Factory):
     def cut_all(self) -> None:
         """Resets what is left."""
         for channel in tuple(self._channels):
-            channel.cut()
+            channel.connection.cut()
 
     def _forget(self, deferred: Deferred[None]) -> None:
         if deferred in self._waiting:
             self._waiting.remove(deferred)
 
     def _sweep(self) -> None:
-        self._sweeping = self._clock.callLater(self.interval, self._sweep)
-        now = self.tick = self.seconds()
-        self.starts.clear()
-        for channel in [channel for channel in self._channels if channel.deadline <= now]:
+        self._sweeping = self._clock.callLater(self.state.interval, self._sweep)
+        now = self.state.look_at_clock()
+        for channel in [channel for channel in self._channels if channel.connection.deadline <= now]:
             channel.expired()
         if now - self._stall_look >= self._stall_interval:
             self._stall_look = now
             for channel in tuple(self._channels):
-                channel.ending.check_stall(now)
+                channel.connection.cut_if_stuck(now)

@@ -10,14 +10,12 @@ Nothing is handled from inside a parser callback: finished requests wait in ``re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import count
 from os import urandom
 from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
-from kateway.config.schema import HttpConfig
 from kateway.errors import (
     BadRequest,
     ExpectationFailed,
@@ -31,6 +29,7 @@ from kateway.errors import (
     UriTooLong,
 )
 from kateway.web.exchange import Header, Request
+from kateway.web.http1.server_state import ServerState
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}").fullmatch
 # RFC 3986 3.2: a host and a port, no user
@@ -67,16 +66,6 @@ def _without_upgrade(request: Request) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-class Limits:
-    """The limits in force for all connections of a factory, and the bytes of bodies that they hold together."""
-
-    __slots__ = ("config", "held")
-
-    def __init__(self, config: HttpConfig) -> None:
-        self.config = config
-        self.held = 0
-
-
 class RequestParser:
     """Feeds one connection's bytes to llhttp. ``refusal`` is set once the bytes cannot be followed any further.
 
@@ -85,14 +74,13 @@ class RequestParser:
 
     __slots__ = (
         "_body", "_body_bytes", "_config", "_expect", "_fed", "_head_fed", "_headers", "_host_seen", "_http_1_1", "_id",
-        "_length", "_limits", "_llhttp", "_now", "_peer", "_secure", "_target", "_whole_headers", "arriving",
+        "_length", "_llhttp", "_peer", "_secure", "_state", "_target", "_whole_headers", "arriving",
         "ended", "in_body", "ready", "received", "refusal", "refused_id", "rest", "wants_continue",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, now: Callable[[], float], peer: str, secure: bool) -> None:
-        self._limits = limits
-        self._config = limits.config
-        self._now = now
+    def __init__(self, state: ServerState, peer: str, secure: bool) -> None:
+        self._state = state
+        self._config = state.config
         self._peer = peer
         self._secure = secure
         self._llhttp: Any = None
@@ -208,7 +196,7 @@ class RequestParser:
         if self.arriving and self._id:
             self.refused_id = self._id.decode("ascii")
         self._llhttp = None
-        self._limits.held -= self._body_bytes
+        self._state.held_bytes -= self._body_bytes
         self._body_bytes = 0
         self._body = []
         self.arriving = False
@@ -216,7 +204,7 @@ class RequestParser:
     def abandon(self) -> None:
         """Closes, and lets go of what is ready and of the rest as well: nothing of it is handled any more."""
         self.close()
-        self._limits.held -= sum(body_bytes for *_, body_bytes in self.ready)
+        self._state.held_bytes -= sum(body_bytes for *_, body_bytes in self.ready)
         self.ready = []
         self.rest = b""
 
@@ -224,8 +212,9 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self.arriving = True
-        self.received = self._now()
-        self._config = self._limits.config
+        state = self._state
+        self.received = state.seconds()
+        self._config = state.config
         self._target = self._id = b""
         self._headers = []
         self._host_seen = False
@@ -303,11 +292,11 @@ class RequestParser:
         size = len(data)
         self._body.append(data)
         self._body_bytes += size
-        limits = self._limits
-        limits.held += size
+        state = self._state
+        state.held_bytes += size
         if self._body_bytes > self._config.max_body_bytes:
             self._refuse(self._body_too_large())
-        if limits.held > limits.config.max_inflight_body_bytes:
+        if state.held_bytes > state.config.max_inflight_body_bytes:
             self._refuse(Overloaded("Too many bodies are under way at once (http.max_inflight_body_bytes)."))
         self.wants_continue = False
 

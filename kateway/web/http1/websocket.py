@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsproto.connection import Connection as Parser
 from wsproto.connection import ConnectionType
@@ -21,9 +21,7 @@ from wsproto.utilities import ProtocolError, RemoteProtocolError
 from kateway.core.delivery.confirmation import Span
 from kateway.errors import BadRequest, UpgradeRequired
 from kateway.web.exchange import Exchange
-
-if TYPE_CHECKING:
-    from kateway.web.http1.channel import HttpChannel
+from kateway.web.http1.connection import HttpConnection
 
 # RFC 6455 1.3
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -98,7 +96,7 @@ class Socket:
         self.subprotocol = subprotocol
         self.early = b""
         """What had arrived behind the handshake."""
-        self._channel: HttpChannel = channel
+        self._channel: HttpConnection = channel
         self._max_message_bytes = max_message_bytes
         self._parser = Parser(ConnectionType.SERVER)
         self._parts: list[Any] = []
@@ -187,7 +185,7 @@ class Socket:
         with suppress(ProtocolError):
             self._parser.receive_data(data)
             if any(isinstance(event, CloseConnection) for event in self._parser.events()):
-                self._channel.ending.goodbye_answered()
+                self._channel.close_answered()
 
     def drained(self) -> None:
         """Everything that waited was handed to the socket."""
@@ -217,7 +215,7 @@ class Socket:
                 self._pong(bytes(payload))
             case CloseConnection(code=code):
                 self.close(int(code) if int(code) not in {1005, 1006} else NORMAL)
-                self._channel.ending.goodbye_answered(before=True)
+                self._channel.close_answered(client_first=True)
                 self.connectionLost()
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:

@@ -1,4 +1,4 @@
-"""A goodbye in doubt: has a client closed, having read what it had, or only stopped sending?
+"""Finds out what a client's FIN means: has it closed, having read what it had, or only stopped sending?
 
 Both are the same FIN. A kernel that is asked to close while something is unread sends a reset instead, so after a
 ``close`` everything that had arrived was read. A ``shutdown`` says nothing of that, and its program may still be
@@ -22,12 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall
 
-    from kateway.web.tcp.transport import PromptConnection
+from kateway.web.tcp.transport import PromptConnection
 
 GRACE_SECONDS = 0.02
 """In which a program that half-closes and ends at once is found out by its reset."""
@@ -35,12 +33,14 @@ FIRST_LOOK_SECONDS = 0.001
 LONGEST_LOOK_SECONDS = 0.1
 
 
-class Parting:
-    """Finds out what one client's goodbye meant. ``end`` once, when the connection is over or goes on without it."""
+class HalfClose:
+    """Finds out what one client's FIN, or TLS close alert, means. ``end`` once, when the connection is over or goes on
+    without it.
+    """
 
     __slots__ = (
-        "_acknowledged", "_call", "_interval", "_later", "_limit_at", "_over", "_prompt", "_prompt_until", "_said",
-        "_say", "_seconds", "_unsettled", "_whole", "_wire", "alive", "twice",
+        "_acknowledged", "_asked", "_call", "_interval", "_later", "_limit_at", "_over", "_prompt", "_prompt_until",
+        "_seconds", "_send", "_unsettled", "_whole", "_wire", "alive", "twice",
     )  # fmt: skip
 
     def __init__(
@@ -55,36 +55,36 @@ class Parting:
         self._later = later
         self._unsettled = unsettled
         self.alive = False
-        """It has acknowledged what came after its goodbye: it has not closed then."""
+        """It has acknowledged what came after its FIN: it had not closed."""
         self.twice = False
-        """It has said goodbye in TLS's way, was answered, and has then closed."""
+        """It has sent a close alert, had ours, and has then closed."""
         self._acknowledged = wire.confirmed()
         self._whole = self._acknowledged is None or self._acknowledged == wire.offered
         # what is under way to a client that closes is answered by a reset as well, and nothing can be told from that
-        self._said = False
+        self._asked = False
         self._prompt = True
-        # a reset that comes now is the answer to what was said
+        # a reset that comes now is the answer to what was sent
         self._prompt_until = self._limit_at = inf
         self._interval = FIRST_LOOK_SECONDS
         self._call: IDelayedCall | None = None
-        self._say: Callable[[], None] | None = None
+        self._send: Callable[[], None] | None = None
         self._over: Callable[[], None] | None = None
 
-    def ask(self, say: Callable[[], None], over: Callable[[], None], limit_seconds: float) -> None:
-        """Finds out by sending: ``say`` ends the response or sends what a client may ignore. ``over`` when it is clear,
-        or when nothing has come back for ``limit_seconds``.
+    def ask(self, send: Callable[[], None], over: Callable[[], None], limit_seconds: float) -> None:
+        """Finds out by sending: ``send`` ends the response or sends what a client may ignore. ``over`` when that is
+        clear, or when nothing has come back for ``limit_seconds``.
         """
-        self._say, self._over, self._limit_at = say, over, self._seconds() + GRACE_SECONDS + limit_seconds
+        self._send, self._over, self._limit_at = send, over, self._seconds() + GRACE_SECONDS + limit_seconds
         self._call = self._later(GRACE_SECONDS, self._ask)
 
     def wait(self, over: Callable[[], None]) -> None:
-        """Its goodbye came before the response, so what it acknowledges of that says that it lives."""
+        """Its FIN came before the response, so what it acknowledges of that shows that it lives."""
         self.alive, self._over = True, over
         self._call = self._later(self._interval, self._look)
 
     def again(self) -> None:
-        """A FIN behind TLS's own goodbye. Once that was answered, it is the end of who has read the answer."""
-        if self._said and not self.twice:
+        """A FIN behind TLS's close alert. Once ours was sent, it is that of a client which has read it."""
+        if self._asked and not self.twice:
             self.end()
             self._call = self._later(GRACE_SECONDS, self._twice)
 
@@ -95,13 +95,13 @@ class Parting:
 
     @property
     def closed(self) -> bool:
-        """It had closed when it said goodbye, so what it had acknowledged by then it had read."""
+        """It had closed when its FIN came, so what it had acknowledged by then it had read."""
         self._notice()
         if self.twice:
             return not self._wire.reset
-        if not self._said or not self._whole or self.alive:
+        if not self._asked or not self._whole or self.alive:
             return False
-        # without a FIN, behind TLS's goodbye, a reset says that something was left unread
+        # without a FIN, behind a close alert, a reset shows that something was left unread
         return self._prompt and self._wire.fin if self._wire.reset else not self._wire.unsent()
 
     @property
@@ -117,11 +117,11 @@ class Parting:
 
     def _ask(self) -> None:
         self._call = None
-        if not self.lost() and self._say is not None:
+        if not self.lost() and self._send is not None:
             before = self._wire.offered
             self._prompt_until = self._seconds() + self._wire.round_trip_seconds()
-            self._say()
-            self._said = self._wire.offered > before
+            self._send()
+            self._asked = self._wire.offered > before
         self._look()
 
     def _twice(self) -> None:
@@ -148,6 +148,6 @@ class Parting:
         confirmed = self._wire.confirmed()
         if confirmed is None:
             # a UNIX socket takes what is sent only while its other end is open
-            self.alive = self.alive or (self._said and not self._wire.reset)
+            self.alive = self.alive or (self._asked and not self._wire.reset)
         elif self._acknowledged is not None and confirmed > self._acknowledged:
             self.alive = True

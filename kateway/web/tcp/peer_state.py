@@ -1,36 +1,36 @@
-"""What a connection's own end of TCP can testify: how much its client has acknowledged, and how it ended.
+"""Holds what is known of a connection's peer: how much its TCP has acknowledged, and how it ended.
 
-Who delivers records watches; ``over`` tells them in the end what was confirmed, and whether the client left in order.
+Readers of a group watch; ``over`` notifies them in the end of what was confirmed, and of whether the client ended in
+order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.confirmation import Watcher
-from kateway.web.tcp.half_close import Parting
+from kateway.web.tcp.half_close import HalfClose
 from kateway.web.tcp.transport import CountingTls, PromptConnection
 
-if TYPE_CHECKING:
-    from kateway.web.http1.factory import HttpFactory
 
+class PeerState:
+    """One connection's, from its beginning to its end. ``seconds`` and ``later`` are the reactor's clock."""
 
-class Witness:
-    """One connection's, from its beginning to its end."""
+    __slots__ = ("_later", "_moved", "_moved_at", "_seconds", "cut", "half_close", "tls", "watchers", "wire")
 
-    __slots__ = ("_moved", "_moved_at", "cut", "parting", "tls", "watchers", "wire")
-
-    def __init__(self, transport: object) -> None:
+    def __init__(self, transport: object, seconds: Callable[[], float], later: Callable[..., IDelayedCall]) -> None:
+        self._seconds = seconds
+        self._later = later
         self.tls = transport if isinstance(transport, CountingTls) else None
         below = transport if self.tls is None else self.tls.wire
         self.wire = below if isinstance(below, PromptConnection) else None
         self.watchers: list[Watcher] | None = None
-        self.parting: Parting | None = None
-        """The client said goodbye while something was unsettled."""
+        self.half_close: HalfClose | None = None
+        """The client has stopped sending while something was unsettled."""
         self.cut = False
         """We ended it, whatever its client did."""
         self._moved = -1
@@ -77,7 +77,7 @@ class Witness:
         """See ``confirmation.Connection.stalled``. One whose reset has come counts as such: nothing lives on there."""
         if self.wire is None:
             return False
-        return (self.parting is not None and self.parting.lost()) or self.wire.stalled()
+        return (self.half_close is not None and self.half_close.lost()) or self.wire.stalled()
 
     def stuck(self, now: float, seconds: float) -> bool:
         """Whether the client has taken nothing for so long while bytes waited for it."""
@@ -91,31 +91,31 @@ class Witness:
             return False
         return now - self._moved_at >= seconds
 
-    def part(self, factory: HttpFactory, say: Callable[[], None] | None, over: Callable[[], None]) -> bool:
-        """The client said goodbye: whether that leaves something in doubt, which is then seen to.
+    def half_closed(self, ask: Callable[[], None] | None, over: Callable[[], None], limit_seconds: float) -> bool:
+        """The client has stopped sending: whether that leaves something in doubt, which is then found out.
 
-        ``say`` sends what its answer can be told by; ``None`` where the goodbye came with the request. ``over`` when
-        the connection may end.
+        ``ask`` sends that whose answer tells; ``None`` where the FIN came with the request. ``over`` when the
+        connection may end, at the latest ``limit_seconds`` after it was asked and nothing came back.
         """
-        if self.parting is not None:
+        if self.half_close is not None:
             if self.tls is not None and self.tls.notified and self.wire is not None and self.wire.fin:
-                self.parting.again()
+                self.half_close.again()
             return True
         if self.wire is None or not self.unsettled():
             return False
-        parting = self.parting = Parting(self.wire, factory.seconds, factory.later, self.unsettled)
-        if say is None:
-            parting.wait(over)
+        half_close = self.half_close = HalfClose(self.wire, self._seconds, self._later, self.unsettled)
+        if ask is None:
+            half_close.wait(over)
         else:
-            parting.ask(say, over, factory.config.lingering_close_seconds)
+            half_close.ask(ask, over, limit_seconds)
         return True
 
     def over(self, reason: Failure, sent: int) -> None:
-        """The connection is over, ``sent`` bytes in: tells who watches."""
-        wire, tls, parting = self.wire, self.tls, self.parting
-        if parting is not None:
-            orderly = parting.closed
-            parting.end()
+        """The connection is over, ``sent`` bytes in: notifies the watchers."""
+        wire, tls, half_close = self.wire, self.tls, self.half_close
+        if half_close is not None:
+            orderly = half_close.closed
+            half_close.end()
         elif wire is None:
             orderly = reason.check(ConnectionDone) is not None
         else:
@@ -131,4 +131,4 @@ class Witness:
 
     def forget(self) -> None:
         """Lets go of the transport."""
-        self.wire = self.tls = self.parting = None
+        self.wire = self.tls = self.half_close = None

@@ -266,7 +266,7 @@ class CountingTls(TLSMemoryBIOProtocol):
                     # fewer marks: confirmed later than it could be, never earlier
                     self._pairs = deque(list(pairs)[1::2])
 
-    def say_goodbye(self) -> None:
+    def send_close_alert(self) -> None:
         """Sends our close alert, and leaves the connection open."""
         with suppress(Error):  # in the middle of a handshake
             self._tlsConnection.shutdown()
@@ -275,7 +275,7 @@ class CountingTls(TLSMemoryBIOProtocol):
     def half_close(self) -> None:
         """Sends our close alert and our FIN. The connection stays until the client's own FIN, or its reset."""
         self._stays = True
-        self.say_goodbye()
+        self.send_close_alert()
         if self.wire is not None:
             self.wire.loseWriteConnection()  # type: ignore[no-untyped-call]
 

@@ -408,7 +408,7 @@ def test_small_requests_behind_a_large_body_wait_beyond_the_pipeline_s_limit(wir
     wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
     wire.send(b"x" * 5000 + (GET % b"") * 2000)
     wire.handler = answer
-    parser = wire.channel._parser
+    parser = wire.channel.connection.parser
     assert parser is not None
     assert len(parser.ready) < 200
     wire.exchanges[0].respond(Response(200, [], b""))
@@ -605,7 +605,7 @@ def test_a_watcher_hears_the_next_request_and_then_the_end(wire: Wire) -> None:
     wire.send(b"GE")
     assert heard == ["asked"]
     wire.lose()
-    assert heard == ["asked", (wire.channel.sent, True)]
+    assert heard == ["asked", (wire.channel.connection.sent, True)]
 
 
 def test_an_upgrade_is_answered_as_if_not_asked_for(wire: Wire) -> None:

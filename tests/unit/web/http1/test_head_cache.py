@@ -89,7 +89,7 @@ def test_other_limits_forget_what_was_found_sound_under_the_old_ones() -> None:
     server = Server()
     send, _transport = server.connect()
     send(post(b"x" * 100))
-    server.factory.configure(attrs.evolve(server.factory.config, max_body_bytes=10))
+    server.factory.configure(attrs.evolve(server.factory.state.config, max_body_bytes=10))
     fresh, transport = server.connect()
     fresh(post(b"x" * 100))
     assert transport.value().startswith(b"HTTP/1.1 413 ")

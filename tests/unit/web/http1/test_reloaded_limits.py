@@ -44,7 +44,7 @@ def wire() -> Wire:
 
 
 def change(wire: Wire, **options: Any) -> None:
-    wire.factory.configure(attrs.evolve(wire.factory.config, **options))
+    wire.factory.configure(attrs.evolve(wire.factory.state.config, **options))
 
 
 def test_each_option_that_can_change_has_a_test_here() -> None:
@@ -84,7 +84,7 @@ def test_raised_limit_lets_the_next_request_of_an_old_connection_pass(option: st
     wire = Wire(**{"max_body_bytes": 1 << 21} | lowered)
     wire.handler = answer
     wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    change(wire, **{name: getattr(Wire(max_body_bytes=1 << 21).factory.config, name) for name in lowered})
+    change(wire, **{name: getattr(Wire(max_body_bytes=1 << 21).factory.state.config, name) for name in lowered})
     assert statuses(wire.send(request)) == [200]
 
 
@@ -93,7 +93,7 @@ def test_lowered_pipeline_limit_holds_on_an_old_connection(wire: Wire) -> None:
     change(wire, max_pipelined_requests=1)
     wire.handler = wire.exchanges.append
     wire.send((GET % b"") * 300)
-    parser = wire.channel._parser
+    parser = wire.channel.connection.parser
     assert parser is not None
     assert parser.rest
     assert wire.transport.producerState == "paused"
@@ -157,7 +157,7 @@ def test_lingering_close_lasts_as_it_is_configured_last_also_behind_a_head_that_
         wire.send(GET % b"")
     change(wire, lingering_close_seconds=7.0)
     wire.send(GET % b"")
-    wire.factory.draining = True
+    wire.factory.state.draining = True
     wire.send(GET % b"")  # known by now
     assert wire.transport.disconnecting
-    assert wire.channel.deadline - wire.factory.tick == 7.0
+    assert wire.channel.connection.deadline - wire.factory.state.tick == 7.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from kateway.web.tcp.half_close import GRACE_SECONDS, Parting
+from kateway.web.tcp.half_close import GRACE_SECONDS, HalfClose
 
 
 class Wire:
@@ -41,11 +41,11 @@ class World:
         self.said: list[float] = []
         self.speechless = speechless
         self.over: list[float] = []
-        self.parting = Parting(wire, self.clock.seconds, self.clock.callLater, lambda: self.unsettled)  # type: ignore[arg-type]
+        self.half_close = HalfClose(wire, self.clock.seconds, self.clock.callLater, lambda: self.unsettled)  # type: ignore[arg-type]
         if came_first:
-            self.parting.wait(self._over)
+            self.half_close.wait(self._over)
         else:
-            self.parting.ask(self._say, self._over, limit_seconds)
+            self.half_close.ask(self._say, self._over, limit_seconds)
 
     def _say(self) -> None:
         self.said.append(self.clock.seconds())
@@ -71,7 +71,7 @@ def test_a_reset_that_answers_what_is_sent_is_a_closed_client_s() -> None:
     world.wire.resetting = True
     world.passes(0.06)
     assert world.ended
-    assert world.parting.closed
+    assert world.half_close.closed
 
 
 def test_a_reset_behind_a_goodbye_of_tls_without_a_fin_is_that_of_something_unread() -> None:
@@ -81,7 +81,7 @@ def test_a_reset_behind_a_goodbye_of_tls_without_a_fin_is_that_of_something_unre
     world.wire.resetting = True
     world.passes(0.06)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_a_reset_before_anything_was_sent_is_that_of_something_unread() -> None:
@@ -90,7 +90,7 @@ def test_a_reset_before_anything_was_sent_is_that_of_something_unread() -> None:
     world.passes(GRACE_SECONDS + 0.001)
     assert world.ended
     assert world.said == []
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_a_reset_that_is_too_late_for_an_answer_is_that_of_something_unread() -> None:
@@ -99,7 +99,7 @@ def test_a_reset_that_is_too_late_for_an_answer_is_that_of_something_unread() ->
     world.wire.resetting = True
     world.passes(0.2)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_a_client_that_acknowledges_what_is_sent_lives_and_is_waited_for() -> None:
@@ -108,11 +108,11 @@ def test_a_client_that_acknowledges_what_is_sent_lives_and_is_waited_for() -> No
     world.wire.acknowledged = 105
     world.passes(30)
     assert world.over == []
-    assert world.parting.alive
+    assert world.half_close.alive
     world.unsettled = False
     world.passes(0.2)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_a_client_that_lived_and_is_reset_has_not_read() -> None:
@@ -123,7 +123,7 @@ def test_a_client_that_lived_and_is_reset_has_not_read() -> None:
     world.wire.resetting = True
     world.passes(0.2)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_nothing_is_told_by_the_reset_of_one_to_whom_something_was_under_way() -> None:
@@ -132,7 +132,7 @@ def test_nothing_is_told_by_the_reset_of_one_to_whom_something_was_under_way() -
     world.wire.resetting = True
     world.passes(0.1)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_who_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
@@ -141,21 +141,21 @@ def test_who_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
     assert world.over == []
     world.passes(0.3)
     assert world.ended
-    assert world.parting.closed
+    assert world.half_close.closed
 
 
 def test_who_answers_nothing_and_had_not_acknowledged_everything_is_not() -> None:
     world = World(Wire(acknowledged=60), limit_seconds=2.0)
     world.passes(2.3)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_who_could_not_be_asked_is_held_to_nothing() -> None:
     world = World(Wire(), limit_seconds=2.0, speechless=True)
     world.passes(2.3)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_who_has_no_room_for_what_is_sent_has_not_closed() -> None:
@@ -164,14 +164,14 @@ def test_who_has_no_room_for_what_is_sent_has_not_closed() -> None:
     world = World(wire, limit_seconds=2.0)
     world.passes(2.3)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_without_counts_what_the_socket_takes_says_that_its_other_end_is_open() -> None:
     world = World(Wire(acknowledged=None))
     world.passes(GRACE_SECONDS + 0.005)
-    assert world.parting.alive
-    world.parting.end()
+    assert world.half_close.alive
+    world.half_close.end()
 
 
 def test_a_goodbye_that_came_with_the_request_is_waited_on_without_asking() -> None:
@@ -181,7 +181,7 @@ def test_a_goodbye_that_came_with_the_request_is_waited_on_without_asking() -> N
     world.unsettled = False
     world.passes(0.2)
     assert world.ended
-    assert not world.parting.closed
+    assert not world.half_close.closed
 
 
 def test_a_fin_behind_an_answered_goodbye_is_the_end_unless_a_reset_follows() -> None:
@@ -190,18 +190,18 @@ def test_a_fin_behind_an_answered_goodbye_is_the_end_unless_a_reset_follows() ->
         world.passes(GRACE_SECONDS + 0.001)
         world.wire.acknowledged = 105
         world.passes(0.1)
-        world.parting.again()
+        world.half_close.again()
         world.wire.resetting = resetting
         world.passes(GRACE_SECONDS + 0.001)
         assert world.ended
-        assert world.parting.closed is not resetting
+        assert world.half_close.closed is not resetting
 
 
 def test_a_fin_behind_a_goodbye_that_is_not_answered_yet_changes_nothing() -> None:
     world = World(Wire())
-    world.parting.again()
+    world.half_close.again()
     world.passes(GRACE_SECONDS + 0.001)
     assert len(world.said) == 1
-    world.parting.end()
-    world.parting.end()
+    world.half_close.end()
+    world.half_close.end()
     assert world.clock.getDelayedCalls() == []
