@@ -23,7 +23,6 @@ from kateway.daemon.service import GatewayService
 from kateway.web.http1.factory import HttpFactory
 from kateway.web.tcp.transport import listen
 
-WAYS = ("hot", "klein", "stock")
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 
@@ -36,7 +35,7 @@ def config(data: Path, **http: Any) -> Config:
 
 
 class RunningGateway:
-    """Started by ``start``; ``url`` is of the way that was asked for."""
+    """Started by ``start``; ``url`` is of the way that was asked for: "hot", "klein" or "stock"."""
 
     def __init__(self, settings: Config, way: str) -> None:
         self.service = GatewayService(settings, reactor)

@@ -11,7 +11,7 @@ import jwt
 import pytest
 import pytest_twisted
 from administered import IN_FILE, REGISTRY, Administered, Make, guarded, prepared
-from gateways import WAYS, Answer, plain
+from gateways import Answer, plain
 
 from kateway.config.schema import AuthConfig, EmbeddedStorageConfig, JwtConfig, RegistryConfig
 
@@ -19,9 +19,9 @@ here = pytest_twisted.ensureDeferred
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes-for-hs256"
 
 
-@pytest_twisted.async_yield_fixture(params=WAYS)
-async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Administered]:
-    made = Administered(guarded(tmp_path / "data"), request.param)
+@pytest_twisted.async_yield_fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Administered]:
+    made = Administered(guarded(tmp_path / "data"))
     yield await prepared(made)
     await made.stop()
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import pytest_twisted
 from gateways import RunningGateway, eventually
 from wsclient import SocketClient
 from wsproto.events import CloseConnection
 
 T = "/v1/topics/foobar"
-
-pytestmark = pytest.mark.parametrize("gateway", ["hot"], indirect=True)
 
 
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,4 @@
-"""Publishing, as HTTP-API.md says it, by every way in: one behaviour, several speeds."""
+"""Publishing as HTTP-API.md says it."""
 
 from __future__ import annotations
 

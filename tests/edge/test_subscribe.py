@@ -1,4 +1,4 @@
-"""Subscribing, as HTTP-API.md says it, by every way in."""
+"""Subscribing as HTTP-API.md says it."""
 
 from __future__ import annotations
 

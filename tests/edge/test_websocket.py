@@ -23,9 +23,6 @@ T = "/v1/topics/foobar"
 G = f"{T}/group1"
 
 
-pytestmark = pytest.mark.parametrize("gateway", ["hot", "klein"], indirect=True)
-
-
 async def committed(gateway: RunningGateway) -> int | None:
     answer = await gateway.request("GET", f"{G}/offsets")
     found: int | None = answer.json()["partitions"][0]["committed"]
