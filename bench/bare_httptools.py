@@ -29,7 +29,7 @@ from kateway.config.schema import HttpConfig, LogConfig
 from kateway.web.access_log import AccessLog
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.transport import listen
+from kateway.web.tcp.listener import listen
 
 RUNS = 5
 SECONDS = 5

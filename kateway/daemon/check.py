@@ -24,7 +24,7 @@ from kateway.errors import Problems
 from kateway.registry.interface import Snapshot
 from kateway.web.admin.access import read_token
 from kateway.web.tcp.endpoints import overlaps, parse_endpoint, unusable
-from kateway.web.tcp.transport import build_endpoint
+from kateway.web.tcp.listener import build_endpoint
 
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^A-Z/?#@:\s\[\]]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null")

@@ -63,8 +63,8 @@ from kateway.web.messages.subscribe import SubscribeEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
 from kateway.web.site.tree import admin_tree, in_plane, public_tree
+from kateway.web.tcp.listener import bound_address, listen
 from kateway.web.tcp.tls import Certificate
-from kateway.web.tcp.transport import address_of, listen
 
 __all__ = ["GatewayService", "Options", "makeService"]
 
@@ -242,8 +242,8 @@ class GatewayService(Service):
         await self.registry.register_gateway(
             GatewayEntry(
                 name=self._name,
-                public=tuple(address_of(port) for port in self.ports[: len(self.settings.http.public)]),
-                admin=tuple(address_of(port) for port in self.ports[len(self.settings.http.public) :]),
+                public=tuple(bound_address(port) for port in self.ports[: len(self.settings.http.public)]),
+                admin=tuple(bound_address(port) for port in self.ports[len(self.settings.http.public) :]),
                 version=__version__,
                 started=round(self._began * 1000),
                 load=self._load(),

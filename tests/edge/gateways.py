@@ -21,7 +21,7 @@ from twisted.web.server import Site
 from kateway.config.schema import Config, DeliveryConfig, EmbeddedStorageConfig, HttpConfig
 from kateway.daemon.service import GatewayService
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.transport import listen
+from kateway.web.tcp.listener import listen
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 

@@ -30,7 +30,7 @@ from twisted.web.server import Site
 from kateway.config.schema import HttpConfig
 from kateway.web.exchange import Exchange, Response
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.transport import listen
+from kateway.web.tcp.listener import listen
 
 MARKER = b"POST /marker HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nmarker"
 POLL = b"GET /poll HTTP/1.1\r\nHost: a\r\n\r\n"

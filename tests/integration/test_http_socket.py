@@ -34,7 +34,8 @@ from kateway.config.schema import HttpConfig
 from kateway.errors import ConfigError
 from kateway.web.exchange import Exchange, Response
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.transport import CountingTls, listen
+from kateway.web.tcp.listener import listen
+from kateway.web.tcp.tls_transport import CountingTls
 
 # Twisted hands pyOpenSSL its own kinds of certificates and keys, which it says it will not take for ever
 tls_test = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects:DeprecationWarning")

@@ -23,7 +23,8 @@ from kateway.web.exchange import Exchange, Request
 from kateway.web.http1.connection import HttpConnection
 from kateway.web.http1.exchange import WireExchange
 from kateway.web.http1.head_cache import Heads
-from kateway.web.http1.parser import Parsed, RequestParser, new_request_id
+from kateway.web.http1.parser import Parsed, RequestParser
+from kateway.web.http1.request_id import new_request_id
 from kateway.web.http1.server_state import ServerState
 from kateway.web.http1.twisted_request import drive
 from kateway.web.problems import problem

@@ -10,8 +10,6 @@ Nothing is handled from inside a parser callback: finished requests wait in ``re
 from __future__ import annotations
 
 import re
-from itertools import count
-from os import urandom
 from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
@@ -29,30 +27,15 @@ from kateway.errors import (
     UriTooLong,
 )
 from kateway.web.exchange import Header, Request
+from kateway.web.http1.request_id import new_request_id, sane_id
 from kateway.web.http1.server_state import ServerState
+from kateway.web.http1.target import is_host, origin_form
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}").fullmatch
-# RFC 3986 3.2: a host and a port, no user
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
-_ABSOLUTE = re.compile(rb"(?i:https?)://([A-Za-z0-9._~!$&'()*+,;=%:\[\]-]+)((?:[/?].*)?)").fullmatch
 _LOOKED_INTO = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"))
 # what an unknown method looks like, rather than TLS or noise, in the bytes that llhttp stopped at
 _UNKNOWN_METHOD = re.compile(rb"[A-Za-z-]+(?: [/*]|\Z)").match
 _KNOWN_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
 _SLICE = 4096
-_number = count()
-_PREFIX = urandom(6).hex() + "-"
-
-
-def given_request_id(value: bytes) -> str | None:
-    """The caller's own request id, if it is a sane one."""
-    return value.decode("ascii") if _SANE_ID(value) else None
-
-
-def new_request_id() -> str:
-    """A cheap id that is unique across restarts: a random prefix and a number."""
-    return _PREFIX + str(next(_number))
-
 
 Parsed = tuple[Request, bool, bool, int]
 """A whole request; whether its connection may go on after it; whether it asks to upgrade; its body's bytes.
@@ -237,7 +220,7 @@ class RequestParser:
         if name == b"host":
             if self._host_seen:
                 self._refuse(BadRequest("There is more than one Host header."))
-            if _HOST(value) is None:
+            if is_host(value) is None:
                 self._refuse(BadRequest("The Host header is not a host and a port."))
             self._host_seen = True
         elif name == b"content-length":
@@ -247,7 +230,7 @@ class RequestParser:
                 self._refuse(NotImplementedHere("The only transfer coding understood here is chunked."))
         elif name == b"expect":
             self._expect = value.lower()
-        elif _SANE_ID(value) is not None:
+        elif sane_id(value) is not None:
             self._id = value
 
     def on_headers_complete(self) -> None:
@@ -272,7 +255,10 @@ class RequestParser:
             if size > config.max_header_bytes:
                 self._refuse(self._headers_too_large())
         if self._target[:1] != b"/" or b"#" in self._target:
-            self._normalise(llhttp.get_method())
+            try:
+                self._target = origin_form(llhttp.get_method(), self._target)
+            except KatewayError as error:
+                self._refuse(error)
         if self._length > config.max_body_bytes:
             self._refuse(self._body_too_large())
         if self._expect:
@@ -317,7 +303,7 @@ class RequestParser:
             http_1_1=self._http_1_1,
             peer=self._peer,
             secure=self._secure,
-            id=self._id.decode("ascii") if self._id else f"{_PREFIX}{next(_number)}",
+            id=self._id.decode("ascii") if self._id else new_request_id(),
             received=self.received,
         )
         self.ready.append((request, keep_alive, llhttp.should_upgrade(), self._body_bytes))
@@ -332,22 +318,6 @@ class RequestParser:
     def _refuse(self, error: KatewayError) -> None:
         self.refusal = error
         raise error
-
-    def _normalise(self, method: bytes) -> None:
-        """A target that is not simply a path: an absolute URI becomes its path, ``*`` is for OPTIONS."""
-        target = self._target
-        if method == b"CONNECT":
-            self._refuse(NotImplementedHere("This is not a proxy."))
-        if b"#" in target:
-            self._refuse(BadRequest("A request target has no fragment."))
-        if target == b"*" and method == b"OPTIONS":
-            return
-        match = _ABSOLUTE(target)
-        if match is None:
-            self._refuse(BadRequest("The request target is neither a path nor an absolute URI."))
-            return
-        path = match.group(2)
-        self._target = path if path[:1] == b"/" else b"/" + path
 
     def _line_too_long(self) -> KatewayError:
         most = self._config.max_request_line_bytes

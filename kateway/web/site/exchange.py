@@ -16,7 +16,7 @@ from zope.interface import implementer
 from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.errors import NotImplementedHere
 from kateway.web.exchange import Header, Request, Response
-from kateway.web.http1.parser import given_request_id, new_request_id
+from kateway.web.http1.request_id import given_request_id, new_request_id
 
 
 @implementer(IPushProducer)

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 
 from kateway.core.delivery.confirmation import Watcher
 from kateway.web.tcp.half_close import HalfClose
-from kateway.web.tcp.transport import CountingTls, PromptConnection
+from kateway.web.tcp.tls_transport import CountingTls
+from kateway.web.tcp.transport import PromptConnection
 
 
 class PeerState:

@@ -1,4 +1,4 @@
-"""Server transports that send at once, count what the client's TCP has acknowledged, and tell a FIN from a reset.
+"""Sends at once on server sockets, counts what the client's TCP has acknowledged, and tells a FIN from a reset.
 
 Twisted's own transport buffers every write, arms the descriptor, sends in the next turn of the loop and disarms it.
 These try the socket first. They also still have the descriptor when a connection ends, which is where delivery is
@@ -11,26 +11,14 @@ import fcntl
 import socket
 import struct
 import sys
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, EPIPE, EWOULDBLOCK
 from typing import Any, cast
 
-from OpenSSL.SSL import RECEIVED_SHUTDOWN, Error
 from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
-from zope.interface import implementer
-
-from kateway.errors import ConfigError
-from kateway.web.tcp.endpoints import parse_endpoint, shown
-from kateway.web.tcp.tls import Certificate, tls_endpoint
 
 # linux/sockios.h: SIOCOUTQ, the same number as TIOCOUTQ
 _SIOCOUTQ = 0x5411
@@ -39,8 +27,6 @@ _TCP_INFO_BYTES = 152
 _TCPI_RTT, _TCPI_NOTSENT_BYTES, _TCPI_MIN_RTT = 68, 144, 148
 _NEAR_MICROSECONDS = 1000
 _COUNTS = sys.platform == "linux"
-_MOST_PAIRS = 1024
-_BACKLOG = 1024
 
 
 class PromptConnection(tcp.Connection):
@@ -225,161 +211,3 @@ class PromptServer(PromptConnection, tcp.Server):
 
 class PromptUnixServer(PromptConnection, unix.Server):
     """A connection on a UNIX socket: nothing is acknowledged there, so ``confirmed`` is ``None``."""
-
-
-@implementer(IHalfCloseableProtocol)
-class CountingTls(TLSMemoryBIOProtocol):
-    """TLS that sends each write at once and maps acknowledged ciphertext back to plaintext."""
-
-    plain_offered = 0
-    plain_confirmed = 0
-    notified = False
-    """The client said by TLS's own close alert that it sends no more."""
-    leaving: Callable[[], bool] | None = None
-    """Asked when the client says that it sends no more, by the alert or by a FIN: whether the connection is to stay."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)  # type: ignore[no-untyped-call]
-        self._pairs: deque[tuple[int, int]] = deque()
-        self._stays = False
-
-    @property
-    def wire(self) -> PromptConnection | None:
-        """The TCP connection below."""
-        below = self.transport
-        # the endpoint's own wrapping: startTLS's bypass or the server itself
-        return below if isinstance(below, PromptConnection) else None
-
-    def write(self, data: bytes) -> None:
-        if self._lostTLSConnection:
-            return  # after the client's alert nothing may be sent but ours
-        self.plain_offered += len(data)
-        super().write(data)  # type: ignore[no-untyped-call]
-        wire = self.wire
-        # bytes that wait for the handshake have no ciphertext yet; a later write's pair covers them
-        if wire is not None and not self._appSendBuffer:
-            pairs = self._pairs
-            pairs.append((self.plain_offered, wire.offered))
-            if len(pairs) > _MOST_PAIRS:
-                self.confirmed()
-                if len(pairs) > _MOST_PAIRS:
-                    # fewer marks: confirmed later than it could be, never earlier
-                    self._pairs = deque(list(pairs)[1::2])
-
-    def send_close_alert(self) -> None:
-        """Sends our close alert, and leaves the connection open."""
-        with suppress(Error):  # in the middle of a handshake
-            self._tlsConnection.shutdown()
-        self._flushSendBIO()  # type: ignore[no-untyped-call]
-
-    def half_close(self) -> None:
-        """Sends our close alert and our FIN. The connection stays until the client's own FIN, or its reset."""
-        self._stays = True
-        self.send_close_alert()
-        if self.wire is not None:
-            self.wire.loseWriteConnection()  # type: ignore[no-untyped-call]
-
-    def confirmed(self) -> int | None:
-        """As ``PromptConnection.confirmed``, in plaintext."""
-        wire = self.wire
-        ciphertext = wire.confirmed() if wire is not None else None
-        if ciphertext is None:
-            return None
-        pairs = self._pairs
-        while pairs and pairs[0][1] <= ciphertext:
-            self.plain_confirmed = pairs.popleft()[0]
-        return self.plain_confirmed
-
-    # --- the wire's side ----------------------------------------------------------------------------------------------
-
-    def readConnectionLost(self) -> None:
-        if self.wire is not None and not self._may_stay():
-            self.wire.connectionLost(Failure(main.CONNECTION_DONE))
-
-    def writeConnectionLost(self) -> None:
-        """Nobody ends only one way of a TLS connection."""
-
-    def _unbufferPendingWrites(self) -> None:
-        super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]
-        wire = self.wire
-        if wire is not None and not self._appSendBuffer:
-            self._pairs.append((self.plain_offered, wire.offered))
-
-    def _shutdownTLS(self) -> None:
-        connection = self._tlsConnection
-        if not self.notified and connection is not None and connection.get_shutdown() & RECEIVED_SHUTDOWN:
-            self.notified = True
-            self._stays = self._stays or (not self.disconnecting and self._may_stay())
-        if not self._stays:
-            super()._shutdownTLS()  # type: ignore[no-untyped-call]
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        if reason is None and self._stays:
-            self._lostTLSConnection = True
-        else:
-            super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
-
-    def _may_stay(self) -> bool:
-        return self.leaving is not None and self.leaving()
-
-
-def count(port: IListeningPort) -> None:
-    """Makes a listening port build these transports."""
-    if isinstance(port, unix.Port):
-        port.transport = PromptUnixServer
-    elif isinstance(port, tcp.Port):
-        port.transport = PromptServer  # type: ignore[assignment]
-    if isinstance(port, tcp.Port | unix.Port) and port.backlog == tcp.Port.backlog and port.socket is not None:
-        # Twisted's default queue of 50 drops the SYNs of a burst; Linux takes a second listen as a new length
-        port.socket.listen(_BACKLOG)
-    factory = getattr(port, "factory", None)
-    if isinstance(factory, TLSMemoryBIOFactory):
-        factory.protocol = CountingTls
-
-
-def listen(
-    reactor: Any,
-    endpoint_string: str,
-    factory: IProtocolFactory,
-    certified: Callable[[Certificate], None] | None = None,
-) -> Deferred[IListeningPort]:
-    """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``). ``certified`` is told the certificate of
-    an ``ssl:`` one, which can be read anew while it is in use.
-
-    Fails with ``ConfigError``, in one line that names the endpoint, if it cannot be understood or is taken.
-    """
-
-    def listening(port: IListeningPort) -> IListeningPort:
-        count(port)
-        return port
-
-    def failed(failure: Failure) -> Failure:
-        error = failure.value
-        if isinstance(error, CannotListenError):
-            return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error.socketError}"]))
-        return Failure(ConfigError([f"cannot listen on {shown(endpoint_string)}: {error}"]))
-
-    endpoint, certificate = build_endpoint(reactor, endpoint_string)
-    if certificate is not None and certified is not None:
-        certified(certificate)
-    listened: Deferred[IListeningPort] = endpoint.listen(factory)
-    return listened.addCallbacks(listening, failed)
-
-
-def build_endpoint(reactor: Any, endpoint_string: str) -> tuple[IStreamServerEndpoint, Certificate | None]:
-    """An endpoint, with its certificate if it is an ``ssl:`` one; nothing listens yet. ``ConfigError``."""
-    parse_endpoint(endpoint_string)
-    try:
-        if endpoint_string.startswith("ssl:"):
-            return tls_endpoint(reactor, endpoint_string)
-        return serverFromString(reactor, endpoint_string), None
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever its parser meets: a TypeError for an option that does not exist
-        raise ConfigError([f"{shown(endpoint_string)} is not an endpoint: {error}"]) from error
-
-
-def address_of(port: IListeningPort) -> str:
-    """Where a listener listens: ``host:port``, or a Unix socket's path."""
-    host: Any = port.getHost()
-    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
