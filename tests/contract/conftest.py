@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from recorder import Recorder
+from servers.fixtures import kafkas
 from twisted.internet import reactor
 
 from kateway.config.schema import EmbeddedStorageConfig, KafkaStorageConfig
@@ -17,11 +18,15 @@ from kateway.storage.embedded import EmbeddedStore
 from kateway.storage.interface import Outcome, Reset, Store
 from kateway.storage.kafka.driver import KafkaStore
 
-DRIVERS = ["embedded", *(pytest.param(fixture, marks=pytest.mark.kafka) for fixture in ("kafka_3_9", "kafka_4"))]
-"""The embedded store, and Kafka by the fixtures that run a broker."""
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The embedded store and the newer Kafka; both Kafkas for what is marked ``both_kafkas``."""
+    if "make_store" in metafunc.fixturenames:
+        drivers = [pytest.param(fixture, marks=pytest.mark.kafka) for fixture in kafkas(metafunc)]
+        metafunc.parametrize("make_store", ["embedded", *drivers], indirect=True)
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Makes a store of each driver in turn, not started."""
     if request.param == "embedded":

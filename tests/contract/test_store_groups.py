@@ -12,6 +12,7 @@ from kateway.errors import Conflict, GroupBusy, TopicNotFound
 from kateway.model import Committed, Message
 
 here = pytest_twisted.ensureDeferred
+pytestmark = pytest.mark.both_kafkas  # the group protocol is what differs most between them
 
 
 @pytest.fixture

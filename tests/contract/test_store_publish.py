@@ -25,6 +25,7 @@ async def read_all(store, topic, partition=0):
     return records
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_receipts_count_up_from_zero_in_the_order_of_the_call(store, make_topic, written):
     topic = await make_topic()
@@ -82,6 +83,7 @@ async def test_messages_without_a_key_reach_every_partition(store, make_topic, w
     assert all(ends.values())
 
 
+@pytest.mark.both_kafkas
 @pytest.mark.parametrize("value", [b"", b"text", b"\x00\xff\n" * 1000, None], ids=["empty", "text", "bytes", "null"])
 @pytest.mark.parametrize("key", [None, b"", b"key"], ids=["no key", "empty key", "key"])
 @here
@@ -92,6 +94,7 @@ async def test_null_and_empty_differ(store, make_topic, written, key, value):
     assert (record.key, record.value, record.headers) == (key, value, ())
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_headers_keep_order_repeats_null_and_empty(store, make_topic, written):
     topic = await make_topic()
@@ -102,6 +105,7 @@ async def test_headers_keep_order_repeats_null_and_empty(store, make_topic, writ
     assert second.headers == ()
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_timestamp_is_kept_and_its_absence_means_now(store, make_topic, written):
     topic = await make_topic()
@@ -114,6 +118,7 @@ async def test_a_timestamp_is_kept_and_its_absence_means_now(store, make_topic, 
     assert zero.timestamp == 0
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_without_acks_the_receipt_has_no_offset_and_the_record_arrives(store, make_topic, publish):
     topic = await make_topic()

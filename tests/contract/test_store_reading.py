@@ -15,6 +15,7 @@ from kateway.storage.interface import Fetched
 here = pytest_twisted.ensureDeferred
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_reading_goes_on_where_it_ended(store, make_topic, written):
     topic = await make_topic()
@@ -69,6 +70,7 @@ async def test_at_the_end_it_waits_as_long_as_asked(store, make_topic):
     assert reactor.seconds() - began >= 0.45
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_reader_that_waits_at_the_end_gets_what_is_published(store, make_topic, written):
     topic = await make_topic(partitions=2)
@@ -91,6 +93,7 @@ async def test_a_reader_that_waits_can_be_cancelled(store, make_topic):
         await waiting
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_beyond_the_ends_is_out_of_range(store, make_topic, written):
     topic = await make_topic()
@@ -108,6 +111,7 @@ async def test_a_partition_that_does_not_exist_cannot_be_read(store, make_topic)
             await store.read(topic, partition, 0, max_bytes=1000, wait_seconds=1)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_the_ends_of_every_partition(store, make_topic, written):
     topic = await make_topic(partitions=3)
@@ -116,6 +120,7 @@ async def test_the_ends_of_every_partition(store, make_topic, written):
     assert await store.offsets(topic, "latest") == {0: 2, 1: 0, 2: 1}
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_time_is_the_first_record_at_or_after_it_and_the_end_where_all_are_older(store, make_topic, written):
     topic = await make_topic(partitions=2)

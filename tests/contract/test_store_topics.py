@@ -27,6 +27,7 @@ async def test_a_started_store_is_healthy_and_a_stopped_one_is_not(make_store):
     assert store.health().reason
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_topic_is_there_once_it_is_made(store, topic_name):
     made = await store.create_topic(topic_name, partitions=3)
@@ -53,6 +54,7 @@ async def test_a_name_outside_the_grammar_is_refused(store, name):
         await store.create_topic(name, partitions=1)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_nothing_that_asks_for_an_unknown_topic_makes_it(store, topic_name):
     began = reactor.seconds()
@@ -78,6 +80,7 @@ async def test_nothing_that_asks_for_an_unknown_topic_makes_it(store, topic_name
     assert reactor.seconds() - began < 9
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_topic_grows_and_the_new_partitions_are_written_to_and_read(store, make_topic, written):
     topic = await make_topic(partitions=1)
@@ -98,6 +101,7 @@ async def test_a_topic_may_be_grown_to_what_it_has_but_never_shrinks(store, make
     assert (await store.topic(topic)).partitions == 3
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_deleted_topic_is_gone_and_one_made_anew_is_empty(store, make_topic, written):
     topic = await make_topic(partitions=2)

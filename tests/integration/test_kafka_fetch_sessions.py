@@ -55,6 +55,7 @@ async def write(store: KafkaStore, topic: str, count: int = 2 * PARTITIONS) -> N
     await store.publish(topic, messages, -1, reactor.seconds() + 10)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_session_that_is_lost_begins_anew_and_no_record_is(
     store: KafkaStore, oracle: Oracle, topic_name: str, unique_name: Callable[[str], str]

@@ -56,6 +56,7 @@ def receipts(outcomes: Sequence[Outcome]) -> list[Receipt]:
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
+@pytest.mark.both_kafkas
 @pytest_twisted.ensureDeferred
 async def test_librdkafka_reads_what_we_write(
     kafka: KafkaCluster, oracle: Oracle, unique_name: Callable[[str], str]
@@ -81,6 +82,7 @@ async def test_librdkafka_reads_what_we_write(
         assert abs(seen[0].timestamp - reactor.seconds() * 1000) < 60000
 
 
+@pytest.mark.both_kafkas
 @pytest_twisted.ensureDeferred
 async def test_we_read_what_librdkafka_writes(
     kafka: KafkaCluster, oracle: Oracle, writer: Writer, unique_name: Callable[[str], str]
@@ -169,6 +171,7 @@ async def test_a_topic_that_does_not_exist_is_refused_and_not_made(
     assert topic_name not in await deferToThread(oracle.topics)
 
 
+@pytest.mark.both_kafkas
 @pytest_twisted.ensureDeferred
 async def test_acks_0_and_1_are_written_too(oracle: Oracle, writer: Writer, topic_name: str) -> None:
     await deferToThread(oracle.create_topic, topic_name, 1)
@@ -187,6 +190,7 @@ async def test_a_partition_that_was_just_added_is_found(oracle: Oracle, writer: 
     assert receipts(await writer.publish(topic_name, Message(b"v", partition=2)))[0].partition == 2
 
 
+@pytest.mark.both_kafkas
 @pytest_twisted.ensureDeferred
 async def test_a_topic_made_anew_is_written_to(oracle: Oracle, writer: Writer, topic_name: str) -> None:
     await deferToThread(oracle.create_topic, topic_name, 1)

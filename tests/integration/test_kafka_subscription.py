@@ -84,6 +84,7 @@ class Other:
         await self._done
 
 
+@pytest.mark.both_kafkas
 @pytest.mark.parametrize("strategy", ["range", "roundrobin"])
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours-leads", "theirs-leads"])
 @here
@@ -113,6 +114,7 @@ async def test_a_group_is_shared_with_librdkafka_whoever_leads(
     assert ours.errors == []
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_commits_are_resumed_by_librdkafka_and_the_other_way_round(kafka, oracle, make_store, topic, group):
     await deferToThread(oracle.produce, topic, numbered(0, 10), partition=0)
@@ -131,6 +133,7 @@ async def test_commits_are_resumed_by_librdkafka_and_the_other_way_round(kafka, 
     assert again.values == numbered(4, 6)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_nothing_is_lost_or_seen_twice_while_members_come_and_go(kafka, oracle, make_store, topic, group):
     first_store, second_store = await make_store(kafka), await make_store(kafka)
@@ -170,6 +173,7 @@ async def test_a_partition_added_by_others_is_assigned_within_the_metadata_refre
     await until(lambda: b"new" in reader.values, patience_seconds=8)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_aborted_records_are_never_given_and_are_passed(kafka, oracle, make_store, topic, group):
     await deferToThread(_transactions, kafka.direct, topic)
@@ -212,6 +216,7 @@ async def test_records_deleted_under_a_reader_are_skipped_to_the_earliest(kafka,
     assert reader.values[10:] == numbered(6, 4)
 
 
+@pytest.mark.both_kafkas
 @here
 async def test_a_topic_deleted_and_made_again_ends_the_old_subscription_and_starts_a_new_one_over(
     kafka, oracle, make_store, topic, group

@@ -18,6 +18,7 @@ from servers.ports import Ports
 from servers.zookeeper import ZooKeeperServer
 
 
+@pytest.mark.both_kafkas
 @pytest.mark.kafka
 def test_what_the_oracle_writes_it_reads_back(kafka: KafkaCluster, oracle: Oracle, topic_name: str) -> None:
     oracle.create_topic(topic_name, partitions=2)

@@ -67,9 +67,20 @@ def kafka_4() -> Iterator[KafkaCluster]:
     yield from _started(server)
 
 
-@pytest.fixture(scope="session", params=["kafka_3_9", "kafka_4"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``kafka`` is the newer one; for a test that is marked ``both_kafkas``, each of the two in turn."""
+    if "kafka" in metafunc.fixturenames:
+        metafunc.parametrize("kafka", kafkas(metafunc), indirect=True, scope="session")
+
+
+def kafkas(metafunc: pytest.Metafunc) -> list[str]:
+    """The fixtures of the Kafkas that a test is run with."""
+    return ["kafka_3_9", "kafka_4"] if metafunc.definition.get_closest_marker("both_kafkas") else ["kafka_4"]
+
+
+@pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> KafkaCluster:
-    """Each of the two in turn."""
+    """The broker of the version that ``pytest_generate_tests`` chose."""
     cluster: KafkaCluster = request.getfixturevalue(request.param)
     return cluster
 

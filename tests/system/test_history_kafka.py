@@ -99,7 +99,6 @@ def test_lost_answers_make_no_duplicates_and_lose_nothing(
     assert report.acknowledged == report.present == report.delivered
 
 
-@on_both
 def test_a_dead_broker_is_told_in_time_and_honestly_and_all_goes_on_with_its_return(
     cluster: KafkaCluster, oracle: Oracle, gateway: Gateways, topic_name: str
 ) -> None:
