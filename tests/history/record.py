@@ -30,7 +30,7 @@ class Place(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Publish:
     """One record of one request. ``status`` 0: no answer came. ``maybe_written``: what a failure said of itself."""
 
@@ -41,7 +41,7 @@ class Publish:
     at: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A reader's program had all of a record. ``late``: after it had said by a half-close that it was leaving, when
     another may have been given what it had not confirmed.
@@ -54,7 +54,7 @@ class Delivery:
     late: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Session:
     """One response that a reader took. ``clean_at``: it was read to its end and the connection closed in order or
     used again, so that what it carried is settled.
@@ -66,7 +66,7 @@ class Session:
     ended_at: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Acknowledged:
     """A record that a reader acknowledged explicitly and was told 200."""
 
@@ -74,7 +74,7 @@ class Acknowledged:
     at: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     at: float
     name: str
