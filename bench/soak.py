@@ -8,7 +8,7 @@ and descriptors. The exit status is 1 if a record was lost, doubled, out of orde
     python bench/soak.py --kills 100 --faults gateway                # so many times kill -9 of the gateway
 
 Faults ``outside`` are brokers killed, stopped, frozen, added and cut off, partitions moved, reloads and readers that
-stand still. Clients of every form (WebSockets too) that close, reset or are killed come on top, but for ``--visitors 0``.
+stand still. Clients of every form (WebSockets too) that close, reset or are killed come on top (``--visitors``).
 One group confirms by reading, another acknowledges, each record and up to one; ``--ack`` leaves one of the two out.
 It ends after ``--minutes``, or after so many clients (``--rounds``) or kills (``--kills``) where those are given.
 Memory is for the history: some 300 bytes for each publish and each delivery; ``--pause`` holds writers back.
