@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ack
-from kateway.core.groups.dead_letter_records import DeadLetters, dead_letter_topic
+from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Mode, Reader
 from kateway.errors import (
@@ -180,7 +180,7 @@ class Gateway:
         if dead:
             # a client that rejects a record and then looks for it finds it
             await self._groups.buried(place.cluster, authorized.group, place.topic)
-            partitions = await DeadLetters(place.store, place.topic, authorized.group, self._clock).make()
+            partitions = await DeadLetterTopic(place.store, place.topic, authorized.group, self._clock).make()
         else:
             partitions = (await self.topic(place, create=True)).partitions
         return self._groups.reader(

@@ -127,6 +127,7 @@ class MemoryStore:
         self.commits: dict[tuple[str, str, int], Committed] = {}
         self.subscriptions: list[MemorySubscription] = []
         self.refuse_publish: KatewayError | None = None
+        self.raise_on_publish: Exception | None = None
         self.hold_publish: Deferred[None] | None = None
         """Publishes wait until this fires."""
 
@@ -178,6 +179,8 @@ class MemoryStore:
             self.hold_publish.addCallback(lambda _: waiter.callback(None))
             return waiter.addCallback(lambda _: self._append_all(topic, messages))
         assert acks == -1
+        if self.raise_on_publish is not None:
+            return fail(self.raise_on_publish)
         return succeed(self._append_all(topic, messages))
 
     def _append_all(self, topic: str, messages: Sequence[Message]) -> list[Outcome]:

@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from enum import Enum
 from itertools import accumulate, takewhile
 from math import inf
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from kateway.model import Record
-
-if TYPE_CHECKING:
-    from kateway.core.delivery.ledger import Delivery
 
 
 class State(Enum):
@@ -52,15 +49,14 @@ class Batch:
     """
 
     __slots__ = (
-        "attempts", "begin", "confirmed_at", "count", "delivery", "end", "first", "items", "leases", "lengths",
+        "attempts", "begin", "confirmed_at", "count", "end", "first", "items", "leases", "lengths",
         "offsets", "partition", "records", "sent", "since", "start", "stop",
     )  # fmt: skip
 
     def __init__(
-        self, delivery: Delivery, start: int, records: list[Record], attempts: list[int] | None, now: float
+        self, partition: int, start: int, records: list[Record], attempts: list[int] | None, now: float
     ) -> None:
-        self.delivery = delivery
-        self.partition = delivery.partition
+        self.partition = partition
         self.records = records
         self.attempts = attempts
         """Of each record, counted from 1; ``None``: the first of every one."""

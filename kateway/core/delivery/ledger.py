@@ -41,7 +41,18 @@ ROOM_FOR_RANGES_CHARS = 2500
 class Delivery(Leases):
     """One partition of one group, as long as this process owns it."""
 
-    __slots__ = ("committed", "done", "flights", "floor", "frontier", "live", "origin", "partition", "repeats")
+    __slots__ = (
+        "committed",
+        "done",
+        "flights",
+        "floor",
+        "frontier",
+        "live",
+        "offered",
+        "origin",
+        "partition",
+        "repeats",
+    )
 
     def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
         super().__init__(max_deliveries)
@@ -57,9 +68,11 @@ class Delivery(Leases):
         self.repeats = Repeats()
         """Of what is read from the store again after batches came back."""
         self.committed = committed
-        """What the store is known to have."""
+        """The last commit that the store is known to have."""
+        self.offered = committed
+        """The last commit that was sent; its answer may have been lost."""
         self.live = True
-        """False once the partition is not ours: whatever still refers to this says nothing any more."""
+        """False while the partition is not ours: nothing can be committed or read then."""
 
     # --- taking -------------------------------------------------------------------------------------------------
 
@@ -106,7 +119,7 @@ class Delivery(Leases):
 
     def fly(self, start: int, records: list[Record], now: float) -> Batch:
         """Hands fresh records to an ``ack=auto`` reader."""
-        batch = Batch(self, start, records, self.repeats.attempts(records) if self.repeats else None, now)
+        batch = Batch(self.partition, start, records, self.repeats.attempts(records) if self.repeats else None, now)
         self.flights.append(batch)
         return batch
 
@@ -127,7 +140,7 @@ class Delivery(Leases):
         if not items:
             return None
         attempts = [lease.attempts + 1 for lease in items]
-        batch = Batch(self, items[0].start, [lease.record for lease in items], attempts, now)
+        batch = Batch(self.partition, items[0].start, [lease.record for lease in items], attempts, now)
         # leases that readers of another mode left behind end below what has been taken since
         self.flights.depart(batch)
         return batch
@@ -169,7 +182,7 @@ class Delivery(Leases):
             lease.until = until
         self.due = min(self.due, until)
         attempts = [lease.attempts for lease in items]
-        batch = Batch(self, items[0].start, [lease.record for lease in items], attempts, now)
+        batch = Batch(self.partition, items[0].start, [lease.record for lease in items], attempts, now)
         batch.leases = [token] * len(items)
         batch.items = items
         return batch
@@ -187,7 +200,7 @@ class Delivery(Leases):
 
     def settle(self, batch: Batch) -> None:
         """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
-        if self.live and self.flights.land(batch):
+        if self.flights.land(batch):
             self._settled_around(batch.start, batch.stop)
 
     def settle_some(self, batch: Batch, count: int) -> None:
@@ -205,7 +218,7 @@ class Delivery(Leases):
         if batch.items is not None:
             self._give_back_leases(batch)
             return None
-        if not self.live or batch not in self.flights:
+        if batch not in self.flights:
             return None
         self.repeats.rewind(self.flights.turn_back(batch))
         self.frontier = batch.start
@@ -216,7 +229,7 @@ class Delivery(Leases):
     def _give_back_leases(self, batch: Batch) -> None:
         assert batch.items is not None
         token = batch.leases[0] if batch.leases else ""
-        for lease in batch.items if self.live else ():
+        for lease in batch.items:
             if lease.state is State.LEASED and lease.token == token:
                 lease.attempts -= 0 if batch.sent else 1
                 self._make_ready(lease)
@@ -339,12 +352,17 @@ class Delivery(Leases):
     @property
     def begun(self) -> bool:
         """Whether records are with readers of a group that has committed nothing yet."""
-        return self.committed is None and bool(self.items)
+        return self.committed is None and bool(self.items or self.flights)
 
-    def come_back(self, committed: Committed) -> None:
-        """The partition is ours again, and nobody has moved it on."""
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether anything is known of the partition beyond the committed offset in the store."""
+        return bool(self.flights or self.items or self.repeats) or self.to_commit() is not None
+
+    def come_back(self, committed: Committed | None) -> None:
+        """The partition is ours again, and no other member has moved it on."""
         self.live = True
-        self.committed = committed
+        self.committed = self.offered = committed
         self.dying = [lease for lease in self.items.values() if lease.state is State.DYING]
 
     def unacknowledged(self, now: float) -> tuple[int, float]:

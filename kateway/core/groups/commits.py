@@ -1,27 +1,31 @@
-"""When a group commits: what is settled within an interval, at once where somebody has just gone, one at a time."""
+"""Commits settled offsets: within an interval, at once where a reader has just gone, one request at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.ledger import Delivery
-from kateway.errors import Conflict, Unavailable
+from kateway.errors import Conflict, KatewayError, Unavailable
 from kateway.model import Committed
+
+WAIT_SECONDS = 30.0
+"""How long ``done`` waits at most: a broker's death and the rebalance behind it."""
 
 _log = Logger()
 
-Collect = Callable[[], list[tuple[Delivery, Committed]]]
+Found = list[tuple[Delivery, Committed]]
+Collect = Callable[[], Found]
 Send = Callable[[Mapping[int, Committed]], Deferred[None]]
 
 
-def committable(deliveries: Iterable[Delivery], *, last: bool = False) -> list[tuple[Delivery, Committed]]:
-    """Those that have something to commit, and what. ``last``: also where a group has only begun, if there are leases,
-    so that is seen whether others have moved it when the partition comes back.
+def committable(deliveries: Iterable[Delivery], *, last: bool = False) -> Found:
+    """Finds the ledgers that have something to commit, and its place. ``last``: also where a group has only begun, if
+    records are with readers, so that a move by another member is seen when the partition comes back.
     """
     found = [
         (delivery, delivery.place() if last and delivery.begun else delivery.to_commit()) for delivery in deliveries
@@ -29,18 +33,50 @@ def committable(deliveries: Iterable[Delivery], *, last: bool = False) -> list[t
     return [(delivery, committed) for delivery, committed in found if committed is not None]
 
 
-class Commits:
-    """Sends what ``collect`` finds through ``send``. What fails stays to be collected and is tried again."""
+def send(found: Found, through: Send) -> Deferred[None]:
+    """Sends a commit and notes in each ledger that it was sent, and then that it is in the store."""
 
-    def __init__(self, clock: IReactorTime, interval_seconds: float, collect: Collect, send: Send) -> None:
+    def committed(none: None) -> None:
+        for delivery, place in found:
+            delivery.committed = place
+
+    for delivery, place in found:
+        delivery.offered = place
+    return maybeDeferred(through, {delivery.partition: place for delivery, place in found}).addCallback(committed)
+
+
+class _Waiter:
+    """Waits until the state that some ledgers had is committed."""
+
+    __slots__ = ("done", "pending")
+
+    def __init__(self, done: Deferred[None], pending: set[Delivery]) -> None:
+        self.done = done
+        self.pending = pending
+
+
+class Commits:
+    """Sends the places that ``collect`` finds through ``through``. A commit that fails is made again, by whatever
+    generation of the membership owns the partition then. ``rebalancing``: whether partitions may still come back.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        interval_seconds: float,
+        collect: Collect,
+        through: Send,
+        rebalancing: Callable[[], bool],
+    ) -> None:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._collect = collect
-        self._send = send
+        self._through = through
+        self._rebalancing = rebalancing
         self._call: IDelayedCall | None = None
         self._under_way = False
         self._again: float | None = None
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: list[_Waiter] = []
         self._stopped = False
 
     def due(self) -> None:
@@ -48,17 +84,20 @@ class Commits:
         self._in(self._interval_seconds)
 
     def soon(self) -> None:
-        """Something can be committed that somebody looks at: in the reactor's next turn."""
+        """Something can be committed that a client will look at: in the reactor's next turn."""
         self._in(0)
 
     def done(self) -> Deferred[None]:
-        """Fires when everything settled until now is committed; fails with what the store said."""
-        if not self._collect() and not self._under_way:
+        """Fires when everything settled until now is committed. Fails with the store's error, and with ``Unavailable``
+        where a partition goes to another member before, or after ``WAIT_SECONDS``.
+        """
+        pending = {delivery for delivery, _committed in self._collect()}
+        if not pending:
             return succeed(None)
-        done: Deferred[None] = Deferred(self._forget)
-        self._waiting.append(done)
+        waiter = _Waiter(Deferred(lambda _: self._forget(waiter)), pending)
+        self._waiting.append(waiter)
         self._in(0)
-        return done
+        return waiter.done.addTimeout(WAIT_SECONDS, self._clock, _too_late)
 
     def stop(self) -> None:
         """Commits no more by itself."""
@@ -66,13 +105,20 @@ class Commits:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            done.errback(Unavailable("the group was left before the acknowledgements were committed"))
+        self._answer(self._waiting, Unavailable("the group was left before the acknowledgements were committed"))
 
-    def _forget(self, done: Deferred[None]) -> None:
-        if done in self._waiting:
-            self._waiting.remove(done)
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def _answer(self, waiters: Iterable[_Waiter], error: KatewayError | Failure | None = None) -> None:
+        for waiter in list(waiters):
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                if error is None:
+                    waiter.done.callback(None)
+                else:
+                    waiter.done.errback(error)
 
     def _in(self, seconds: float) -> None:
         if self._stopped:
@@ -87,38 +133,51 @@ class Commits:
     def _commit(self) -> None:
         self._call = None
         found = self._collect()
-        waiting, self._waiting = self._waiting, []
+        self._look_at_waiters(found)
         if not found:
-            for done in waiting:
-                done.callback(None)
+            if self._waiting:
+                self._in(self._interval_seconds)
             return
         self._under_way = True
-        sent = self._send({delivery.partition: committed for delivery, committed in found})
+        waiting = list(self._waiting)
+        sent = send(found, self._through)
         sent.addCallbacks(self._committed, self._failed, callbackArgs=(found, waiting), errbackArgs=(waiting,))
         sent.addErrback(lambda failure: _log.failure("a commit's end went wrong", failure))
+        sent.addBoth(lambda _: self._next())
 
-    def _committed(self, _none: None, found: list[tuple[Delivery, Committed]], waiting: list[Deferred[None]]) -> None:
-        for delivery, committed in found:
-            delivery.committed = committed
-        self._next()
-        for done in waiting:
-            done.callback(None)
+    def _look_at_waiters(self, found: Found) -> None:
+        """A ledger that is ours and has nothing to commit is committed; one that is gone may come back."""
+        uncommitted = {delivery for delivery, _committed in found}
+        for waiter in list(self._waiting):
+            waiter.pending = {d for d in waiter.pending if d in uncommitted or not d.live}
+            if not waiter.pending:
+                self._answer([waiter])
+            elif not self._rebalancing() and not all(delivery.live for delivery in waiter.pending):
+                self._answer(
+                    [waiter], Unavailable("the partition went to another member before it was committed; repeat it")
+                )
 
-    def _failed(self, failure: Failure, waiting: list[Deferred[None]]) -> None:
+    def _committed(self, _none: None, found: Found, waiting: list[_Waiter]) -> None:
+        committed = {delivery for delivery, _committed in found}
+        for waiter in waiting:
+            waiter.pending -= committed
+        self._answer(waiter for waiter in waiting if not waiter.pending)
+        if self._waiting:
+            self._in(self._interval_seconds)
+
+    def _failed(self, failure: Failure, waiting: list[_Waiter]) -> None:
         _log.warn("a commit failed, it is tried again: {error}", error=failure.getErrorMessage())
-        if self._again is None:
-            self._again = self._interval_seconds
-        self._again = max(self._again, self._interval_seconds)
-        if failure.check(Conflict):
-            # a partition has just gone: the next commit is without it, and says how it went for the others
-            self._waiting += waiting
-            waiting = []
-        self._next()
-        for done in waiting:
-            done.errback(failure)
+        self._again = max(self._again or 0.0, self._interval_seconds)
+        if not failure.check(Conflict):
+            # a conflict means that a partition has just gone: the outcome is known when it is back, or another's
+            self._answer(waiting, failure)
 
     def _next(self) -> None:
         self._under_way = False
         again, self._again = self._again, None
         if again is not None:
             self._in(again)
+
+
+def _too_late(_failure: object, seconds: float) -> None:
+    raise Unavailable(f"the acknowledgements could not be committed within {seconds:g} s; repeat them")

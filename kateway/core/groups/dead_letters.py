@@ -1,43 +1,109 @@
-"""Takes what is to go to the dead-letter queue out of the deliveries, and writes it there until it is there."""
+"""Writes a group's dead letters to ``<topic>.<group>.dead``, made when its first record comes.
+
+A record is written there with acks from all replicas before the original counts as acknowledged: a gateway that dies
+between the two leaves it in both places, never in none. That topic has as many partitions and replicas as the original,
+and a record keeps its partition, so that the order of those from one partition is kept and losing a broker loses none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.batch import Lease
 from kateway.core.delivery.ledger import Delivery
-from kateway.core.groups.dead_letter_records import DeadLetters
-from kateway.errors import KatewayError, Unavailable
+from kateway.errors import Conflict, KatewayError, NotFound, Unavailable
+from kateway.model import Message, Receipt
+from kateway.storage.interface import Store
 
-MAX_LETTERS = 100
-"""Written at once."""
+PUBLISH_SECONDS = 10.0
+MAX_AT_ONCE = 100
+"""Records in one write."""
 MAX_WAIT_SECONDS = 30.0
 
 _log = Logger()
-Letter = tuple[Delivery, Lease]
+DeadLetter = tuple[Delivery, Lease]
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """Returns the name of a group's dead-letter topic, from names as they are in the store."""
+    return f"{topic}.{group}.dead"
+
+
+class DeadLetterTopic:
+    """The topic of one group's dead letters of one topic."""
+
+    def __init__(self, store: Store, topic: str, group: str, clock: IReactorTime) -> None:
+        self.name = dead_letter_topic(topic, group)
+        self._store = store
+        self._topic = topic
+        self._group = group
+        self._clock = clock
+
+    async def write(self, leases: list[tuple[int, Lease]]) -> list[KatewayError | None]:
+        """Writes records (with the partition each came from); ``None`` for each that is safe, else its error."""
+        try:
+            partitions = await self.make()
+            messages = [self._message(partition, lease, partition % partitions) for partition, lease in leases]
+            outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
+        except KatewayError as error:
+            return [error] * len(leases)
+        return [None if isinstance(outcome, Receipt) else outcome for outcome in outcomes]
+
+    async def make(self) -> int:
+        """Makes the topic where it is missing; returns its partition count. ``TopicNotFound``: the original is gone."""
+        known = self._store.partitions(self.name)
+        if known:
+            return known
+        try:
+            info = await self._store.topic(self.name)
+        except NotFound:
+            original = await self._store.topic(self._topic)
+            try:
+                info = await self._store.create_topic(
+                    self.name, partitions=original.partitions, replicas=original.replicas
+                )
+            except Conflict:  # another gateway was faster
+                info = await self._store.topic(self.name)
+        return info.partitions
+
+    def _message(self, partition: int, lease: Lease, into: int) -> Message:
+        record = lease.record
+        about = {
+            "topic": self._topic,
+            "partition": partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+            "group": self._group,
+            "reason": lease.reason,
+            "attempts": lease.attempts,
+        }
+        headers = tuple((f"kateway-dead-{name}", str(value).encode()) for name, value in about.items())
+        return Message(value=record.value, key=record.key, partition=into, headers=(*record.headers, *headers))
 
 
 class DeadLetterWriter:
-    """One write at a time; a record that could not be written is tried again, for as long as its partition is ours."""
+    """Takes dying records out of ledgers and writes them, one request at a time. A record that could not be written is
+    tried again, for as long as its partition is ours. ``written`` is called with the ledger of each that is.
+    """
 
-    def __init__(self, dead_letters: DeadLetters, clock: IReactorTime, buried: Callable[[Delivery], None]) -> None:
-        self._dead_letters = dead_letters
+    def __init__(self, topic: DeadLetterTopic, clock: IReactorTime, written: Callable[[Delivery], None]) -> None:
+        self._topic = topic
         self._clock = clock
-        self._buried = buried
-        self._queue: list[Letter] = []
-        self._busy = False
+        self._written = written
+        self._queue: list[DeadLetter] = []
         self._writing: Deferred[None] | None = None
         self._later: IDelayedCall | None = None
         self._failures = 0
         self._waiting: list[tuple[Deferred[None], frozenset[Lease]]] = []
+        self._stopped = False
 
     def take(self, delivery: Delivery) -> None:
-        """Takes over what a delivery has for the dead-letter queue."""
+        """Takes over a ledger's dying records."""
         if delivery.dying:
             queued = {lease for _delivery, lease in self._queue}  # of a partition that went and is back
             self._queue += [(delivery, lease) for lease in delivery.dying if lease not in queued]
@@ -46,7 +112,7 @@ class DeadLetterWriter:
 
     def done(self, only: Collection[tuple[int, int]] | None = None) -> Deferred[None]:
         """Fires when everything taken until now is written, or ``only`` some, by partition and offset. Fails where an
-        attempt does, with what the store said, though more follow; and where a partition is given away before.
+        attempt does, with the store's error, though more follow; and where a partition is given away before.
         """
         awaited = frozenset(
             lease
@@ -60,9 +126,10 @@ class DeadLetterWriter:
         return done
 
     def stop(self) -> None:
-        """Writes no more; what was not written was not acknowledged either."""
+        """Writes no more; records that were not written were not acknowledged either."""
+        self._stopped = True
         queue, self._queue = self._queue, []
-        self._tell(
+        self._answer(
             [lease for _delivery, lease in queue],
             Unavailable("the group was left before its dead letters were written"),
         )
@@ -73,43 +140,57 @@ class DeadLetterWriter:
             self._writing.cancel()
 
     def _write(self) -> None:
-        if self._busy or self._later is not None:
+        if self._writing is not None or self._later is not None or self._stopped:
             return
         gone = [lease for delivery, lease in self._queue if not delivery.live]
         if gone:
             self._queue = [(delivery, lease) for delivery, lease in self._queue if delivery.live]
-            self._tell(gone, Unavailable("the partition was given away before its dead letters were written"))
-        letters = self._queue[:MAX_LETTERS]
-        if letters:
-            self._busy = True
-            self._writing = Deferred.fromCoroutine(self._write_down(letters))
-            self._writing.addErrback(self._broken)
+            self._answer(gone, Unavailable("the partition was given away before its dead letters were written"))
+        batch = self._queue[:MAX_AT_ONCE]
+        if batch:
+            writing = Deferred.fromCoroutine(self._topic.write([(owner.partition, lease) for owner, lease in batch]))
+            self._writing = writing.addErrback(self._unforeseen, len(batch)).addCallback(self._finish, batch)
+            self._writing.addErrback(lambda failure: _log.failure("the end of a write of dead letters broke", failure))
+            if self._writing.called:
+                self._next()
+            else:
+                self._writing.addBoth(lambda _: self._next())
 
-    async def _write_down(self, letters: list[Letter]) -> None:
-        results = await self._dead_letters.write([(delivery.partition, lease) for delivery, lease in letters])
-        del self._queue[: len(letters)]
+    def _finish(self, results: list[KatewayError | None], batch: list[DeadLetter]) -> None:
+        if self._stopped:
+            return
+        del self._queue[: len(batch)]
         errors: list[KatewayError] = []
         failed: list[Lease] = []
-        for (delivery, lease), error in zip(letters, results, strict=True):
+        for (delivery, lease), error in zip(batch, results, strict=True):
             if error is None:
                 delivery.complete(lease)
-                self._buried(delivery)
+                self._written(delivery)
             else:
                 errors.append(error)
                 failed.append(lease)
                 self._queue.append((delivery, lease))
-        self._busy = False
-        if not errors:
+        if errors:
+            self._later = self._clock.callLater(
+                min(float(1 << min(self._failures, 10)), MAX_WAIT_SECONDS), self._wait_over
+            )
+            self._failures += 1
+            _log.warn("{n} dead letters could not be written: {e}", n=len(errors), e=errors[0].detail)
+            self._answer(failed, errors[0])
+        else:
             self._failures = 0
-            self._tell()
-            self._write()
-            return
-        self._tell(failed, errors[0])
-        _log.warn("{n} dead letters could not be written: {e}", n=len(errors), e=errors[0].detail)
-        self._again()
+            self._answer()
 
-    def _tell(self, failed: Collection[Lease] = (), error: KatewayError | None = None) -> None:
-        """Tells those who wait what has failed, and whose items are all written."""
+    def _next(self) -> None:
+        self._writing = None
+        self._write()
+
+    def _wait_over(self) -> None:
+        self._later = None
+        self._write()
+
+    def _answer(self, failed: Collection[Lease] = (), error: KatewayError | None = None) -> None:
+        """Answers the waiters whose records have failed, or are all written."""
         left = {lease for _delivery, lease in self._queue}
         waiting, self._waiting = self._waiting, []
         for done, awaited in waiting:
@@ -123,15 +204,8 @@ class DeadLetterWriter:
     def _forget(self, done: Deferred[None]) -> None:
         self._waiting = [(other, awaited) for other, awaited in self._waiting if other is not done]
 
-    def _again(self) -> None:
-        seconds = min(float(1 << min(self._failures, 10)), MAX_WAIT_SECONDS)
-        self._failures += 1
-        self._later = self._clock.callLater(seconds, self._wait_over)
-
-    def _wait_over(self) -> None:
-        self._later = None
-        self._write()
-
-    def _broken(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
+    def _unforeseen(self, failure: Failure, count: int) -> list[KatewayError | None]:
+        """Turns an exception that a store should not raise into an error of each record: it is tried again."""
+        if not self._stopped:
             _log.failure("writing dead letters broke", failure)
+        return [Unavailable("writing dead letters broke; the gateway's log says why")] * count

@@ -1,4 +1,4 @@
-"""Takes records from a group's partitions for its readers: what came back first, then what the store has at hand."""
+"""Dispatches the records of a group's partitions to its readers: redeliveries first, then new records at hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEASES = count(1)
 
 
 class OwnedPartition:
-    """A partition of ours: what is known of its records, who is fed from it, and whether there is something."""
+    """A partition of ours: its ledger, the reader that it is assigned to, and whether there is something to take."""
 
     __slots__ = ("assigned_to", "delivery", "partition", "readable", "sent_to")
 
@@ -34,7 +34,17 @@ class OwnedPartition:
         """The one that what is unsettled was sent to."""
 
 
-class Feeding:
+class Portion:
+    """The partitions that an ``ack=auto`` reader takes from, and the one whose turn it is."""
+
+    __slots__ = ("owned_partitions", "turn")
+
+    def __init__(self) -> None:
+        self.owned_partitions: list[OwnedPartition] = []
+        self.turn = 0
+
+
+class Dispatch:
     """The partitions that are ours, and how readers take from them."""
 
     def __init__(self, clock: IReactorTime, config: DeliveryConfig, advanced: Callable[[], None]) -> None:
@@ -42,6 +52,8 @@ class Feeding:
         self.owned_partitions: dict[int, OwnedPartition] = {}
         self.all: list[OwnedPartition] = []
         """The same in the order of their numbers."""
+        self.portions: dict[Reader, Portion] = {}
+        """Of every reader; of one with ``ack=explicit``, which takes from all, only the turn counts."""
         self._clock = clock
         self._config = config
         self._advanced = advanced
@@ -62,16 +74,17 @@ class Feeding:
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         """The next batch for a reader, from its partitions (all, with ``ack=explicit``) in turn."""
         auto = reader.mode == "auto"
-        owned_partitions = reader.owned_partitions if auto else self.all
+        portion = self.portions[reader]
+        owned_partitions = portion.owned_partitions if auto else self.all
         number = len(owned_partitions)
         for step in range(number):
-            owned = owned_partitions[(reader.turn + step) % number]
+            owned = owned_partitions[(portion.turn + step) % number]
             if auto:
                 batch = self._take_auto(owned, reader, max_records, max_bytes)
             else:
                 batch = self._take_explicit(owned, reader, max_records, max_bytes)
             if batch is not None:
-                reader.turn = (reader.turn + step + 1) % number
+                portion.turn = (portion.turn + step + 1) % number
                 return batch
         return None
 
@@ -79,13 +92,13 @@ class Feeding:
         """Whether it is not known yet which partitions are ours or where they end, or some records are not here yet."""
         if self.subscription is None or not self.all:
             return True
-        owned_partitions = reader.owned_partitions if reader.mode == "auto" else self.all
+        owned_partitions = self.portions[reader].owned_partitions if reader.mode == "auto" else self.all
         return any(self.subscription.lag(owned.partition) != 0 for owned in owned_partitions)
 
     def pause(self, reader: Reader) -> None:
         """Lets go of what is read ahead for a reader, until it takes again."""
         if self.subscription is not None:
-            for owned in reader.owned_partitions:
+            for owned in self.portions[reader].owned_partitions:
                 self.subscription.pause(owned.partition)
                 owned.readable = True  # nobody will be told of anything before there was a take
 
@@ -165,11 +178,11 @@ class Feeding:
                 delivery.step(self.subscription.position(owned.partition))
 
     def give_back(self, batch: Batch) -> OwnedPartition | None:
-        """A batch goes to the next reader, in order, before everything later; answers whose partition can be fed."""
-        offset = batch.delivery.give_back(batch)
+        """Gives a batch to the next reader, in order, before everything later; returns a partition to take from."""
         owned = self.owned_partitions.get(batch.partition)
-        if owned is None or owned.delivery is not batch.delivery:
+        if owned is None:
             return None
+        offset = owned.delivery.give_back(batch)
         if offset is not None and self.subscription is not None:
             self.subscription.seek(batch.partition, offset)
             owned.readable = True

@@ -1,8 +1,8 @@
 """One membership: this process in one group for one topic, and the local readers that share its partitions.
 
-It listens to the store's subscription, gives each reader its share, puts what comes back before what is new, commits
-what is settled, and tells when it has been without readers for so long that it may leave. What happened to the records
-of a partition is kept in ``delivery``; what happened on a connection, in ``reader``.
+It listens to the store's subscription, assigns partitions to readers, commits settled records, and is over when it has
+been without readers for ``linger_seconds``. The state of a partition's records is in its ledger, that of a
+connection in ``reader``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Delivery
-from kateway.core.groups.assignment import Sharing
+from kateway.core.groups.assignment import Assignment
 from kateway.core.groups.commits import Commits, committable
-from kateway.core.groups.dead_letter_records import DeadLetters
-from kateway.core.groups.dead_letters import DeadLetterWriter
-from kateway.core.groups.dispatch import Feeding, OwnedPartition
+from kateway.core.groups.dead_letters import DeadLetterTopic, DeadLetterWriter
+from kateway.core.groups.dispatch import Dispatch, OwnedPartition, Portion
 from kateway.core.groups.reader import Mode, Reader
 from kateway.core.groups.retained import Rebalancing, RetainedState
-from kateway.core.groups.revocation import HandOvers
-from kateway.core.groups.wakeups import Waking
+from kateway.core.groups.revocation import Revocations
+from kateway.core.groups.wakeups import Wakeups
 from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
 from kateway.model import Committed
 from kateway.storage.interface import Listener, Subscription
@@ -37,6 +36,7 @@ BLOCKED_TICK_SECONDS = 0.02
 """The same while a reader that has just made progress may not take for what is unconfirmed."""
 
 _log = Logger()
+_goes_on = _log.failureHandler("a reader broke; the others of its group go on")
 
 
 class Membership:
@@ -45,7 +45,7 @@ class Membership:
     def __init__(
         self,
         subscribe: Callable[[Listener], Subscription],
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterTopic,
         kept: RetainedState,
         clock: IReactorTime,
         config: DeliveryConfig,
@@ -70,16 +70,18 @@ class Membership:
         self._max_deliveries = max_deliveries
         self._over = over
         self._watched: dict[Reader, None] = {}
-        self._waking = Waking(clock)
+        self._wakeups = Wakeups(clock)
         self._ticking: IDelayedCall | None = None
         self._lingering: IDelayedCall | None = None
-        self._hand_overs = HandOvers(self._send, self._gone)
+        self._revocations = Revocations(self._send, self._gone)
         self._closing: Deferred[None] | None = None
         self._left = False
-        self._commits = Commits(clock, config.commit_interval_seconds, self._collect, self._send)
-        self.feeding = Feeding(clock, config, self._commits.due)
-        self._sharing = Sharing(self.feeding, self._waking)
-        self._burial = DeadLetterWriter(dead_letters, clock, self._buried)
+        self._commits = Commits(
+            clock, config.commit_interval_seconds, self._collect, self._send, lambda: bool(self.rebalancing)
+        )
+        self.dispatch = Dispatch(clock, config, self._commits.due)
+        self._assignment = Assignment(self.dispatch, self._wakeups)
+        self._dead_letters = DeadLetterWriter(dead_letters, clock, self._dead_letter_written)
 
     def now(self) -> float:
         return self._clock.seconds()
@@ -87,7 +89,7 @@ class Membership:
     def start(self) -> None:
         """Becomes a member."""
         if self._closing is None:
-            self.feeding.subscription = self._subscribe(self)
+            self.dispatch.subscription = self._subscribe(self)
 
     # --- readers come and go --------------------------------------------------------------------------------------
 
@@ -96,10 +98,12 @@ class Membership:
         if self.readers and next(iter(self.readers)).mode != mode:
             raise Conflict(f"the group has readers with another ack than {mode}")
         reader = Reader(self, mode, short=short, ack_timeout=ack_timeout, connection=connection)
+        self.dispatch.portions[reader] = Portion()
         if mode == "auto":
             try:
-                self._sharing.arrive(reader, partitions)
+                self._assignment.arrive(reader, partitions)
             except TooManyConsumers:
+                del self.dispatch.portions[reader]
                 connection.unwatch(reader)
                 raise
         self.readers[reader] = None
@@ -117,9 +121,10 @@ class Membership:
         if self.readers.pop(reader, self) is self:
             return
         self._departed[reader] = None
-        self._waking.forget(reader)
+        self._wakeups.forget(reader)
         if reader.mode == "auto":
-            self._sharing.leave(reader)
+            self._assignment.leave(reader)
+        del self.dispatch.portions[reader]
 
     def gone(self, reader: Reader) -> None:
         """Nothing that a departed reader sent is unsettled any more."""
@@ -130,7 +135,7 @@ class Membership:
     def _linger(self) -> None:
         if self.readers or self._departed or self._lingering is not None or self._closing is not None:
             return
-        if self.rebalancing or any(owned.delivery.busy() for owned in self.feeding.all):
+        if self.rebalancing or any(owned.delivery.busy() for owned in self.dispatch.all):
             self._tick_soon()  # leases are out: acknowledgements may come
             return
         self._lingering = self._clock.callLater(self.config.linger_seconds, self._leave)
@@ -143,7 +148,7 @@ class Membership:
         """Leaves the group: commits what is settled, gives up what is not, fails readers that are left."""
         if self._closing is None:
             self._closing = Deferred()
-            closed = self.feeding.subscription.close() if self.feeding.subscription is not None else succeed(None)
+            closed = self.dispatch.subscription.close() if self.dispatch.subscription is not None else succeed(None)
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
             closed.addBoth(self._closed)
         waiter: Deferred[None] = Deferred()
@@ -152,15 +157,15 @@ class Membership:
 
     def _closed(self, _result: object) -> None:
         assert self._closing is not None
-        self.lost(frozenset(self.feeding.owned_partitions))
+        self.lost(frozenset(self.dispatch.owned_partitions))
         self._left = True
         for call in (self._ticking, self._lingering):
             if call is not None and call.active():
                 call.cancel()
         self._ticking = self._lingering = None
-        self._waking.stop()
+        self._wakeups.stop()
         self._commits.stop()
-        self._burial.stop()
+        self._dead_letters.stop()
         self.rebalancing.end()
         self._closing.callback(None)
 
@@ -168,50 +173,54 @@ class Membership:
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         self.last_error = None
-        subscription = self.feeding.subscription
+        subscription = self.dispatch.subscription
         assert subscription is not None
         for partition, committed in sorted(partitions.items()):
-            delivery = self._kept.take_back(self._key, partition, committed)
-            if delivery is None:
-                delivery = Delivery(partition, committed, self._max_deliveries)
-            elif delivery.frontier is not None:
-                delivery.max_deliveries = self._max_deliveries
-                subscription.seek(partition, delivery.frontier)
-                self._burial.take(delivery)
+            owned = self._kept.take_back(self._key, partition, committed)
+            if owned is None:
+                owned = OwnedPartition(partition, Delivery(partition, committed, self._max_deliveries))
+            elif owned.delivery.frontier is not None:
+                owned.delivery.max_deliveries = self._max_deliveries
+                subscription.seek(partition, owned.delivery.frontier)
+                self._dead_letters.take(owned.delivery)
                 self._tick_soon()
-            self.feeding.add(OwnedPartition(partition, delivery))
+            self.dispatch.add(owned)
         self._partitions_changed()
         self.rebalancing.end()
+        # commits that the rebalance refused, and records that were settled during it
+        self._commits.soon()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
         self.rebalancing.begin()
         owned_partitions = self._take_away(partitions)
         for reader in list(self._watched):
-            reader.tick(self.now())
+            with _goes_on:
+                reader.tick(self.now())
         # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
         # would look as if everything before were done
-        self.feeding.step(owned_partitions)
-        held_up = self._hand_overs.begin(owned_partitions, self.now())
-        if self._hand_overs:
+        self.dispatch.step(owned_partitions)
+        held_up = self._revocations.begin(owned_partitions, self.now())
+        if self._revocations:
             self._tick_soon()
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
         self.rebalancing.begin()
         for owned in self._take_away(partitions):
-            self._gone(owned.delivery)
-        self._hand_overs.lose(partitions)
-        self._hand_overs.look(self.now())
+            self._gone(owned)
+        self._revocations.lose(partitions)
+        self._revocations.look(self.now())
 
     def readable(self, partition: int) -> None:
         # the hot end of a partition with traffic: no list, no delayed call
-        owned = self.feeding.owned_partitions.get(partition)
+        owned = self.dispatch.owned_partitions.get(partition)
         if owned is None:
             return
         owned.readable = True
         self.last_error = None
         if owned.assigned_to is not None:
-            owned.assigned_to.call()
+            with _goes_on:
+                owned.assigned_to.call()
         else:
             self._call_explicit()
 
@@ -219,35 +228,46 @@ class Membership:
         self.last_error = error
         if error.retriable:
             return
-        self.lost(frozenset(self.feeding.owned_partitions))
+        self.lost(frozenset(self.dispatch.owned_partitions))
         self._kept.forget(self._key)
         for reader in list(self.readers):
-            reader.fail(error)
+            with _goes_on:
+                reader.fail(error)
         self._over(self)
 
-    def _gone(self, delivery: Delivery) -> None:
-        delivery.live = False
-        self._kept.keep(self._key, delivery)
+    def _gone(self, owned: OwnedPartition) -> None:
+        owned.delivery.live = False
+        if self._closing is None or not owned.delivery.flights:
+            # records in flight when the membership ends are known to its readers only
+            self._kept.keep(self._key, owned)
 
     def _take_away(self, partitions: Iterable[int]) -> list[OwnedPartition]:
-        owned_partitions = self.feeding.remove(partitions)
+        owned_partitions = self.dispatch.remove(partitions)
         self._partitions_changed()
         return owned_partitions
 
     def _partitions_changed(self) -> None:
-        self._sharing.partitions_changed()
+        self._assignment.partitions_changed()
         self._wake_explicit()
+
+    def _find(self, partition: int) -> Delivery | None:
+        """Returns the ledger of a partition that is ours, is about to go, or may come back."""
+        owned = self.dispatch.owned_partitions.get(partition)
+        if owned is not None:
+            return owned.delivery
+        return self._revocations.find(partition) or self._kept.find(self._key, partition)
 
     # --- waking ---------------------------------------------------------------------------------------------------
 
     def wake(self, reader: Reader) -> None:
         """Lets a reader know, in the reactor's next turn, that it may find something."""
-        self._waking.wake(reader)
+        self._wakeups.wake(reader)
 
     def _call_explicit(self) -> None:
         for reader in list(self.readers):
             if reader.mode == "explicit":
-                reader.call()
+                with _goes_on:
+                    reader.call()
 
     def _wake_for(self, owned: OwnedPartition) -> None:
         if owned.assigned_to is not None:
@@ -260,52 +280,74 @@ class Membership:
             if reader.mode == "explicit" and reader.hungry:
                 self.wake(reader)
 
-    # --- what readers tell ----------------------------------------------------------------------------------------
+    # --- what readers call (reader.Source) ------------------------------------------------------------------------
 
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         """The next batch for a reader."""
-        batch = self.feeding.take(reader, max_records, max_bytes)
+        batch = self.dispatch.take(reader, max_records, max_bytes)
         if batch is not None and batch.items is not None:
             self._tick_soon()
         return batch
 
     def pause(self, reader: Reader) -> None:
         """A reader takes nothing for a while."""
-        self.feeding.pause(reader)
+        self.dispatch.pause(reader)
+
+    def expects(self, reader: Reader) -> bool:
+        """Whether there ought to be something for a reader that is not at hand yet."""
+        return self.dispatch.expects(reader)
+
+    def settle(self, batches: Iterable[Batch]) -> None:
+        """Batches have been read by their client. The hot end of ``ack=auto``: one call for each batch."""
+        partitions = set()
+        for batch in batches:
+            ledger = self._find(batch.partition)
+            if ledger is not None:
+                ledger.settle(batch)
+                partitions.add(batch.partition)
+        self.settled(partitions)
+
+    def settle_some(self, batch: Batch, count: int) -> None:
+        """The first ``count`` records of a batch have been read by its client."""
+        ledger = self._find(batch.partition)
+        if ledger is not None:
+            ledger.settle_some(batch, count)
 
     def give_back(self, batches: Iterable[Batch]) -> None:
         """Batches go to the next reader, in order, before everything later."""
         for batch in batches:
-            owned = self.feeding.give_back(batch)
+            owned = self.dispatch.give_back(batch)
             if owned is not None:
                 self._wake_for(owned)
-        if self._hand_overs:
+            elif (ledger := self._find(batch.partition)) is not None:
+                ledger.give_back(batch)
+        if self._revocations:
             self._tick_soon()
 
     def read_up_to(self, reader: Reader, read: Mapping[int, int]) -> None:
         """A client says what it has read: partition → last offset."""
         for partition, offset in read.items():
-            owned = self.feeding.owned_partitions.get(partition)
+            owned = self.dispatch.owned_partitions.get(partition)
             if owned is None or isinstance(owned.delivery.acknowledge_upto(offset), NotFound):
                 reader.read_up_to[partition] = offset
         self.settled(read)
 
     def settled(self, partitions: Iterable[int]) -> None:
-        """Something was settled there: it can be committed, and they may be free for whom they wait."""
+        """Records were settled there: they can be committed, and the partitions may be free for their next reader."""
         self._commits.due()
         for partition in partitions:
-            owned = self.feeding.owned_partitions.get(partition)
+            owned = self.dispatch.owned_partitions.get(partition)
             if owned is None or owned.delivery.flights:
                 continue
             assigned_to = owned.assigned_to
             if assigned_to is not None and assigned_to.hungry and owned.sent_to is not assigned_to:
                 self.wake(assigned_to)
-        if self._hand_overs:
-            self._hand_overs.look(self.now())
+        if self._revocations:
+            self._revocations.look(self.now())
 
     def commit_soon(self) -> None:
         """Somebody went: let who looks at the committed offsets see it."""
-        if self._closing is None and self.feeding.subscription is not None:
+        if self._closing is None and self.dispatch.subscription is not None:
             self._commits.soon()
 
     def wants_attention(self, reader: Reader) -> None:
@@ -329,24 +371,25 @@ class Membership:
         now = self.now()
         seconds = TICK_SECONDS
         for reader in list(self._watched):
-            if not reader.tick(now):
-                self._watched.pop(reader, None)
-            if reader.blocked and reader.window() > 0:
-                reader.blocked = False
-                seconds = BLOCKED_TICK_SECONDS
-                reader.call()
+            with _goes_on:
+                if not reader.tick(now):
+                    self._watched.pop(reader, None)
+                if reader.blocked and reader.window() > 0:
+                    reader.blocked = False
+                    seconds = BLOCKED_TICK_SECONDS
+                    reader.call()
         waits = bool(self._watched)
-        for owned in self.feeding.all:
+        for owned in self.dispatch.all:
             delivery = owned.delivery
             if delivery.due < inf:  # seldom, and there may be thousands of partitions
                 if delivery.expire(now):
                     self._wake_for(owned)
-                self._burial.take(delivery)
+                self._dead_letters.take(delivery)
                 waits = waits or delivery.due < inf
-        if self._hand_overs:
-            self._hand_overs.look(now)
+        if self._revocations:
+            self._revocations.look(now)
         self._linger()
-        if waits or self._hand_overs:
+        if waits or self._revocations:
             self._tick_soon(seconds)
 
     # --- acknowledging --------------------------------------------------------------------------------------------
@@ -356,13 +399,13 @@ class Membership:
         now = self.now()
         results: list[KatewayError | None] = []
         for ack in acks:
-            owned = self.feeding.owned_partitions.get(ack.partition)
+            owned = self.dispatch.owned_partitions.get(ack.partition)
             if owned is None:
                 results.append(NotFound("this gateway has delivered no such record"))
                 continue
             results.append(owned.delivery.acknowledge(ack, now))
             if ack.outcome != "ack":
-                self._burial.take(owned.delivery)
+                self._dead_letters.take(owned.delivery)
                 self._tick_soon()
         # only where something changed: a group may have thousands of partitions, and a request of its own for each ack
         self.settled({ack.partition for ack in acks})
@@ -372,27 +415,27 @@ class Membership:
     def committed(self, acks: Sequence[Ack]) -> Deferred[None]:
         """Fires when ``acks`` are committed, and written where they go to the dead letters."""
         rejected = {(ack.partition, ack.offset) for ack in acks if ack.outcome != "ack"}
-        return self._burial.done(rejected).addCallback(lambda _: self._commits.done())
+        return self._dead_letters.done(rejected).addCallback(lambda _: self._commits.done())
 
     def buried(self) -> Deferred[None]:
         """Fires when everything rejected until now is among the dead letters, fails where it could not be written."""
-        return self._burial.done()
+        return self._dead_letters.done()
 
     def unacknowledged(self) -> dict[int, tuple[int, float]]:
         """For each partition of ours, how many records readers have, and for how many seconds the oldest."""
         now = self.now()
-        return {owned.partition: owned.delivery.unacknowledged(now) for owned in self.feeding.all}
+        return {owned.partition: owned.delivery.unacknowledged(now) for owned in self.dispatch.all}
 
-    def _buried(self, _delivery: Delivery) -> None:
+    def _dead_letter_written(self, _delivery: Delivery) -> None:
         self._commits.due()
         self._wake_explicit()
 
     # --- committing -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[tuple[Delivery, Committed]]:
-        self.feeding.step(self.feeding.all)
-        return committable(owned.delivery for owned in self.feeding.all)
+        self.dispatch.step(self.dispatch.all)
+        return committable(owned.delivery for owned in self.dispatch.all)
 
     def _send(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
-        assert self.feeding.subscription is not None
-        return self.feeding.subscription.commit(offsets)
+        assert self.dispatch.subscription is not None
+        return self.dispatch.subscription.commit(offsets)

@@ -12,7 +12,7 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.offset_ranges import Ranges
-from kateway.core.groups.dead_letter_records import DeadLetters
+from kateway.core.groups.dead_letters import DeadLetterTopic
 from kateway.core.groups.membership import Membership
 from kateway.core.groups.reader import Mode, Reader
 from kateway.core.groups.retained import RetainedState
@@ -169,7 +169,7 @@ class Memberships:
         store = self._lookup(name)
         member = Membership(
             lambda listener: store.subscribe(group, topic, listener, reset),
-            DeadLetters(store, topic, group, self._clock),
+            DeadLetterTopic(store, topic, group, self._clock),
             self._kept,
             self._clock,
             self.config,

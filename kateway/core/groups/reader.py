@@ -1,4 +1,4 @@
-"""One response's (or socket's) side of a group: takes records, tells what became of them on the way to the client.
+"""Reads a group for one response or socket: takes records, and reports their way to the client.
 
 The order of a reader's life::
 
@@ -13,18 +13,38 @@ The reader watches the connection by itself until nothing of what it sent is uns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol
 
+from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Batch
 from kateway.core.delivery.confirmation import Connection, Span
 from kateway.errors import KatewayError
 
-if TYPE_CHECKING:
-    from kateway.core.groups.dispatch import OwnedPartition
-    from kateway.core.groups.membership import Membership
-
 Mode = Literal["auto", "explicit"]
+
+
+class Source(Protocol):
+    """The membership that a reader reads from, as far as a reader needs it."""
+
+    config: DeliveryConfig
+
+    @property
+    def last_error(self) -> KatewayError | None: ...
+
+    def now(self) -> float: ...
+    def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None: ...
+    def expects(self, reader: Reader) -> bool: ...
+    def pause(self, reader: Reader) -> None: ...
+    def wake(self, reader: Reader) -> None: ...
+    def wants_attention(self, reader: Reader) -> None: ...
+    def settle(self, batches: Iterable[Batch]) -> None: ...
+    def settle_some(self, batch: Batch, count: int) -> None: ...
+    def give_back(self, batches: Iterable[Batch]) -> None: ...
+    def read_up_to(self, reader: Reader, read: Mapping[int, int]) -> None: ...
+    def commit_soon(self) -> None: ...
+    def ended(self, reader: Reader) -> None: ...
+    def gone(self, reader: Reader) -> None: ...
 
 
 class Reader:
@@ -33,11 +53,11 @@ class Reader:
     __slots__ = (
         "_asked_end",
         "_connection",
-        "_group",
         "_on_failed",
         "_on_readable",
         "_open_since",
         "_sent_end",
+        "_source",
         "_unsent",
         "_unsettled",
         "ack_timeout",
@@ -45,16 +65,12 @@ class Reader:
         "error",
         "hungry",
         "mode",
-        "owned_partitions",
         "read_up_to",
         "reading",
         "short",
-        "turn",
     )  # fmt: skip
 
-    def __init__(
-        self, group: Membership, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection
-    ) -> None:
+    def __init__(self, source: Source, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection) -> None:
         self.mode = mode
         self.short = short
         """A poll that ends by itself soon; false for followers and long streams."""
@@ -66,13 +82,9 @@ class Reader:
         """The last ``take`` gave nothing: it has to be told when the next may give something."""
         self.blocked = False
         """It may not take before its client has confirmed more."""
-        self.owned_partitions: list[OwnedPartition] = []
-        """The partitions that it is fed from, with ``ack=auto``."""
-        self.turn = 0
-        """Which of the partitions comes next."""
         self.read_up_to: dict[int, int] = {}
         """What its client said it had read when it came, of partitions not looked at yet."""
-        self._group = group
+        self._source = source
         self._connection = connection
         self._on_readable: Callable[[], None] | None = None
         self._on_failed: Callable[[KatewayError], None] | None = None
@@ -99,9 +111,9 @@ class Reader:
             return None
         if self._unsettled and self._may_be_full() and self.window() <= 0:
             self.blocked = True
-            self._group.wants_attention(self)
+            self._source.wants_attention(self)
             return None
-        batch = self._group.take(self, max_records, max_bytes)
+        batch = self._source.take(self, max_records, max_bytes)
         if batch is not None:
             self.hungry = False
             self._unsent.append(batch)
@@ -109,7 +121,7 @@ class Reader:
 
     def expects(self) -> bool:
         """Whether there ought to be something for it that is not at hand yet."""
-        return self.reading and self._group.feeding.expects(self)
+        return self.reading and self._source.expects(self)
 
     def sent(self, batch: Batch, span: Span) -> None:
         """A batch was written: every record is one piece of ``span`` (or all are one piece, where compressed)."""
@@ -121,18 +133,18 @@ class Reader:
         if batch.items is None:
             self._sent_end = span.end
             self._unsettled.append(batch)
-            self._group.wants_attention(self)
+            self._source.wants_attention(self)
 
     def pause(self) -> None:
         """The client has no room, and was not quick so far: until it takes again, nothing is kept at hand for it."""
-        if self.mode == "auto":
-            self._group.pause(self)
+        if self.mode == "auto" and self.reading:
+            self._source.pause(self)
 
     def release(self, batch: Batch) -> None:
         """Gives back a batch that will not be written after all; it does not count as an attempt."""
         if batch in self._unsent:
             self._unsent.remove(batch)
-            self._group.give_back([batch])
+            self._source.give_back([batch])
 
     def on_readable(self, callback: Callable[[], None] | None) -> None:
         """Calls back, never from inside a call to the reader, when ``take`` may give something after it gave nothing;
@@ -140,7 +152,7 @@ class Reader:
         """
         self._on_readable = callback
         if callback is not None:
-            self._group.wake(self)
+            self._source.wake(self)
 
     def on_failed(self, callback: Callable[[KatewayError], None] | None) -> None:
         """Calls back once if the reader cannot go on: the group failed, or every partition got another reader."""
@@ -149,13 +161,13 @@ class Reader:
     @property
     def last_error(self) -> KatewayError | None:
         """What ails the group just now while it keeps trying: to tell a client that waited in vain."""
-        return self._group.last_error
+        return self._source.last_error
 
     def settled(self, read: Mapping[int, int]) -> None:
         """The client says what it has read: partition → last offset (a WebSocket's pong, an SSE ``Last-Event-ID``).
         What of it was delivered, to this reader or an earlier one, is done with.
         """
-        self._group.read_up_to(self, read)
+        self._source.read_up_to(self, read)
 
     def finish(self) -> None:
         """Takes no more, and gives back what was taken and not sent. The response has ended or was cut off; what was
@@ -166,8 +178,8 @@ class Reader:
         self.reading = False
         self._on_readable = self._on_failed = None
         unsent, self._unsent = self._unsent, []
-        self._group.give_back(unsent)
-        self._group.ended(self)
+        self._source.give_back(unsent)
+        self._source.ended(self)
         self._rest()
 
     # --- what the connection tells (confirmation.Watcher) ---------------------------------------------------------
@@ -176,19 +188,19 @@ class Reader:
         """The client's next request arrives: it has read what was sent, as far as that is confirmed."""
         self._asked_end = self._sent_end
         if self._unsettled:
-            self.look(self._group.now(), self._connection.confirmed())
+            self.look(self._source.now(), self._connection.confirmed())
             self._rest()
 
     def closed(self, confirmed: int, orderly: bool) -> None:
         """The connection is over: after a FIN what was confirmed has been read, after a reset nothing more."""
-        now = self._group.now()
+        now = self._source.now()
         self.look(now, confirmed)
         unsettled, self._unsettled = self._unsettled, []
         if orderly:
             for batch in unsettled:
-                batch.delivery.settle_some(batch, batch.whole_records(confirmed))
-        self._group.give_back(unsettled)
-        self._group.commit_soon()
+                self._source.settle_some(batch, batch.whole_records(confirmed))
+        self._source.give_back(unsettled)
+        self._source.commit_soon()
         self.finish()
         self._rest()
 
@@ -203,7 +215,7 @@ class Reader:
             return
         if self._connection.stalled():
             self._open_since = now
-        settle_seconds = self._group.config.settle_seconds
+        settle_seconds = self._source.config.settle_seconds
         done = 0
         for batch in unsettled:
             if confirmed is not None and batch.end > confirmed:
@@ -216,9 +228,7 @@ class Reader:
         if done:
             settled = unsettled[:done]
             del unsettled[:done]
-            for batch in settled:
-                batch.delivery.settle(batch)
-            self._group.settled({batch.partition for batch in settled})
+            self._source.settle(settled)
 
     def tick(self, now: float) -> bool:
         """Looks whether more has arrived; answers whether there is still something to look for."""
@@ -231,7 +241,7 @@ class Reader:
         confirmed = self._connection.confirmed()
         if confirmed is None:
             confirmed = self._unsettled[0].begin if self._unsettled else self._sent_end
-        return self._group.config.max_unsettled_bytes - (self._sent_end - confirmed)
+        return self._source.config.max_unsettled_bytes - (self._sent_end - confirmed)
 
     def arrived(self) -> int | None:
         """How much of the connection's stream its client's TCP has acknowledged; ``None`` where nobody knows."""
@@ -239,7 +249,7 @@ class Reader:
 
     def _may_be_full(self) -> bool:
         # spares asking the socket before every batch
-        return self._sent_end - self._unsettled[0].begin >= self._group.config.max_unsettled_bytes
+        return self._sent_end - self._unsettled[0].begin >= self._source.config.max_unsettled_bytes
 
     def unsettled(self) -> bool:
         """Whether something that was sent may still come back."""
@@ -262,4 +272,4 @@ class Reader:
     def _rest(self) -> None:
         if not self.reading and not self._unsettled:
             self._connection.unwatch(self)
-            self._group.gone(self)
+            self._source.gone(self)

@@ -1,9 +1,10 @@
-"""What is known of the records of partitions that are not ours just now, in case they come back as they went.
+"""Retains the state of partitions that are not ours just now, in case they come back as they went.
 
-In the group protocol each member that comes or goes takes all partitions from everybody for a moment; a group that
-nobody reads is left after a while. Leases, delays and counts of attempts are known to nobody else. A partition that
-comes back with the committed place that it went with has not been moved on by others in between: then it goes on as if
-nothing had been. Whatever others have delivered of it meanwhile comes twice at most.
+In the group protocol each member that comes or goes takes all partitions from all members for a moment; a group without
+readers is left after a while. Records in flight, leases, delays and counts of attempts, and commits that were refused
+meanwhile, are known to this process only. A partition that comes back with the committed offset that it went with has
+not been moved on by another member: then it goes on as if nothing had been. Records that another member has delivered
+of it meanwhile come twice at most.
 """
 
 from __future__ import annotations
@@ -15,47 +16,60 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from kateway.core.delivery.ledger import Delivery
+from kateway.core.groups.dispatch import OwnedPartition
 from kateway.model import Committed
 
 AWAY_SECONDS = 5.0
 """How long an acknowledgement waits for a partition that was taken away: a rebalance where all members live."""
-KEPT_SECONDS = 300.0
-MOST_BYTES = 64 << 20
-"""Of the records of all that is kept; the oldest goes first."""
+RETAINED_SECONDS = 300.0
+MAX_RETAINED_BYTES = 64 << 20
+"""Of all retained records; the oldest partition goes first."""
 
 
 class RetainedState:
-    """Deliveries by group and partition."""
+    """Ledgers by group and partition, with the reader that the records in flight were sent to."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(
+        self, clock: IReactorTime, *, seconds: float = RETAINED_SECONDS, max_bytes: int = MAX_RETAINED_BYTES
+    ) -> None:
         self._clock = clock
-        self._kept: OrderedDict[tuple[Hashable, int], tuple[Delivery, int, float]] = OrderedDict()
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[tuple[Hashable, int], tuple[OwnedPartition, int, float]] = OrderedDict()
         # with the bytes that it counts for, and until when
         self._bytes = 0
         self._expiring: IDelayedCall | None = None
 
-    def keep(self, group: Hashable, delivery: Delivery) -> None:
-        """A partition has gone. What is on its way to ``ack=auto`` readers comes again from the committed offset."""
-        self._forget(group, delivery.partition)
-        if delivery.flights or not (delivery.items or delivery.repeats):
+    def keep(self, group: Hashable, owned: OwnedPartition) -> None:
+        """Retains the state of a partition that has gone."""
+        delivery = owned.delivery
+        self._forget(group, owned.partition)
+        if not delivery.worth_keeping:
             return
-        self._kept[group, delivery.partition] = (delivery, delivery.bytes, self._clock.seconds() + KEPT_SECONDS)
+        owned.readable = False
+        self._kept[group, owned.partition] = (owned, delivery.bytes, self._clock.seconds() + self._seconds)
         self._bytes += delivery.bytes
         if self._expiring is None:
-            self._expiring = self._clock.callLater(KEPT_SECONDS, self._expire)
-        while self._bytes > MOST_BYTES:
+            self._expiring = self._clock.callLater(self._seconds, self._expire)
+        while self._bytes > self._max_bytes:
             self._forget(*next(iter(self._kept)))
 
-    def take_back(self, group: Hashable, partition: int, committed: Committed | None) -> Delivery | None:
-        """What was kept of a partition that is ours again; ``None`` where that does not hold any more."""
+    def find(self, group: Hashable, partition: int) -> Delivery | None:
+        """Returns the ledger of a partition that has gone, where it is retained."""
+        found = self._kept.get((group, partition))
+        return None if found is None else found[0].delivery
+
+    def take_back(self, group: Hashable, partition: int, committed: Committed | None) -> OwnedPartition | None:
+        """Returns the state of a partition that is ours again; ``None`` where another member has moved it on."""
         found = self._forget(group, partition)
         if found is None:
             return None
-        delivery = found[0]
-        if committed is None or committed not in {delivery.committed, delivery.place()}:
+        delivery = found[0].delivery
+        # a commit whose answer was lost, or refused, may be in the store or not
+        if committed not in (delivery.committed, delivery.offered, delivery.place()):
             return None
         delivery.come_back(committed)
-        return delivery
+        return found[0]
 
     def forget(self, group: Hashable) -> None:
         """A group was moved, or its topic is gone."""
@@ -63,7 +77,7 @@ class RetainedState:
             self._forget(*key)
 
     def stop(self) -> None:
-        """Keeps nothing any more."""
+        """Retains nothing any more."""
         self._kept.clear()
         self._bytes = 0
         if self._expiring is not None:
@@ -74,13 +88,13 @@ class RetainedState:
         self._expiring = None
         now = self._clock.seconds()
         while self._kept:
-            key, (_delivery, _bytes, until) = next(iter(self._kept.items()))
+            key, (_owned, _bytes, until) = next(iter(self._kept.items()))
             if until > now:
                 self._expiring = self._clock.callLater(until - now, self._expire)
                 return
             self._forget(*key)
 
-    def _forget(self, group: Hashable, partition: int) -> tuple[Delivery, int, float] | None:
+    def _forget(self, group: Hashable, partition: int) -> tuple[OwnedPartition, int, float] | None:
         found = self._kept.pop((group, partition), None)
         if found is not None:
             self._bytes -= found[1]

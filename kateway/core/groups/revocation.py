@@ -1,4 +1,4 @@
-"""Partitions that are about to go: held up for a moment, so that what is on its way to clients can be committed."""
+"""Holds partitions that are about to go for a moment, so that records on their way to clients can be committed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from kateway.core.delivery.ledger import Delivery
-from kateway.core.groups.commits import Send, committable
+from kateway.core.groups.commits import Send, committable, send
 from kateway.core.groups.dispatch import OwnedPartition
 
 HAND_OVER_SECONDS = 1.0
@@ -17,19 +17,27 @@ HAND_OVER_SECONDS = 1.0
 _log = Logger()
 
 
-class HandOvers:
-    """Revocations under way. ``send`` commits; ``gone`` hears of each delivery that is handed over."""
+class Revocations:
+    """Revocations under way. ``through`` sends commits; ``gone`` is called with each partition that is given up."""
 
-    def __init__(self, send: Send, gone: Callable[[Delivery], None]) -> None:
-        self._send = send
+    def __init__(self, through: Send, gone: Callable[[OwnedPartition], None]) -> None:
+        self._through = through
         self._gone = gone
         self._under_way: list[tuple[list[OwnedPartition], float, Deferred[None]]] = []
 
     def __bool__(self) -> bool:
         return bool(self._under_way)
 
+    def find(self, partition: int) -> Delivery | None:
+        """Returns the ledger of a partition that is about to go."""
+        for owned_partitions, _until, _done in self._under_way:
+            for owned in owned_partitions:
+                if owned.partition == partition:
+                    return owned.delivery
+        return None
+
     def begin(self, owned_partitions: list[OwnedPartition], now: float) -> Deferred[None] | None:
-        """Hands shares over: what it answers fires when they may go, ``None`` at once."""
+        """Begins to give partitions up: the result fires when they may go, ``None`` at once."""
         if not any(owned.delivery.flights for owned in owned_partitions):
             return self._end(owned_partitions)
         done: Deferred[None] = Deferred()
@@ -37,7 +45,7 @@ class HandOvers:
         return done
 
     def lose(self, partitions: Iterable[int]) -> None:
-        """They are gone already: nothing of them is committed any more."""
+        """They are gone already: nothing of them can be committed."""
         lost = set(partitions)
         for owned_partitions, _until, _done in self._under_way:
             for owned in owned_partitions:
@@ -45,7 +53,7 @@ class HandOvers:
                     owned.delivery.live = False
 
     def look(self, now: float) -> None:
-        """Ends those where nothing is on its way any more, or the time is over."""
+        """Ends those that have nothing in flight any more, or whose time is over."""
         under_way, self._under_way = self._under_way, []
         for owned_partitions, until, done in under_way:
             if now < until and any(owned.delivery.live and owned.delivery.flights for owned in owned_partitions):
@@ -58,14 +66,13 @@ class HandOvers:
                 sent.chainDeferred(done)
 
     def _end(self, owned_partitions: list[OwnedPartition]) -> Deferred[None] | None:
-        sent = self._commit_last([owned.delivery for owned in owned_partitions if owned.delivery.live])
+        found = committable((owned.delivery for owned in owned_partitions if owned.delivery.live), last=True)
+        sent = send(found, self._through).addErrback(_refused) if found else None
         for owned in owned_partitions:
-            self._gone(owned.delivery)
+            self._gone(owned)
         return sent
 
-    def _commit_last(self, deliveries: list[Delivery]) -> Deferred[None] | None:
-        found = committable(deliveries, last=True)
-        if not found:
-            return None
-        sent = self._send({delivery.partition: committed for delivery, committed in found})
-        return sent.addErrback(lambda failure: _log.warn("last commit: {e}", e=failure.getErrorMessage()))
+
+def _refused(failure: object) -> None:
+    # what it would have committed is retained: it is committed when the partition is back
+    _log.warn("the last commit before a partition went was refused: {e}", e=getattr(failure, "value", failure))

@@ -1,15 +1,18 @@
-"""Tells readers, in the reactor's next turn and never from inside a call of theirs, what happened meanwhile."""
+"""Wakes readers in the reactor's next turn, never from inside a call of theirs."""
 
 from __future__ import annotations
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from kateway.core.groups.reader import Reader
 from kateway.errors import KatewayError
 
+_goes_on = Logger().failureHandler("a reader broke when it was woken; the others are woken all the same")
 
-class Waking:
-    """Readers to be told that they may find something, or that they cannot go on. One delayed call for all."""
+
+class Wakeups:
+    """Readers that may find something, or that cannot go on. One delayed call for all."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -32,7 +35,7 @@ class Waking:
         self._readers.pop(reader, None)
 
     def stop(self) -> None:
-        """Tells nobody anything any more."""
+        """Wakes no reader any more."""
         self._stopped = True
         self._readers.clear()
         if self._call is not None:
@@ -41,13 +44,14 @@ class Waking:
 
     def _soon(self) -> None:
         if self._call is None and not self._stopped:
-            self._call = self._clock.callLater(0, self._tell)
+            self._call = self._clock.callLater(0, self._wake_all)
 
-    def _tell(self) -> None:
+    def _wake_all(self) -> None:
         self._call = None
         readers, self._readers = self._readers, {}
         for reader, error in readers.items():
-            if error is not None:
-                reader.fail(error)
-            elif reader.reading:
-                reader.call()
+            with _goes_on:
+                if error is not None:
+                    reader.fail(error)
+                elif reader.reading:
+                    reader.call()

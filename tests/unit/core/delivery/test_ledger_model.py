@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.internet.task import Clock
 
 from kateway.core.delivery.ledger import Ack, Batch, Delivery, State
+from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.retained import RetainedState
 from kateway.errors import Conflict, NotFound
 from kateway.model import Committed, Record
@@ -265,17 +266,16 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.delivery = Delivery(0, self.stored, self.limit)
         self.position = self.stored.offset if self.stored else 0
 
-    @precondition(lambda self: not self.flying)
-    @rule()
-    def goes_and_comes_back(self) -> None:
-        """A rebalance gives it to nobody else: everything is as it was."""
-        self.commit()
+    @rule(commit=st.booleans())
+    def goes_and_comes_back(self, commit: bool) -> None:
+        """A rebalance gives it back: everything is as it was, also where the last commit was refused."""
+        if commit:
+            self.commit()
         kept = RetainedState(Clock())
         self.delivery.live = False
-        kept.keep("g", self.delivery)
-        delivery = kept.take_back("g", 0, self.stored)
-        if delivery is None:
-            assert self.stored is None or not (self.delivery.items or self.delivery.repeats)
+        kept.keep("g", OwnedPartition(0, self.delivery))
+        if kept.take_back("g", 0, self.stored) is None:
+            assert not self.delivery.worth_keeping
             self.next_owner(commit=False)
         else:
             assert self.delivery.frontier is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kateway.core.groups.seats import Seats, share_out
+from kateway.core.groups.assignment import ReaderQueue, assign
 from kateway.errors import TooManyConsumers
 
 
@@ -19,62 +19,62 @@ class Somebody:
 
 
 def test_before_it_is_known_which_partitions_are_ours_there_is_a_seat_for_each() -> None:
-    seats: Seats[Somebody] = Seats()
+    queue: ReaderQueue[Somebody] = ReaderQueue()
     people = [Somebody() for _ in range(4)]
     for person in people:
-        seats.arrive(person, 4)
-    assert seats.seated == people
+        queue.arrive(person, 4)
+    assert queue.fed == people
     with pytest.raises(TooManyConsumers):
-        seats.arrive(Somebody(), 4)
-    assert seats.resize(2) == people[2:]
-    assert seats.seated == people[:2]
+        queue.arrive(Somebody(), 4)
+    assert queue.resize(2) == people[2:]
+    assert queue.fed == people[:2]
 
 
 def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None:
-    seats: Seats[Somebody] = Seats()
+    queue: ReaderQueue[Somebody] = ReaderQueue()
     poll, follower, waits = Somebody(short=True), Somebody(), Somebody()
-    seats.arrive(poll, 1)
-    seats.arrive(follower, 1)
-    seats.arrive(waits, 1)
-    assert seats.leave(poll) == [waits]
-    assert seats.seated == [follower]
+    queue.arrive(poll, 1)
+    queue.arrive(follower, 1)
+    queue.arrive(waits, 1)
+    assert queue.leave(poll) == [waits]
+    assert queue.fed == [follower]
 
 
 def test_who_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front() -> None:
-    seats: Seats[Somebody] = Seats()
-    seats.resize(2)
+    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue.resize(2)
     first, second = Somebody(), Somebody()
-    seats.arrive(first, 4)
-    seats.arrive(second, 4)
-    assert seats.resize(1) == []
-    assert list(seats.waiting) == [second]
-    assert seats.resize(0) == []
-    assert seats.resize(2) == []
-    assert seats.seated == [first, second]
+    queue.arrive(first, 4)
+    queue.arrive(second, 4)
+    assert queue.resize(1) == []
+    assert list(queue.waiting) == [second]
+    assert queue.resize(0) == []
+    assert queue.resize(2) == []
+    assert queue.fed == [first, second]
 
 
 def test_polls_queue_in_the_order_in_which_they_came() -> None:
-    seats: Seats[Somebody] = Seats()
-    seats.resize(1)
+    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue.resize(1)
     polls = [Somebody(short=True) for _ in range(4)]
     for poll in polls:
-        seats.arrive(poll, 4)
+        queue.arrive(poll, 4)
     for now, then in pairwise(polls):
-        assert seats.leave(now) == []
-        assert seats.seated == [then]
+        assert queue.leave(now) == []
+        assert queue.fed == [then]
 
 
-def test_who_comes_when_all_seats_are_taken_for_long_is_refused_at_once() -> None:
-    seats: Seats[Somebody] = Seats()
-    seats.resize(2)
-    seats.arrive(Somebody(), 4)
-    seats.arrive(Somebody(short=True), 4)
+def test_who_comes_when_all_queue_are_taken_for_long_is_refused_at_once() -> None:
+    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue.resize(2)
+    queue.arrive(Somebody(), 4)
+    queue.arrive(Somebody(short=True), 4)
     waits = Somebody()
-    seats.arrive(waits, 4)
-    assert list(seats.waiting) == [waits]
-    assert seats.leave(seats.seated[1]) == []
+    queue.arrive(waits, 4)
+    assert list(queue.waiting) == [waits]
+    assert queue.leave(queue.fed[1]) == []
     with pytest.raises(TooManyConsumers):
-        seats.arrive(Somebody(short=True), 4)
+        queue.arrive(Somebody(short=True), 4)
 
 
 @given(
@@ -89,7 +89,7 @@ def test_partitions_are_shared_evenly_and_none_moves_without_need(
     everybody = [Somebody() for _ in range(9)]
     readers = everybody[:number]
     before = {partition: everybody[place] for partition, place in now.items()}
-    goals = share_out(partitions, readers, before, lambda partition: partition in settled)
+    goals = assign(partitions, readers, before, lambda partition: partition in settled)
     assert set(goals) == (partitions if readers else set())
     counts = [sum(1 for reader in goals.values() if reader is one) for one in readers]
     assert not counts or max(counts) - min(counts) <= 1
@@ -97,4 +97,4 @@ def test_partitions_are_shared_evenly_and_none_moves_without_need(
         had = {partition for partition, reader in before.items() if reader is one and partition in partitions}
         kept = {partition for partition in had if goals[partition] is one}
         assert len(kept) == min(len(had), sum(1 for reader in goals.values() if reader is one))
-        assert share_out(partitions, readers, goals, lambda partition: True) == goals
+        assert assign(partitions, readers, goals, lambda partition: True) == goals

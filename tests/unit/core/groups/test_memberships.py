@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from store_in_memory import MemoryStore, MemorySubscription
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -14,9 +14,11 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.delivery.ledger import Delivery
+from kateway.core.groups.dispatch import OwnedPartition
+from kateway.core.groups.membership import Membership
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Reader
-from kateway.core.groups.retained import KEPT_SECONDS, RetainedState
+from kateway.core.groups.retained import RETAINED_SECONDS, RetainedState
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
 from kateway.model import Committed, Record
 
@@ -94,6 +96,18 @@ class World:
     @property
     def member(self) -> MemorySubscription:
         return self.store.subscriptions[-1]
+
+    @property
+    def membership(self) -> Membership:
+        return self.groups._groups["default", "g", "t"]
+
+    def ledger(self, partition: int) -> Delivery:
+        return self.membership.dispatch.owned_partitions[partition].delivery
+
+    def portion(self, reader: Reader) -> list[int]:
+        """The partitions that a reader is fed from."""
+        portion = self.membership.dispatch.portions.get(reader) if self.groups.groups else None
+        return [owned.partition for owned in portion.owned_partitions] if portion else []
 
     def fill(self, count: int, partition: int = 0) -> None:
         self.store.append("t", partition, *(b"%d" % number for number in range(count)))
@@ -333,8 +347,8 @@ def test_readers_share_the_partitions_out_and_a_partition_moves_when_it_is_settl
     first.read(4)
     second = world.reader(short=False)
     world.turn()
-    assert len(first.reader.owned_partitions) == len(second.reader.owned_partitions) == 2
-    theirs = {owned.partition for owned in second.reader.owned_partitions}
+    assert len(world.portion(first.reader)) == len(world.portion(second.reader)) == 2
+    theirs = set(world.portion(second.reader))
     seen = {partition for partition, _, _ in first.got}
     assert second.read() == [] or not theirs & seen
     first.wire.confirm()
@@ -419,11 +433,13 @@ def test_a_revocation_does_not_wait_for_ever(world: World) -> None:
     assert held is not None
     world.clock.pump([0.25] * 5)
     assert held.called
-    assert world.committed() is None
+    assert world.committed() == 0  # where the group began, so that a move by another member is seen
     world.member.give(0)
     world.turn()
     client.wire.ask()
-    assert client.read(1) == [0]
+    world.clock.advance(1.1)
+    assert world.committed() == 5
+    assert client.read(1) == [5]
 
 
 def test_what_is_lost_is_not_committed(world: World) -> None:
@@ -561,27 +577,27 @@ def test_a_letter_that_is_being_written_while_its_partition_changes_hands_is_wri
     assert world.committed() == 1
 
 
-def test_what_is_kept_is_bounded_in_time_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_bounded_in_time_and_in_bytes() -> None:
     clock = Clock()
-    kept = RetainedState(clock)
+    kept = RetainedState(clock, max_bytes=25)
 
-    def gone(partition: int) -> Delivery:
+    def gone(partition: int) -> OwnedPartition:
         delivery = Delivery(partition, Committed(0))
         records = [Record(offset, 0, None, b"12345") for offset in range(2)]
         delivery.lease(*delivery.receive(records, 0), "token", 60.0, 0.0)
-        kept.keep("g", delivery)
-        return delivery
+        owned = OwnedPartition(partition, delivery)
+        kept.keep("g", owned)
+        return owned
 
-    monkeypatch.setattr("kateway.core.groups.retained.MOST_BYTES", 25)
     deliveries = [gone(partition) for partition in range(3)]
     assert kept.take_back("g", 0, Committed(0)) is None
     assert kept.take_back("g", 1, Committed(0)) is deliveries[1]
     assert kept.take_back("g", 1, Committed(0)) is None
-    clock.advance(KEPT_SECONDS / 2)
+    clock.advance(RETAINED_SECONDS / 2)
     gone(3)
-    clock.advance(KEPT_SECONDS / 2)
+    clock.advance(RETAINED_SECONDS / 2)
     assert kept.take_back("g", 2, Committed(0)) is None
-    clock.advance(KEPT_SECONDS / 2)
+    clock.advance(RETAINED_SECONDS / 2)
     assert not clock.getDelayedCalls()
     assert kept.take_back("g", 3, Committed(0)) is None
 
@@ -783,3 +799,206 @@ def test_a_rejected_record_goes_to_the_dead_letters(world: World) -> None:
     world.clock.advance(1.1)
     assert world.committed() == 1
     assert len(world.store.logs["t.g.dead"][0]) == 1
+
+
+# --- commits and rebalances ---------------------------------------------------------------------------------------
+
+
+def test_record_settled_while_its_partition_is_away_is_committed_when_it_is_back(world: World) -> None:
+    client = joined(world, world.reader())
+    assert client.read(3) == [0, 1, 2]
+    client.reader.finish()
+    client.wire.confirm()
+    world.clock.advance(0.5)
+    held = world.member.revoke(0)
+    world.clock.pump([0.25] * 8)
+    assert held is not None
+    assert held.called
+    assert world.committed() == 0
+    world.member.give(0)
+    world.clock.pump([0.05] * 4)
+    assert world.committed() == 3, "no other event is needed"
+    assert world.reader().read(1) == [3]
+
+
+def test_record_settled_after_its_partition_is_back_is_not_delivered_again(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    world.member.revoke(0)
+    world.clock.pump([0.25] * 5)
+    world.member.give(0)
+    world.turn()
+    assert client.read(2) == [3, 4]
+    client.wire.ask()
+    world.clock.advance(1.1)
+    assert world.committed() == 5
+
+
+def test_record_given_back_while_its_partition_is_away_is_delivered_again(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    world.member.lose(0)
+    client.wire.close(orderly=False)
+    world.member.give(0)
+    world.turn()
+    assert world.reader().read(5) == [0, 1, 2, 3, 4]
+
+
+def test_record_in_flight_is_read_anew_where_another_member_moved_its_partition_on(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    world.member.lose(0)
+    world.store.commits["g", "t", 0] = Committed(2)
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [2]
+    client.wire.ask()
+    world.clock.advance(1.1)
+    assert world.committed() == 3
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "revoked"])
+def test_commit_refused_by_a_rebalance_is_made_again_when_the_partition_is_back(world: World, lost: bool) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    client.wire.ask()
+    world.member.refuse = Conflict("the group rebalances")
+    if lost:
+        world.member.lose(0)
+    else:
+        world.member.revoke(0)
+    world.clock.advance(1.1)
+    assert world.committed() is None
+    world.member.refuse = None
+    world.member.give(0)
+    world.clock.pump([0.05] * 4)
+    assert world.committed() == 3
+    assert client.read(1) == [3]
+
+
+def test_synchronous_acknowledgement_whose_commit_is_refused_waits_for_the_partition_to_be_back(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(2) == [0, 1]
+    world.member.refuse = Conflict("the group rebalances")
+    answers = sync_ack(world, Ack(0, 0))
+    world.clock.advance(0.1)
+    world.member.lose(0)
+    world.clock.advance(1.1)
+    assert answers == []
+    world.member.refuse = None
+    world.member.give(0)
+    world.clock.pump([0.3] * 4)
+    assert answers == [[None]]
+    assert world.committed() == 1
+
+
+def test_synchronous_acknowledgement_fails_where_its_partition_went_to_another_member(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(2) == [0, 1]
+    world.member.refuse = Conflict("the group rebalances")
+    answers = sync_ack(world, Ack(0, 0))
+    world.clock.advance(0.1)
+    world.member.lose(0)
+    world.clock.pump([0.5] * 16)
+    (answer,) = answers
+    assert isinstance(answer, Unavailable)
+    assert world.committed() is None
+
+
+def test_synchronous_acknowledgement_that_cannot_be_committed_fails_in_bounded_time(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(2) == [0, 1]
+    world.member.refuse = Conflict("for ever")
+    answers = sync_ack(world, Ack(0, 0))
+    world.clock.pump([1.0] * 31)
+    (answer,) = answers
+    assert isinstance(answer, Unavailable)
+
+
+def sync_ack(world: World, ack: Ack) -> list[object]:
+    answers: list[object] = []
+    acknowledging = Deferred.fromCoroutine(world.groups.acknowledge("default", "g", "t", [ack], sync=True))
+    acknowledging.addBoth(lambda result: answers.append(result.value if isinstance(result, Failure) else result))
+    return answers
+
+
+# --- nothing that a reader or a store raises stops the others --------------------------------------------------------
+
+
+def test_reader_that_raises_when_woken_does_not_keep_the_others_asleep(
+    logged_errors: list[dict[str, object]],
+) -> None:
+    world = World(partitions=2)
+    broken, other = world.reader(), world.reader()
+
+    def breaks() -> None:
+        raise ZeroDivisionError
+
+    broken.reader.on_readable(breaks)
+    world.member.give(0, 1)
+    world.turn()
+    called = other.called
+    for client in (broken, other):
+        client.reader.hungry = True
+        world.membership.wake(client.reader)
+    world.turn()
+    assert other.called == called + 1
+    broken.reader.hungry = other.reader.hungry = True
+    world.fill(1, 0)
+    world.fill(1, 1)
+    assert other.called == called + 2
+    assert logged_errors
+    stop(world)
+    logged_errors.clear()
+
+
+def test_connection_that_raises_when_asked_does_not_keep_others_unsettled(
+    logged_errors: list[dict[str, object]],
+) -> None:
+    class Broken(Wire):
+        def confirmed(self) -> int | None:
+            raise ZeroDivisionError
+
+    world = World(partitions=2)
+    world.fill(1, 0)
+    world.fill(1, 1)
+    broken, other = Broken(), Wire()
+    first, second = world.reader(broken), world.reader(other)
+    world.member.give(0, 1)
+    world.turn()
+    first.read()
+    second.read()
+    other.confirm()
+    world.clock.pump([0.25] * 16)
+    assert {world.committed(0), world.committed(1)} == {None, 1}
+    assert logged_errors
+    stop(world)
+    logged_errors.clear()
+
+
+def test_commit_that_raises_is_made_again(world: World) -> None:
+    client = joined(world, world.reader())
+    client.read(1)
+    commit, world.member.commit = world.member.commit, lambda offsets: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    client.wire.ask()
+    world.clock.advance(1.1)
+    assert world.committed() is None
+    world.member.commit = commit  # type: ignore[method-assign]
+    world.clock.advance(1.1)
+    assert world.committed() == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), CancelledError()], ids=["unforeseen", "cancelled"])
+def test_dead_letter_whose_write_raises_is_written_later(
+    world: World, error: Exception, logged_errors: list[dict[str, object]]
+) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read(2)
+    world.store.raise_on_publish = error
+    world.acknowledge(Ack(0, 0, outcome="dead"))
+    world.clock.advance(0.5)
+    world.store.raise_on_publish = None
+    world.clock.pump([1.0] * 4)
+    assert len(world.store.logs["t.g.dead"][0]) == 1
+    assert world.committed() == 1
+    logged_errors.clear()

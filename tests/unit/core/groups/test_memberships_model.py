@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_memberships import Client, Wire, World
 
 from kateway.core.delivery.ledger import Batch
-from kateway.errors import TooManyConsumers
+from kateway.errors import Conflict, TooManyConsumers
 
 PARTITIONS = 3
 Where = tuple[int, int]
@@ -78,13 +78,18 @@ class GroupsMachine(RuleBasedStateMachine):
             self.world.member.give(*partitions)
         self.world.turn()
 
+    @precondition(lambda self: self.alive())
+    @rule(refused=st.booleans())
+    def refuse_commits(self, refused: bool) -> None:
+        self.world.member.refuse = Conflict("the group rebalances") if refused else None
+
     # --- clients --------------------------------------------------------------------------------------------------
 
     @rule(short=st.booleans())
     def connect(self, short: bool) -> None:
         known = len(self.world.member.positions) if self.alive() else 0
         reading = [p.client.reader for p in self.programs if not p.finished and not p.client.failed]
-        seated = [reader for reader in reading if reader.owned_partitions]
+        seated = [reader for reader in reading if self.world.portion(reader)]
         hopeless = known > 0 and len(seated) >= known and not any(reader.short for reader in seated)
         try:
             program = Program(self.world.reader(Wire(), short=short))
@@ -126,7 +131,7 @@ class GroupsMachine(RuleBasedStateMachine):
             program.client.reader.pause()
 
     def fed_to_one_at_a_time(self, program: Program, batch: Batch) -> None:
-        flights = list(batch.delivery.flights)
+        flights = list(self.world.ledger(batch.partition).flights)
         first = flights[0].start
         assert all(flight.sent or flight is batch for flight in flights)
         for other in self.programs:
@@ -200,7 +205,7 @@ class GroupsMachine(RuleBasedStateMachine):
     @invariant()
     def partitions_are_shared_evenly(self) -> None:
         readers = [p.client.reader for p in self.programs if not p.finished]
-        counts = [len(reader.owned_partitions) for reader in readers if reader.owned_partitions]
+        counts = [len(portion) for reader in readers if (portion := self.world.portion(reader))]
         known = len(self.world.member.positions) if self.alive() else 0
         assert sum(counts) == (known if readers and any(not p.client.failed for p in self.programs) and counts else 0)
         assert not counts or max(counts) - min(counts) <= 1
@@ -209,6 +214,7 @@ class GroupsMachine(RuleBasedStateMachine):
         """Everything arrives at somebody in the end, and everything is committed."""
         if not hasattr(self, "world"):
             return
+        self.world.member.refuse = None
         for program in list(self.programs):
             self.close(program, orderly=False)
         last = self.world.reader()
