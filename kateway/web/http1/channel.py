@@ -96,7 +96,7 @@ class HttpChannel(Protocol):
         """Handles a whole request whose head came before (``heads``), past the parser."""
         connection = self.connection
         found = self._server.heads.find(data)
-        if found is None or self._advancing or connection.reading.held is not None:
+        if found is None or self._advancing or connection.reading.held is not None or connection.peer.backlog():
             # held: what TLS has decrypted behind the pause waits with the parser
             return False
         head, body = found
@@ -159,7 +159,9 @@ class HttpChannel(Protocol):
     # --- one after the other ----------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Handles what is ready, one at a time; never from inside a handler or the parser."""
+        """Handles what is ready, one at a time; never from inside a handler or the parser. Requests wait while bytes of
+        earlier responses do: a client that does not read is not answered more and more.
+        """
         connection = self.connection
         reading = connection.reading
         parser = connection.parser
@@ -172,6 +174,7 @@ class HttpChannel(Protocol):
                 and not connection.closing
                 and connection.other is None
                 and reading.held is None
+                and not connection.peer.backlog()
             ):
                 if parser.ready:
                     self._handle(parser.ready.pop(0))
@@ -187,7 +190,7 @@ class HttpChannel(Protocol):
             return
         reading.set_full(parser.rest != b"")
         connection.deadline = self._due()
-        if parser.wants_continue and connection.exchange is None:
+        if parser.wants_continue and connection.exchange is None and not connection.requests_wait:
             parser.wants_continue = False
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -254,6 +257,9 @@ class HttpChannel(Protocol):
         parser = connection.parser
         if connection.closing:
             connection.go_on_ending(waited=True)
+        elif connection.peer.backlog() or connection.reading.held is not None:
+            # it still takes a response, which the write stall timeout bounds, or may not send yet
+            connection.deadline = self._state.tick + self._state.interval
         elif parser is not None and parser.arriving:
             parser.close()
             part = "body" if parser.in_body else "head"
@@ -270,9 +276,13 @@ class HttpChannel(Protocol):
             connection.peer.wire.keep_unsent_below(self._state.config.max_unsent_bytes)
 
     def close_if_idle(self) -> None:
-        """Closes between requests (draining)."""
+        """Closes between requests (draining); behind its last response a client that still takes it."""
         connection = self.connection
         parser = connection.parser
         idle = connection.exchange is None and not connection.closing and connection.other is None
-        if idle and (parser is None or not parser.arriving):
+        if not idle or connection.requests_wait or (parser is not None and parser.arriving):
+            return
+        if connection.peer.backlog():
+            connection.end()
+        else:
             connection.end_at_once()

@@ -54,11 +54,11 @@ class Successor(Protocol):
 
 class HttpConnection:
     """Implements ``exchange.ClientConnection``. ``answered`` is called with an exchange whose response was written
-    whole, ``read_on`` when a pause in reading is over.
+    whole, ``read_on`` when a pause in reading is over or the client has taken what waited for it.
     """
 
     __slots__ = (
-        "_end_held", "_subject", "address", "answered", "closing", "deadline", "exchange", "fin", "gone", "other",
+        "_end_held", "_read_on", "_subject", "address", "answered", "closing", "deadline", "exchange", "fin", "gone", "other",
         "parser", "peer", "reading", "remembered", "secure", "sent", "state", "transport",
     )  # fmt: skip
 
@@ -78,6 +78,7 @@ class HttpConnection:
         self.secure = isinstance(transport, TLSMemoryBIOProtocol)
         self.peer = PeerState(transport, state.seconds, state.later)
         self.reading = Reading(state, transport, read_on)
+        self._read_on = read_on
         self.parser: RequestParser | None = None
         self.exchange: Answering | None = None
         self.other: Successor | None = None
@@ -140,8 +141,14 @@ class HttpConnection:
     def must_close(self) -> bool:
         """Whether the connection ends with the response that is given now, whatever the client wishes."""
         if self.fin:
-            return self.parser is None or not self.parser.ready
+            return not self.requests_wait
         return self.state.draining
+
+    @property
+    def requests_wait(self) -> bool:
+        """Requests have arrived that are not answered yet, behind the one that is being answered."""
+        parser = self.parser
+        return parser is not None and bool(parser.ready or parser.rest)
 
     def hand_over(self, protocol: Successor) -> bytes:
         """See ``WireExchange.take_over``."""
@@ -160,6 +167,8 @@ class HttpConnection:
             self.exchange.drained()
         elif self.other is not None:
             self.other.drained()
+        else:
+            self._read_on()
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -233,6 +242,8 @@ class HttpConnection:
         exchange = self.exchange
         if self.closing and self.peer.half_close is None and not self._end_held:
             self.go_on_ending()
+            return
+        if exchange is None and self.requests_wait:
             return
         if exchange is not None and exchange.fresh:
             age = self.state.seconds() - exchange.request.received
