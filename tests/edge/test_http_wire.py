@@ -124,6 +124,7 @@ REFUSED = {
     "a chunk extension that ends in LF": (CHUNKED + b"3;a\nabc\r\n0\r\n\r\n", 400),
     "a chunk extension with a CR": (CHUNKED + b"3;a\rb\r\nabc\r\n0\r\n\r\n", 400),
     "a length in the trailer": (CHUNKED + b"0\r\nContent-Length: 5\r\n\r\n", 400),
+    "a coding in the trailer": (CHUNKED + b"0\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
     "a Host in the trailer": (CHUNKED + b"0\r\nHost: b\r\n\r\n", 400),
     "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),

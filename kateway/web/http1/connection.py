@@ -58,8 +58,8 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_end_held", "_read_on", "_subject", "address", "answered", "closing", "deadline", "exchange", "fin", "gone", "other",
-        "parser", "peer", "reading", "remembered", "secure", "sent", "state", "transport",
+        "_end_held", "_read_on", "_subject", "address", "answered", "closing", "deadline", "exchange", "fin", "gone",
+        "other", "parser", "peer", "reading", "remembered", "secure", "sent", "state", "transport",
     )  # fmt: skip
 
     def __init__(

@@ -36,6 +36,7 @@ _LOOKED_INTO = frozenset((b"host", b"content-length", b"transfer-encoding", b"ex
 _UNKNOWN_METHOD = re.compile(rb"[A-Za-z-]+(?: [/*]|\Z)").match
 _KNOWN_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
 _SLICE = 4096
+_SMALL_PIECE = 512
 
 Parsed = tuple[Request, bool, bool, int]
 """A whole request; whether its connection may go on after it; whether it asks to upgrade; its body's bytes.
@@ -43,7 +44,7 @@ A plain tuple, as one is made for every request."""
 
 
 def _without_upgrade(request: Request) -> bytes:
-    """A request's head again, as that of one that does not ask to upgrade (RFC 9110 7.8: nobody has to grant it)."""
+    """A request's head again, as one that does not ask to upgrade (RFC 9110 7.8: a server need not grant it)."""
     lines = [b"%b %b HTTP/1.%d" % (request.method, request.target, request.http_1_1)]
     lines += [b"%b: %b" % header for header in request.headers if header[0] != b"upgrade"]
     return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -84,7 +85,7 @@ class RequestParser:
         """The client waits for ``100 Continue``."""
         self._fed = self._head_fed = 0
         self._body_bytes = 0
-        self._body: list[bytes] = []
+        self._body: list[bytes | bytearray] = []
         self._headers: list[Header] = []
         self._whole_headers = self._headers
         self._target = self._expect = self._id = b""
@@ -94,12 +95,12 @@ class RequestParser:
     @property
     def idle(self) -> bool:
         """Nothing has begun to arrive and nothing waits: the next bytes begin a request."""
-        return not self.ready and self.between
+        return not (self.ready or self.arriving or self.ended or self.rest)
 
     @property
     def between(self) -> bool:
         """The same, whether or not whole requests wait."""
-        return not (self.arriving or self.ended or self.rest or self.refusal is not None)
+        return not (self.arriving or self.ended or self.rest)
 
     def feed(self, data: bytes) -> None:
         """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
@@ -164,9 +165,11 @@ class RequestParser:
         return BadRequest(f"{text}.")
 
     def _check_arriving(self) -> None:
-        """Bounds what llhttp keeps or skips of a request that has not arrived whole."""
+        """Bounds what is kept, by llhttp or here, of a request that has not arrived whole."""
         config = self._config
-        if self.in_body:
+        if len(self._headers) > config.max_header_count:
+            self.refusal = self._too_many_headers()
+        elif self.in_body:
             framing = self._fed - self._head_fed - self._body_bytes
             if self._length < 0 and framing > config.max_header_bytes + 8 * self._body_bytes:
                 self.refusal = BadRequest("The chunk framing is out of proportion to its data.")
@@ -198,7 +201,7 @@ class RequestParser:
         state = self._state
         self.received = state.seconds()
         self._config = state.config
-        self._target = self._id = b""
+        self._target = self._id = self._expect = b""
         self._headers = []
         self._host_seen = False
         self._length = -1
@@ -217,6 +220,8 @@ class RequestParser:
         self._headers.append((name, value))
 
     def _look_into(self, name: bytes, value: bytes) -> None:
+        if self.in_body and name != b"host":
+            return  # a trailer says nothing here
         if name == b"host":
             if self._host_seen:
                 self._refuse(BadRequest("There is more than one Host header."))
@@ -247,9 +252,7 @@ class RequestParser:
         elif any(name == b"transfer-encoding" for name, _ in headers):
             self._refuse(BadRequest("HTTP/1.0 has no transfer codings."))
         if len(headers) > config.max_header_count:
-            self._refuse(
-                HeadersTooLarge(f"A request may have {config.max_header_count} headers (http.max_header_count).")
-            )
+            self._refuse(self._too_many_headers())
         if self._fed + _SLICE > config.max_header_bytes:  # what came with the end of the request before is not in it
             size = sum(len(name) + len(value) + 4 for name, value in headers)
             if size > config.max_header_bytes:
@@ -276,7 +279,15 @@ class RequestParser:
 
     def on_body(self, data: bytes) -> None:
         size = len(data)
-        self._body.append(data)
+        body = self._body
+        if size < _SMALL_PIECE and body:
+            # an object for each would cost many times what the pieces hold
+            if type(body[-1]) is bytearray:
+                body[-1] += data
+            else:
+                body.append(bytearray(data))
+        else:
+            body.append(data)
         self._body_bytes += size
         state = self._state
         state.held_bytes += size
@@ -290,7 +301,7 @@ class RequestParser:
         llhttp = self._llhttp
         pieces = self._body
         if pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
             self._body = []
         else:
             body = b""
@@ -322,6 +333,9 @@ class RequestParser:
     def _line_too_long(self) -> KatewayError:
         most = self._config.max_request_line_bytes
         return UriTooLong(f"A request line may have {most} bytes (http.max_request_line_bytes).")
+
+    def _too_many_headers(self) -> KatewayError:
+        return HeadersTooLarge(f"A request may have {self._config.max_header_count} headers (http.max_header_count).")
 
     def _headers_too_large(self) -> KatewayError:
         most = self._config.max_header_bytes

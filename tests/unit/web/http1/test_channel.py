@@ -375,6 +375,36 @@ def test_a_head_sent_byte_by_byte_is_bounded() -> None:
     assert statuses(data) == [431]
 
 
+def test_trailers_say_nothing_of_their_request_or_of_the_next(wire: Wire) -> None:
+    wire.handler = answer
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    wire.send(chunked + b"Expect: x\r\nX-Request-Id: trailer\r\n\r\n")
+    answered = wire.transport.value() + wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na")
+    assert statuses(answered) == [200, 200]
+    assert b"trailer" not in answered
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"]
+)
+def test_headers_and_trailers_are_counted_before_they_are_whole(begin: bytes) -> None:
+    wire = Wire(max_header_count=10)
+    sent = begin or b"GET / HTTP/1.1\r\n"
+    assert statuses(wire.send(sent + b"a:\r\n" * 12)) == [431]
+
+
+@pytest.mark.parametrize("size", [1, 2, 30, 511])
+def test_body_in_small_pieces_is_kept_in_few_objects(wire: Wire, size: int) -> None:
+    wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    wire.send((b"%x\r\n%b\r\n" % (size, b"x" * size)) * 1000)
+    parser = wire.channel.connection.parser
+    assert parser is not None
+    assert len(parser._body) <= 2
+    wire.send(b"258\r\n" + b"y" * 600 + b"\r\n1\r\nz\r\n0\r\n\r\n")
+    assert wire.exchanges[0].request.body == b"x" * size * 1000 + b"y" * 600 + b"z"
+    assert type(wire.exchanges[0].request.body) is bytes
+
+
 def test_chunk_framing_without_data_is_bounded() -> None:
     wire = Wire(max_header_bytes=500)
     wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
