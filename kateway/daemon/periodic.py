@@ -23,7 +23,9 @@ class RegularWork:
         self._loops: list[LoopingCall] = []
 
     def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """A ``KatewayError`` is passed over until the next time; anything else is a fault of ours, and ends it."""
+        """A ``KatewayError`` is passed over until the next time; anything else is a fault of ours: it is logged, and
+        the work is done again at its next time all the same.
+        """
 
         async def once() -> None:
             try:
@@ -32,6 +34,8 @@ class RegularWork:
                 raise
             except KatewayError as error:
                 _log.debug("{error}", error=error)
+            except Exception:
+                _log.failure("a regular task failed; it is tried again in {seconds:g} s", seconds=seconds)
 
         loop = LoopingCall(lambda: Deferred.fromCoroutine(once()))
         loop.clock = self._clock
