@@ -27,7 +27,9 @@ def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> 
             exchange.respond(response)
 
     def failed(failure: Failure) -> None:
-        if not failure.check(CancelledError):
+        if failure.check(CancelledError):
+            exchange.abort()  # nothing to do where it was its client that went; else it would wait for ever
+        else:
             exchange.respond(problem_of(failure, exchange.request.id))
 
     serving.addCallbacks(succeeded, failed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.web.server import Site
 
 from kateway.config.schema import HttpConfig
@@ -17,6 +18,8 @@ from kateway.web.access_log import AccessLog
 from kateway.web.http1.channel import HttpChannel, Router
 from kateway.web.http1.head_cache import Heads
 from kateway.web.http1.server_state import ServerState
+
+_log = Logger()
 
 # so many connections beyond the limit are told why before they are closed; further ones are just closed
 _MOST_TURNED_AWAY = 100
@@ -59,8 +62,7 @@ class HttpFactory(Factory):
         """
         self.state.configure(config)
         self.heads.clear()
-        for channel in self._channels:
-            channel.configured()
+        self._each(self._channels, HttpChannel.configured)
         self._stall_interval = max(config.write_stall_timeout_seconds / _STALL_LOOKS, self.state.interval)
 
     @property
@@ -120,8 +122,7 @@ class HttpFactory(Factory):
     def drain(self) -> None:
         """From now on each connection is closed after its response; idle ones at once."""
         self.state.draining = True
-        for channel in tuple(self._channels):
-            channel.close_if_idle()
+        self._each(self._channels, HttpChannel.close_if_idle)
 
     def empty(self) -> Deferred[None]:
         """Fires when no connection is left. A cancel only forgets the waiting."""
@@ -134,8 +135,7 @@ class HttpFactory(Factory):
 
     def cut_all(self) -> None:
         """Resets what is left."""
-        for channel in tuple(self._channels):
-            channel.connection.cut()
+        self._each(self._channels, lambda channel: channel.connection.cut())
 
     def _forget(self, deferred: Deferred[None]) -> None:
         if deferred in self._waiting:
@@ -144,9 +144,17 @@ class HttpFactory(Factory):
     def _sweep(self) -> None:
         self._sweeping = self._clock.callLater(self.state.interval, self._sweep)
         now = self.state.look_at_clock()
-        for channel in [channel for channel in self._channels if channel.connection.deadline <= now]:
-            channel.expired()
+        self._each([each for each in self._channels if each.connection.deadline <= now], HttpChannel.expired)
         if now - self._stall_look >= self._stall_interval:
             self._stall_look = now
-            for channel in tuple(self._channels):
-                channel.connection.cut_if_stuck(now)
+            self._each(self._channels, lambda channel: channel.connection.cut_if_stuck(now))
+
+    @staticmethod
+    def _each(channels: Iterable[HttpChannel], do: Callable[[HttpChannel], None]) -> None:
+        """What fails on one connection keeps it from no other."""
+        for channel in tuple(channels):
+            try:
+                do(channel)
+            except Exception:
+                _log.failure("a connection failed; it is reset")
+                channel.connection.cut()

@@ -24,8 +24,11 @@ from collections.abc import Callable
 from math import inf
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
 from kateway.web.tcp.transport import PromptConnection
+
+_log = Logger()
 
 GRACE_SECONDS = 0.02
 """In which a program that half-closes and ends at once is found out by its reset."""
@@ -75,18 +78,18 @@ class HalfClose:
         clear, or when nothing has come back for ``limit_seconds``.
         """
         self._send, self._over, self._limit_at = send, over, self._seconds() + GRACE_SECONDS + limit_seconds
-        self._call = self._later(GRACE_SECONDS, self._ask)
+        self._call = self._later(GRACE_SECONDS, self._run, self._ask)
 
     def wait(self, over: Callable[[], None]) -> None:
         """Its FIN came before the response, so what it acknowledges of that shows that it lives."""
         self.alive, self._over = True, over
-        self._call = self._later(self._interval, self._look)
+        self._call = self._later(self._interval, self._run, self._look)
 
     def again(self) -> None:
         """A FIN behind TLS's close alert. Once ours was sent, it is that of a client which has read it."""
         if self._asked and not self.twice:
             self.end()
-            self._call = self._later(GRACE_SECONDS, self._twice)
+            self._call = self._later(GRACE_SECONDS, self._run, self._twice)
 
     def lost(self) -> bool:
         """Whether a reset has come."""
@@ -115,8 +118,16 @@ class HalfClose:
             self._call.cancel()
             self._call = None
 
-    def _ask(self) -> None:
+    def _run(self, step: Callable[[], None]) -> None:
         self._call = None
+        try:
+            step()
+        except Exception:
+            # no step may be the last: the connection would stay for ever
+            _log.failure("finding out what a client's FIN means failed; its connection is reset")
+            self._wire.abortConnection()  # type: ignore[no-untyped-call]
+
+    def _ask(self) -> None:
         if not self.lost() and self._send is not None:
             before = self._wire.offered
             self._prompt_until = self._seconds() + self._wire.round_trip_seconds()
@@ -125,13 +136,11 @@ class HalfClose:
         self._look()
 
     def _twice(self) -> None:
-        self._call = None
         self.twice = not self.lost()
         if self._over is not None:
             self._over()
 
     def _look(self) -> None:
-        self._call = None
         over = self._over
         if over is None:
             return
@@ -142,7 +151,7 @@ class HalfClose:
             return
         self._prompt = now < self._prompt_until
         self._interval = min(self._interval * 2, LONGEST_LOOK_SECONDS)
-        self._call = self._later(self._interval, self._look)
+        self._call = self._later(self._interval, self._run, self._look)
 
     def _notice(self) -> None:
         confirmed = self._wire.confirmed()

@@ -10,12 +10,15 @@ from collections.abc import Callable
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.confirmation import Watcher
 from kateway.web.tcp.half_close import HalfClose
 from kateway.web.tcp.tls_transport import CountingTls
 from kateway.web.tcp.transport import PromptConnection
+
+_log = Logger()
 
 
 class PeerState:
@@ -53,7 +56,10 @@ class PeerState:
     def asked(self) -> None:
         """The next request begins to arrive."""
         for watcher in tuple(self.watchers or ()):
-            watcher.asked()
+            try:
+                watcher.asked()
+            except Exception:
+                _log.failure("a watcher of a connection failed at the client's next request")
 
     def backlog(self) -> int:
         """Bytes that wait for the socket."""
@@ -128,7 +134,10 @@ class PeerState:
             if confirmed is None:
                 confirmed = sent if orderly else 0
             for watcher in watchers:
-                watcher.closed(confirmed, orderly)
+                try:
+                    watcher.closed(confirmed, orderly)
+                except Exception:
+                    _log.failure("a watcher of a connection failed at its end")
 
     def forget(self) -> None:
         """Lets go of the transport."""

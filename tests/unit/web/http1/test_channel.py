@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -17,6 +18,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from kateway.config.schema import HttpConfig
 from kateway.errors import NotFound
+from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.http1.channel import HttpChannel
 from kateway.web.http1.factory import HttpFactory
@@ -636,6 +638,84 @@ def test_a_watcher_hears_the_next_request_and_then_the_end(wire: Wire) -> None:
     assert heard == ["asked"]
     wire.lose()
     assert heard == ["asked", (wire.channel.connection.sent, True)]
+
+
+def test_watcher_that_fails_does_not_keep_the_others_or_the_handler_from_the_end(
+    wire: Wire, logged_errors: list[dict[str, Any]]
+) -> None:
+    heard: list[str] = []
+
+    class Watching:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def unsettled(self) -> bool:
+            return False
+
+        def asked(self) -> None:
+            self.closed(0, True)
+
+        def closed(self, _confirmed: int, _orderly: bool) -> None:
+            if self.name == "broken":
+                raise ZeroDivisionError
+            heard.append(self.name)
+
+    wire.handler = answer
+    wire.send(GET % b"")
+    for name in ("broken", "sound"):
+        wire.channel.connection.watch(Watching(name))
+    wire.handler = lambda exchange: exchange.on_gone(lambda: heard.append("handler"))
+    wire.send(GET % b"")
+    assert heard == ["sound"]
+    wire.lose()
+    assert heard == ["sound", "sound", "handler"]
+    assert wire.factory.connections == 0
+    assert len(logged_errors) == 2
+    logged_errors.clear()
+
+
+class Broken(StringTransport):
+    """A transport that cannot be closed."""
+
+    aborted = False
+
+    def loseConnection(self) -> None:
+        raise ZeroDivisionError
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize("what", ["sweep", "drain"])
+def test_connection_that_fails_to_end_is_cut_and_keeps_no_other_open(
+    wire: Wire, what: str, logged_errors: list[dict[str, Any]]
+) -> None:
+    transports: list[StringTransport] = [Broken(), StringTransport(), Broken(), StringTransport()]
+    for transport in transports:
+        channel = wire.factory.buildProtocol(IPv4Address("TCP", "10.0.0.2", 4000))
+        assert channel is not None
+        channel.makeConnection(transport)
+    if what == "drain":
+        wire.factory.drain()
+    else:
+        wire.clock.pump([0.5] * 30)
+    for transport in transports:
+        assert transport.aborted if isinstance(transport, Broken) else transport.disconnecting
+    assert {event["log_failure"].type for event in logged_errors} == {ZeroDivisionError}
+    logged_errors.clear()
+
+
+def test_handler_that_is_cancelled_by_another_than_its_client_cuts_the_connection(wire: Wire) -> None:
+    waited: Deferred[Response] = Deferred()
+
+    async def handle() -> Response:
+        return await waited
+
+    wire.handler = lambda exchange: serve(exchange, handle())
+    wire.send(GET % b"")
+    waited.cancel()
+    assert wire.transport.value() == b""
+    assert wire.transport.disconnected
 
 
 def test_an_upgrade_is_answered_as_if_not_asked_for(wire: Wire) -> None:

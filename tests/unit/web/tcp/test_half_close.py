@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from twisted.internet.task import Clock
 
 from kateway.web.tcp.half_close import GRACE_SECONDS, HalfClose
@@ -17,6 +20,7 @@ class Wire:
         self.fin = True
         self.round_trip = round_trip
         self.shut = False
+        self.aborted = False
 
     def confirmed(self) -> int | None:
         return self.acknowledged
@@ -29,6 +33,9 @@ class Wire:
 
     def round_trip_seconds(self) -> float:
         return self.round_trip
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
 
 class World:
@@ -100,6 +107,22 @@ def test_a_reset_that_is_too_late_for_an_answer_is_that_of_something_unread() ->
     world.passes(0.2)
     assert world.ended
     assert not world.half_close.closed
+
+
+@pytest.mark.parametrize("what", ["send", "settled", "over"])
+def test_doubt_in_which_something_fails_ends_the_connection(what: str, logged_errors: list[dict[str, Any]]) -> None:
+    def fail() -> bool:
+        raise ZeroDivisionError
+
+    clock, wire = Clock(), Wire()
+    settled = fail if what == "settled" else lambda: what != "over"
+    half_close = HalfClose(wire, clock.seconds, clock.callLater, settled)  # type: ignore[arg-type]
+    half_close.ask(fail if what == "send" else lambda: None, fail, 2.0)  # type: ignore[arg-type]
+    clock.pump([0.01] * 10)
+    assert wire.aborted
+    assert not clock.getDelayedCalls()
+    assert [event["log_failure"].type for event in logged_errors] == [ZeroDivisionError]
+    logged_errors.clear()
 
 
 def test_a_client_that_acknowledges_what_is_sent_lives_and_is_waited_for() -> None:
