@@ -47,6 +47,9 @@ class Answered:
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self.gone = callback
 
+    def abort(self) -> None:
+        """The client has gone already."""
+
 
 class Running:
     """A gateway that reloads as it is told."""
