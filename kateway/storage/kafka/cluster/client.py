@@ -286,23 +286,31 @@ class Client:
                 self._listing_started_at = self.reactor.seconds()
             try:
                 view = await self._ask_anybody(ALL_TOPICS if listing else NO_TOPICS)
+                self._health = Health(True)
+                if listing:
+                    self._take(view)
             except CancelledError:
                 self._answer_waiters(waiters, Unavailable("the store is being closed"))
                 raise
-            except KatewayError as error:
+            except Exception as caught:
+                error = self._as_known(caught)
                 self._unhealthy(error)
                 self._answer_waiters(waiters, error)
                 if self._stopped:
                     return
                 await self._pause(PROBE_INTERVAL_SECONDS / 2)
                 continue
-            self._health = Health(True)
-            if listing:
-                self._take(view)
             self._answer_waiters(waiters, None)
             if self._stopped:
                 return
             await self._pause(PROBE_INTERVAL_SECONDS)
+
+    def _as_known(self, error: Exception) -> KatewayError:
+        """What waiters are answered; logs what was not foreseen. The loop goes on: everything waits for it."""
+        if isinstance(error, KatewayError):
+            return error
+        self._log.failure("looking after the cluster failed; it is tried again")
+        return Unavailable("the cluster cannot be looked at; see the log")
 
     def _listing_is_due(self) -> bool:
         old: bool = self.reactor.seconds() - self._listed_at >= self.config.metadata_refresh_seconds

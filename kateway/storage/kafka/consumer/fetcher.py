@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.errors import CorruptRecords, KatewayError
@@ -94,6 +95,8 @@ class _Lane:
 class Fetcher:
     """Keeps the buffers of a subscription's partitions filled."""
 
+    _log = Logger()
+
     def __init__(self, client: Client, purpose: str, topic: str, reading: Reading) -> None:
         self._client = client
         self._reactor = client.reactor
@@ -132,6 +135,7 @@ class Fetcher:
         self.buffers.clear()
         self._share_of.clear()
         self._lane_of.clear()
+        self._held.clear()  # the call that would end the hold is cancelled below
         lanes, self._lanes = self._lanes, {}
         for way, lane in lanes.items():
             if lane.session.id:
@@ -357,7 +361,8 @@ class Fetcher:
             self._look_again(lane)
 
     def _broke(self, failure: Failure, lane: _Lane) -> None:
-        failure.trap(MalformedResponse)
+        if not failure.check(MalformedResponse):
+            self._log.failure("fetching from {topic} failed; it is tried again", failure=failure, topic=self._topic)
         lane.session.lost()
         self._again(lane, MAX_RETRY_SECONDS)
 

@@ -144,6 +144,7 @@ class Sender:
         self._failed = failed
         self._released = released
         self._expire = expire
+        self._flushing = False
         self._greeted = False
         self._greeting: Deferred[None] | None = None
         self._greet_not_before = 0.0
@@ -170,9 +171,15 @@ class Sender:
             self._greeted = False
             self._greet()
             return
-        while self.ready and len(self.flights) < MAX_IN_FLIGHT and (force or self.wants_a_turn):
-            if not self._send():
-                break
+        if self._flushing:
+            return  # acks=0 is answered while it is sent: the loop below goes on, a call deeper would recurse
+        self._flushing = True
+        try:
+            while self.ready and self._greeted and len(self.flights) < MAX_IN_FLIGHT and (force or self.wants_a_turn):
+                if not self._send():
+                    break
+        finally:
+            self._flushing = False
 
     # --- the connection ----------------------------------------------------------------------------------------
 

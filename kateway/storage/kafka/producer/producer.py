@@ -221,6 +221,8 @@ class Producer:
         if route is None:
             partitioner = self._partitioners.setdefault(topic, Partitioner())
             route = self._routes[topic, acks] = TopicRoute(partitioner)
+        if len(route.lanes) > count:
+            self._shrink(route, count)
         for partition in range(len(route.lanes), count):
             numbered = acks == -1 and self._identities.allowed
             lane = PartitionLane(
@@ -229,6 +231,22 @@ class Producer:
             lane.sender = self._sender_of(topic, partition, acks)
             route.lanes.append(lane)
         return route
+
+    def _shrink(self, route: TopicRoute, count: int) -> None:
+        """Lets the lanes of partitions go that a topic made anew does not have. What was not sent and names no
+        partition goes to those that there are.
+        """
+        gone = route.lanes[count:]
+        del route.lanes[count:]
+        self._identities.forget()
+        for lane in gone:
+            unsent, lost = lane.drop()
+            self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+            stays = [item for item in unsent if not item.settled and item.message.partition is None]
+            fails = [item for item in unsent if item.settled or item.message.partition is not None]
+            self._fail(fails, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
+            for item in stays:
+                self._push(route.lanes[route.partition_for(item.message.key)], item)
 
     def _sender_of(self, topic: str, partition: int, acks: int) -> Sender | None:
         node_id = self._client.leader(topic, partition)
@@ -255,6 +273,7 @@ class Producer:
             if self._route(topic, acks) is None:
                 if not any(lane.active for lane in route.lanes):
                     del self._routes[topic, acks]
+                    self._identities.forget()
                     self._partitioners.pop(topic, None)
                 continue
             for lane in route.lanes:

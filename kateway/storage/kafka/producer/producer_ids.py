@@ -51,6 +51,12 @@ class Identities:
         if self._shared is None and self.allowed and self._client.view.brokers:
             self._ask()
 
+    def forget(self) -> None:
+        """Gives lanes made from now on another id: a broker may know the numbers of lanes that are gone, and would
+        take the first batches of new ones for copies of theirs.
+        """
+        self._shared = None
+
     def give(self, lane: PartitionLane) -> None:
         """Gives an id to a lane that ``wants_identity``, now or when there is one."""
         if not self.allowed:

@@ -16,6 +16,7 @@ from kateway.errors import (
     Draining,
     NotEnoughReplicas,
     OutcomeUnknown,
+    PartitionNotFound,
     TooLarge,
     TopicNotFound,
     Unavailable,
@@ -431,3 +432,57 @@ def test_a_request_is_bounded(brokers: Brokers) -> None:
                 assert sum(len(batch.values) for batch in request.batches.values()) <= 9
                 request.reply()
     assert producer.held_bytes == 0
+
+
+class HandedAtOnce(Brokers):
+    """Brokers that acks=0 is published to: a request is answered when it was handed over."""
+
+    def request(self, node: int, api_key: int, _version: int, body: bytes, **options: Any) -> Deferred[bytes]:
+        answer = super().request(node, api_key, _version, body, **options)
+        if api_key == PRODUCE:
+            answer.callback(b"")
+        return answer
+
+
+def test_acks_0_after_an_outage_answers_every_publish_however_many_requests_that_takes() -> None:
+    brokers = HandedAtOnce()
+    producer = made(brokers, max_request_bytes=10000)
+    brokers.reachable = False
+    outcomes = [publish(producer, bytes(5000), acks=0, seconds=60) for _ in range(1200)]
+    brokers.pass_time(0.1)
+    brokers.reachable = True
+    brokers.pass_time(1)
+    assert outcomes == [[Receipt(0, None)]] * 1200
+    assert producer.held_bytes == 0
+
+
+def test_topic_made_anew_with_fewer_partitions_takes_every_key(brokers: Brokers, producer: Producer) -> None:
+    brokers.leaders["t"] = [None] * 5
+    outcomes: list[Outcome] = []
+
+    def publish_keys() -> None:
+        for n in range(20):
+            producer.publish("t", [Message(b"v", key=b"%d" % n)], -1, 60).addCallback(outcomes.extend)
+
+    publish_keys()
+    named = publish(producer, b"v", partition=4, seconds=60)
+    brokers.leaders["t"] = [1, 1]
+    brokers.changed()
+    publish_keys()
+    brokers.pass_time(0.1)
+    brokers.requests[0].reply()
+    assert isinstance(named[0], PartitionNotFound)
+    assert [type(outcome) for outcome in outcomes] == [Receipt] * 40
+    assert producer.held_bytes == 0
+
+
+def test_partitions_that_went_and_came_back_are_numbered_under_another_id(brokers: Brokers, producer: Producer) -> None:
+    publish(producer, b"a", partition=1)
+    brokers.pass_time(0.1)
+    brokers.requests[0].reply()
+    for leaders in ([1], [1, 1]):
+        brokers.leaders["t"] = list(leaders)
+        brokers.changed()
+    publish(producer, b"b", partition=1)
+    brokers.pass_time(0.1)
+    assert brokers.requests[1].batches[("t", 1)] == Sent(2, 0, [b"b"])
