@@ -151,7 +151,10 @@ class HttpConnection:
         return parser is not None and bool(parser.ready or parser.rest)
 
     def hand_over(self, protocol: Successor) -> bytes:
-        """See ``WireExchange.take_over``."""
+        """See ``WireExchange.take_over``. The exchange is over: what drains and ends is its successor's."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.state.held_bytes -= exchange.body_bytes
         self.other = protocol
         self.deadline = inf
         parser, self.parser = self.parser, None

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from wsproto.connection import Connection as Parser
@@ -22,11 +24,14 @@ from kateway.core.delivery.confirmation import Span
 from kateway.errors import BadRequest, UpgradeRequired
 from kateway.web.exchange import Exchange
 from kateway.web.http1.connection import HttpConnection
+from kateway.web.http1.deflate import WORTH_IT_BYTES, Deflate, negotiate
 
 # RFC 6455 1.3
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # RFC 6455 5.2: FIN with the opcode
 TEXT, BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
+# RFC 7692 6: the same with RSV1
+_DEFLATED_TEXT = 0xC1
 # RFC 6455 7.4.1
 NORMAL, GOING_AWAY, POLICY, TOO_BIG, INTERNAL = 1000, 1001, 1008, 1009, 1011
 _MAX_REASON_BYTES = 123
@@ -72,7 +77,10 @@ def accept(exchange: Exchange, subprotocols: Sequence[bytes], max_message_bytes:
     head.extend(b": ".join(header) for header in exchange.extra_headers)
     if chosen is not None:
         head.append(b"Sec-WebSocket-Protocol: " + chosen)
-    socket = Socket(exchange.connection, chosen, max_message_bytes)
+    agreed = negotiate(request.listed(b"sec-websocket-extensions"), max_message_bytes)
+    if agreed is not None:
+        head.append(b"Sec-WebSocket-Extensions: " + agreed[1])
+    socket = Socket(exchange.connection, chosen, max_message_bytes, None if agreed is None else agreed[0])
     rest = exchange.take_over(socket, b"\r\n".join(head) + b"\r\n\r\n")
     if rest:
         socket.early = rest
@@ -89,16 +97,30 @@ def frame(kind: int, payload: bytes) -> bytes:
     return b"%c\x7f%b%b" % (kind, size.to_bytes(8, "big"), payload)
 
 
+@dataclass(frozen=True)
+class _Fault(Event):
+    """The client broke the protocol."""
+
+    code: int
+    reason: str
+
+
 class Socket:
     """An open WebSocket. ``listen`` once; callbacks come from then on, never after ``gone``."""
 
-    def __init__(self, channel: Any, subprotocol: bytes | None, max_message_bytes: int) -> None:
+    def __init__(
+        self, channel: Any, subprotocol: bytes | None, max_message_bytes: int, deflate: Deflate | None = None
+    ) -> None:
         self.subprotocol = subprotocol
         self.early = b""
         """What had arrived behind the handshake."""
         self._channel: HttpConnection = channel
         self._max_message_bytes = max_message_bytes
-        self._parser = Parser(ConnectionType.SERVER)
+        self._deflate = deflate
+        self._parser = Parser(ConnectionType.SERVER, [] if deflate is None else [deflate])
+        self._events: deque[Event] = deque()
+        # what has been read and waits for the end of a pause
+        self._paused = False
         self._parts: list[Any] = []
         self._size = 0
         self._closed = False
@@ -108,7 +130,7 @@ class Socket:
         self._on_writable: Callable[[], None] | None = None
 
     def listen(self, message: Callable[[str | bytes], None], pong: Callable[[bytes], None]) -> None:
-        """Names who hears messages and pongs, and hands over what has arrived already."""
+        """Sets the callbacks for messages and pongs, and hands over those that have arrived already."""
         self._message, self._pong = message, pong
         early, self.early = self.early, b""
         if early:
@@ -118,7 +140,10 @@ class Socket:
 
     def send(self, kind: int, payloads: Sequence[bytes]) -> Span:
         """Sends messages (``TEXT`` or ``BINARY``), each a frame, in one write."""
-        frames = [frame(kind, payload) for payload in payloads]
+        if self._deflate is not None and kind == TEXT:
+            frames = [self._text(payload, self._deflate) for payload in payloads]
+        else:
+            frames = [frame(kind, payload) for payload in payloads]
         start = self._channel.sent
         data = b"".join(frames)
         if not self._closed:
@@ -139,25 +164,41 @@ class Socket:
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self._on_gone = callback
 
+    @staticmethod
+    def _text(payload: bytes, deflate: Deflate) -> bytes:
+        if len(payload) < WORTH_IT_BYTES:
+            return frame(TEXT, payload)
+        return frame(_DEFLATED_TEXT, deflate.compress(payload))
+
     def pause(self) -> None:
-        """Reads no more for now: the client's window fills."""
-        if not self._closed:
+        """Reads no more for now: the client's window fills. Messages that have been read already wait."""
+        if not self._closed and not self._paused:
+            self._paused = True
             self._channel.transport.pauseProducing()
 
     def resume(self) -> None:
-        if not self._closed:
+        """Hands over the messages that wait, and reads on."""
+        if self._paused and not self._closed:
+            self._paused = False
             self._channel.transport.resumeProducing()
+            self._handle_events()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Says goodbye with a code and waits, for a bounded time, until the client has closed as well."""
+        """Sends a Close frame and waits, for a bounded time, until the client has closed as well."""
         if not self._closed:
             self._closed = True
+            if self._paused:
+                # its answer and its FIN end the wait
+                self._paused = False
+                self._channel.transport.resumeProducing()
             text = reason.encode("utf-8")[:_MAX_REASON_BYTES].decode("utf-8", "ignore").encode("utf-8")
             self._channel.send(frame(_CLOSE, code.to_bytes(2, "big") + text))
             self._channel.end()
+            if any(isinstance(event, CloseConnection) for event in self._events):
+                self._channel.close_answered()  # it had come before, and waited behind a pause
 
     def cut(self) -> None:
-        """Ends without a goodbye."""
+        """Ends without a Close frame."""
         self._closed = True
         self._channel.cut()
 
@@ -165,23 +206,22 @@ class Socket:
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
-            self._await_goodbye(data)
+            self._await_close(data)
             return
         if self._message is None:
             self.early += data  # a few turns at most, until ``listen``
             return
         try:
             self._parser.receive_data(data)
-            for event in self._parser.events():
-                self._handle(event)
-                if self._closed:
-                    return
+            self._events.extend(self._parser.events())
         except RemoteProtocolError as error:
+            # behind the messages that came before it
             hint = error.event_hint
-            self.close(int(hint.code) if isinstance(hint, CloseConnection) else 1002, str(error))
+            self._events.append(_Fault(int(hint.code) if isinstance(hint, CloseConnection) else 1002, str(error)))
+        self._handle_events()
 
-    def _await_goodbye(self, data: bytes) -> None:
-        """We have said ours: nothing but the client's answer matters now."""
+    def _await_close(self, data: bytes) -> None:
+        """Our Close frame was sent: nothing but the client's answer matters now."""
         with suppress(ProtocolError):
             self._parser.receive_data(data)
             if any(isinstance(event, CloseConnection) for event in self._parser.events()):
@@ -193,17 +233,26 @@ class Socket:
             self._on_writable()
 
     def leave(self) -> None:
-        """The client says that it sends no more, without a goodbye: who sends is told, and may close."""
+        """The client says that it sends no more, without a Close frame: the sender is called, and may close."""
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
             callback()
 
     def connectionLost(self, _reason: object = None) -> None:
+        events, self._events = self._events, deque()
+        if self._message is not None and not self._closed:
+            for event in events:  # the client sent them all the same: acknowledgements hold
+                if isinstance(event, TextMessage | BytesMessage):
+                    self._gather(event)
         self._closed = True
         callback, self._on_gone = self._on_gone, None
         self._message = self._pong = self._on_writable = None
         if callback is not None:
             callback()
+
+    def _handle_events(self) -> None:
+        while self._events and not self._closed and not self._paused:
+            self._handle(self._events.popleft())
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -213,6 +262,8 @@ class Socket:
                 self._channel.send(frame(_PONG, bytes(payload)))
             case Pong(payload=payload) if self._pong is not None:
                 self._pong(bytes(payload))
+            case _Fault(code=code, reason=reason):
+                self.close(code, reason)
             case CloseConnection(code=code):
                 self.close(int(code) if int(code) not in {1005, 1006} else NORMAL)
                 self._channel.close_answered(client_first=True)

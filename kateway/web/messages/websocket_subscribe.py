@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from kateway.web.messages.acks import parse_acks, results
 from kateway.web.problems import problem_object
 
 FRAMES = b"kateway.frames"
+MAX_WAITING_MESSAGES = 100
+MAX_WAITING_BYTES = 1 << 20
+"""Of acknowledgements that have been read; beyond either no more is read from the client until some are applied."""
 Acknowledge = Callable[[Sequence[Ack]], Coroutine[Any, Any, list[KatewayError | None]]]
 
 
@@ -42,6 +46,9 @@ class SocketOutlet:
         """The same when the ping was sent that is not answered yet."""
         self._pings = 0
         self._beats = 0
+        self._messages: deque[str | bytes] = deque()
+        self._waiting_bytes = 0
+        self._applying = False
         socket.listen(self._message, self._pong)
 
     # --- Outlet ----------------------------------------------------------------------------------------------
@@ -104,11 +111,32 @@ class SocketOutlet:
     # --- acknowledgements ------------------------------------------------------------------------------------
 
     def _message(self, message: str | bytes) -> None:
-        """An array of acknowledgements. Answered only where one does not hold; a message at a time."""
-        self._socket.pause()
-        working = Deferred.fromCoroutine(self._apply(message))
-        working.addErrback(self._failed)
-        working.addCallback(lambda _: self._socket.resume())
+        """Takes an array of acknowledgements; a message at a time is applied, answered only where one does not hold.
+
+        The connection is read meanwhile: its end is noticed, and what the client had read by then is settled.
+        """
+        self._messages.append(message)
+        self._waiting_bytes += len(message)
+        if len(self._messages) > MAX_WAITING_MESSAGES or self._waiting_bytes > MAX_WAITING_BYTES:
+            self._socket.pause()
+        if not self._applying:
+            self._apply_next()
+
+    def _apply_next(self) -> None:
+        while self._messages:
+            message = self._messages.popleft()
+            self._waiting_bytes -= len(message)
+            self._applying = True
+            applying = Deferred.fromCoroutine(self._apply(message)).addErrback(self._failed)
+            if not applying.called:
+                applying.addCallback(self._applied)
+                return
+            self._applying = False
+        self._socket.resume()
+
+    def _applied(self, _none: None) -> None:
+        self._applying = False
+        self._apply_next()
 
     async def _apply(self, message: str | bytes) -> None:
         acks = parse_acks(message.encode() if isinstance(message, str) else message)
