@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import attrs
 import pytest_twisted
-from gateways import RunningGateway, eventually
+from gateways import RunningGateway, config, eventually
 from wsclient import SocketClient
 from wsproto.events import CloseConnection
 
@@ -24,6 +27,20 @@ async def test_draining_says_that_the_gateway_is_going_away(gateway: RunningGate
         assert int(closing.code) == 1001
         socket.client.close()
     await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_publishing_websocket_whose_client_answers_the_close_holds_no_stop_up(tmp_path: Path) -> None:
+    gateway = RunningGateway(attrs.evolve(config(tmp_path / "data", lingering_close_seconds=50.0)), "hot")
+    await gateway.start()
+    writing = await SocketClient.open(gateway, T)
+    stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
+    await eventually(lambda: writing.first(CloseConnection) is not None)
+    closing = writing.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    writing.send(closing.response())
+    await eventually(lambda: bool(stopping.called))
+    assert writing.client.lost
 
 
 @pytest_twisted.ensureDeferred

@@ -199,6 +199,8 @@ class HttpConnection:
         """
         if self._end_held:
             self._send_fin(wait=client_first)
+        elif self.closing:
+            self.go_on_ending()
 
     def go_on_ending(self, waited: bool = False) -> None:
         """Goes on with a lingering close; bytes that are still on their way to the client hold it up."""
