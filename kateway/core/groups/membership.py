@@ -57,6 +57,8 @@ class Membership:
         self.config = config
         self.last_error: KatewayError | None = None
         """What ails the subscription while the driver keeps trying."""
+        self.available_since: float | None = None
+        """Since when our partitions are known; ``None`` while they are away."""
         self.rebalancing = Rebalancing(clock)
         """Whether partitions are being handed over."""
         self.readers: dict[Reader, None] = {}
@@ -186,11 +188,13 @@ class Membership:
                 self._tick_soon()
             self.dispatch.add(owned)
         self._partitions_changed()
+        self.available_since = self.now()
         self.rebalancing.end()
         # commits that the rebalance refused, and records that were settled during it
         self._commits.soon()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
+        self.available_since = None
         self.rebalancing.begin()
         owned_partitions = self._take_away(partitions)
         for reader in list(self._watched):
@@ -205,6 +209,7 @@ class Membership:
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
+        self.available_since = None
         self.rebalancing.begin()
         for owned in self._take_away(partitions):
             self._gone(owned)

@@ -31,6 +31,8 @@ class Source(Protocol):
 
     @property
     def last_error(self) -> KatewayError | None: ...
+    @property
+    def available_since(self) -> float | None: ...
 
     def now(self) -> float: ...
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None: ...
@@ -162,6 +164,11 @@ class Reader:
     def last_error(self) -> KatewayError | None:
         """What ails the group just now while it keeps trying: to tell a client that waited in vain."""
         return self._source.last_error
+
+    @property
+    def available_since(self) -> float | None:
+        """Since when the partitions of this process are known; ``None`` while a rebalance has taken them."""
+        return self._source.available_since
 
     def settled(self, read: Mapping[int, int]) -> None:
         """The client says what it has read: partition → last offset (a WebSocket's pong, an SSE ``Last-Event-ID``).

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
-from kateway.errors import KatewayError, LengthRequired, UnsupportedMediaType
+from kateway.errors import KatewayError, LengthRequired, OutcomeUnknown, UnsupportedMediaType
 from kateway.model import Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
@@ -169,5 +170,8 @@ def _badness(error: KatewayError) -> tuple[bool, int]:
 
 
 def _fail(failure: Failure, exchange: Exchange) -> KatewayError:
+    if failure.check(CancelledError):
+        # a store that is torn down: whether the message was written is not known
+        failure = Failure(OutcomeUnknown("the gateway gave the publish up before the store answered"))
     exchange.respond(problem_of(failure, exchange.request.id))
     return failure.value if isinstance(failure.value, KatewayError) else KatewayError()

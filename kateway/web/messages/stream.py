@@ -1,8 +1,8 @@
-"""The streaming loop of a subscription: what a reader has, moved to where its client listens.
+"""Streams a reader's records to its client.
 
-A ``Feed`` takes what there is and what the client has room for, lets its ``Outlet`` encode and write it at once, and
-tells the reader where it lies in the connection's bytes. What counts as delivered is the reader's business
-(``kateway.core.groups.reader``); how records look on the wire is the outlet's.
+A ``Feed`` takes the records that there are and that the client has room for, lets its ``Outlet`` encode and write them
+at once, and reports their place in the connection's bytes to the reader. The reader decides about delivery
+(``kateway.core.groups.reader``), the outlet about the form on the wire.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Batch
@@ -26,12 +27,19 @@ BATCH_RECORDS = 4000
 
 LEAST_LOOK_SECONDS = 0.75
 """How long a poll that would not wait so long looks for what is there but not at hand: the group is being joined, or
-the first fetch is under way. Else who polls seldom and never waits would never find anything."""
+the first fetch is under way. Else a client that polls seldom and never waits would never find anything."""
 LOOK_SECONDS = 0.05
+MOST_AWAY_SECONDS = 10.0
+"""So much longer than its ``timeout`` or ``idle`` a response waits at most for partitions that a rebalance took."""
+
+_log = Logger()
+_goes_on = _log.failureHandler("the end of a stream broke; the stream ends all the same")
 
 
 class Bounds(NamedTuple):
-    """When a feed ends by itself."""
+    """When a feed ends by itself. Time in which the client has no room, or in which a rebalance has taken the
+    partitions, counts neither for ``first_seconds`` nor for ``idle_seconds``.
+    """
 
     records: int
     bytes: float
@@ -97,6 +105,10 @@ class Feed:
         self._arrived = 0
         # what the client's TCP had acknowledged when the batches last grew
         self._sent = False
+        self._full = False
+        """The client has no room."""
+        self._since = clock.seconds()
+        """When the client was last sent something, or had no room, or was paused."""
         self._look_until = clock.seconds() + LEAST_LOOK_SECONDS
         self._over = False
         self._next: IDelayedCall | None = None
@@ -112,7 +124,7 @@ class Feed:
         self._outlet.on_writable(self._turn)
         self._reader.on_readable(self._turn)
         self._reader.on_failed(self.fail)
-        self._wait(self._heartbeat_seconds if self._follows else self._bounds.first_seconds)
+        self._restart(0.0)
         pause = 0.0 if self._pause is None else self._pause(0)
         if pause:
             # what was read before has used up the quota
@@ -129,13 +141,19 @@ class Feed:
         """Sends one batch, if there is one and the client has room for it."""
         if self._over or not self._outlet.writable() or self._clock.seconds() < self._paused_until:
             return
+        if self._full:
+            self._full = False
+            self._restart(0.0)
         try:
-            batch = self._reader.take(
-                min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes))
-            )
+            self._send_batch()
         except KatewayError as error:
             self.fail(error)
-            return
+        except Exception:
+            _log.failure("a stream broke")
+            self.fail(KatewayError("the stream broke; the gateway's log says why"))
+
+    def _send_batch(self) -> None:
+        batch = self._reader.take(min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes)))
         if batch is None:
             return
         if self._sent and len(batch.records[0].value or b"") > self._bounds.bytes:
@@ -159,11 +177,13 @@ class Feed:
             if self._batch_bytes < LARGEST_BATCH_BYTES:
                 self._grow()
             self._turn_after(0)
-        elif self._batch_bytes > FIRST_BATCH_BYTES:
-            self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
         else:
-            self._reader.pause()
-        self._wait(self._heartbeat_seconds if self._follows else self._bounds.idle_seconds + pause)
+            self._full = True
+            if self._batch_bytes > FIRST_BATCH_BYTES:
+                self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
+            else:
+                self._reader.pause()
+        self._restart(pause)
 
     def _grow(self) -> None:
         """A client that takes what it is given is given more at a time; one that merely lets it lie in buffers is not:
@@ -187,22 +207,54 @@ class Feed:
         self._paused_until = 0.0
         self._turn()
 
+    @property
+    def _limit(self) -> float:
+        """For how long nothing may be sent."""
+        if self._follows:
+            return self._heartbeat_seconds
+        return self._bounds.idle_seconds if self._sent else self._bounds.first_seconds
+
+    def _restart(self, pause: float) -> None:
+        """Begins to wait anew, after a pause. Hot: the delayed call goes on, and looks at the time when it comes."""
+        self._since = self._clock.seconds() + pause
+        limit = self._limit
+        if self._deadline is None:
+            self._wait(limit + pause)
+        elif self._deadline.getTime() > self._since + limit:
+            self._deadline.reset(limit + pause)  # the first wait was longer than the others are
+
     def _wait(self, seconds: float) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.reset(seconds)
-        else:
-            self._deadline = self._clock.callLater(seconds, self._waited)
+        self._deadline = self._clock.callLater(seconds, self._waited)
 
     def _waited(self) -> None:
+        self._deadline = None
+        now = self._clock.seconds()
+        since = self._since
         if not self._follows:
-            if not self._sent and self._clock.seconds() < self._look_until and self._reader.expects():
-                self._wait(LOOK_SECONDS)
-            else:
-                self.end()
-            return
-        if self._outlet.writable():
-            self._outlet.beat()
-        self._wait(self._heartbeat_seconds)
+            since = self._counts_from(now)
+        left = since + self._limit - now
+        if left > 1e-6:
+            self._wait(left)
+        elif self._follows:
+            if self._outlet.writable():
+                self._outlet.beat()
+            self._restart(0.0)
+        elif not self._sent and now < self._look_until and self._reader.expects():
+            self._wait(LOOK_SECONDS)
+        else:
+            self.end()
+
+    def _counts_from(self, now: float) -> float:
+        """Since when there was nothing to send to a client that could take it."""
+        self._full = not self._outlet.writable()
+        if self._full or self._reader.blocked:
+            return now
+        reader = self._reader
+        if not self._limit or (reader.available_since is None and reader.last_error is not None):
+            return self._since  # it does not wait, or for nothing: the store is away
+        available = now if reader.available_since is None else reader.available_since
+        # bounded: a group whose members never find together must not hold its clients
+        return max(self._since, min(available, self._since + MOST_AWAY_SECONDS))
 
     # --- ends ------------------------------------------------------------------------------------------------
 
@@ -230,6 +282,10 @@ class Feed:
         if self._over:
             return False
         self._over = True
+        if self._ended is not None:
+            # first of all: what it gives back must not be lost with what comes
+            with _goes_on:
+                self._ended()
         self._reader.on_readable(None)
         self._reader.on_failed(None)
         self._outlet.on_gone(None)
@@ -237,6 +293,4 @@ class Feed:
         for call in (self._next, self._deadline):
             if call is not None and call.active():
                 call.cancel()
-        if self._ended is not None:
-            self._ended()
         return True

@@ -70,15 +70,15 @@ class SubscribeEdge:
             except BaseException:
                 leave()
                 raise
-            if read is not None:
-                reader.settled(read)
             try:
+                if read is not None:
+                    reader.settled(read)
                 outlet = (
                     self._socket(exchange, path, reader, authorized, query.dead)
                     if as_socket
                     else ResponseOutlet(exchange, wanted, alone=query.limit == 1, follow=query.follow)
                 )
-            except KatewayError:
+            except BaseException:
                 leave()
                 reader.finish()
                 raise
@@ -98,7 +98,7 @@ class SubscribeEdge:
         try:
             # it may have gone while it waited for its turn, and nobody watched over its permission
             self._admission.control.review(authorized)
-        except KatewayError:
+        except BaseException:
             reader.finish()
             raise
         return reader

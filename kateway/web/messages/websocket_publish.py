@@ -85,7 +85,7 @@ class SocketPublishEdge:
     def _enter(self, exchange: Exchange, path: params.TopicPath) -> AuthorizedRequest:
         try:
             return self._admission.enter(exchange, "publish", path)
-        except KatewayError as error:
+        except Exception as error:
             if self._admission.audit.publishes:
                 self._admission.record_refused(exchange, "publish", path, error)
             raise
@@ -169,7 +169,8 @@ class PublishSocket:
             if authorized.permission is not None:
                 # as for a request: what the quota has no room for is refused
                 self._admission.count_message(authorized, record)
-        except KatewayError:
+        except Exception:
+            # whatever it is: a message without an answer would hold up those behind it
             return fail()
         return self._gateway.publish(
             Publish(authorized.place, (record,), acks, self._clock.seconds() + timeout, retries)

@@ -233,6 +233,8 @@ class KafkaSubscription:
         self._fetcher.own(partitions)
         if partitions:
             self._taking_over = self._own(self._begin(partitions))
+        else:
+            self._tell(self._listener.assigned, {})
 
     async def _begin(self, partitions: frozenset[int]) -> None:
         committed = await self._insist(lambda: self._offsets.committed(self.group, self.topic, partitions))

@@ -77,7 +77,7 @@ class Outlet:
 class World:
     """The topic ``t`` of one partition and one feed of it."""
 
-    def __init__(self, pause: Callable[[int], float] | None = None, **bounds: float) -> None:
+    def __init__(self, pause: Callable[[int], float] | None = None, *, joined: bool = True, **bounds: float) -> None:
         self.clock = Clock()
         self.store = MemoryStore(self.clock)
         self.store.make("t", 1)
@@ -88,6 +88,11 @@ class World:
         given = {"records": 1000, "bytes": math.inf, "first_seconds": 30.0, "idle_seconds": 1.0, **bounds}
         self.feed = Feed(reader, self.outlet, Bounds(**given), self.clock, HEARTBEAT_SECONDS, pause)  # type: ignore[arg-type]
         self.feed.start(self._ended)
+        if joined:
+            self.join()
+
+    def join(self) -> None:
+        """The partition is assigned."""
         self.store.subscriptions[-1].give(0)
 
     def _ended(self) -> None:
@@ -251,3 +256,72 @@ def test_a_client_that_goes_has_its_response_ended_and_is_told_nothing_more() ->
     world.clock.advance(60)
     assert (world.outlet.told, world.ended) == (["end"], 1)
     assert (world.outlet.left, world.outlet.drained) == (None, None)
+
+
+def test_stream_whose_client_rests_longer_than_idle_goes_on_when_it_has_room() -> None:
+    world = World(idle_seconds=1.0)
+    world.write(b"a")
+    world.outlet.room = False
+    world.write(b"b")
+    world.turns()
+    filled = list(world.outlet.values)
+    world.clock.pump([0.5] * 10)
+    assert world.outlet.told == []
+    world.write(b"c")
+    world.outlet.room = True
+    assert world.outlet.drained is not None
+    world.outlet.drained()
+    world.turns()
+    assert world.outlet.values[: len(filled)] == filled
+    assert world.outlet.values == [b"a", b"b", b"c"]
+    world.clock.advance(0.9)
+    assert world.outlet.told == []
+    world.clock.pump([0.1] * 3)
+    assert world.outlet.told == ["end"]
+
+
+def test_time_in_which_a_rebalance_has_taken_the_partitions_is_not_idle() -> None:
+    world = World(idle_seconds=1.0)
+    world.write(b"a")
+    member = world.store.subscriptions[-1]
+    world.clock.advance(0.5)
+    member.lose(0)
+    world.clock.pump([0.5] * 6)
+    assert world.outlet.told == []
+    member.give(0)
+    world.write(b"b")
+    assert world.outlet.values[-1] == b"b"
+    world.clock.pump([0.3] * 4)
+    assert world.outlet.told == ["end"]
+
+
+def test_time_in_which_the_group_is_being_joined_does_not_count_for_the_timeout_up_to_a_bound() -> None:
+    world = World(first_seconds=1.0, joined=False)
+    world.clock.pump([0.5] * 8)
+    assert world.outlet.told == []
+    world.join()
+    world.clock.advance(0.9)
+    assert world.outlet.told == []
+    world.clock.pump([0.2] * 2)
+    assert world.outlet.told == ["end"]
+
+    stuck = World(first_seconds=1.0, joined=False)
+    stuck.clock.pump([0.5] * 24)
+    assert stuck.outlet.told == ["end"]
+
+
+def test_timeout_is_not_put_off_where_the_store_is_away() -> None:
+    world = World(first_seconds=1.0, joined=False)
+    world.store.subscriptions[-1].listener.failed(Unavailable("the cluster is away"))
+    world.clock.pump([0.5] * 3)
+    assert world.outlet.told == ["end unavailable"]
+
+
+def test_stream_that_breaks_unforeseen_fails_and_gives_its_reader_back(logged_errors: list[dict[str, object]]) -> None:
+    world = World()
+    world.outlet.send = lambda batch: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    world.write(b"a")
+    assert world.outlet.told == ["fail internal"]
+    assert world.ended == 1
+    assert logged_errors
+    logged_errors.clear()
