@@ -225,7 +225,46 @@ async def test_what_is_committed_is_told_and_resumed(store, make_topic, written,
     await first.subscription.close()
     second = subscribe(group, topic, "latest")
     assert [record.offset for record in await second.collect(3)] == [7, 8, 9]
-    assert second.owned == {0: Committed(7, "a note: \u00e9"), 1: None}
+    assert second.owned == {0: Committed(7, "a note: \u00e9"), 1: Committed(0)}
+
+
+@here
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
+async def test_group_that_began_in_an_empty_topic_goes_on_from_there(make_topic, written, subscribe, group, reset):
+    topic = await make_topic(partitions=2)
+    first = subscribe(group, topic, reset)
+    await first.owns(0, 1)
+    assert first.owned == {0: Committed(0), 1: Committed(0)}
+    await first.subscription.close()
+    await written(topic, Message(b"a", partition=0), Message(b"b", partition=1))
+    second = subscribe(group, topic, "latest")
+    assert {record.value for record in await second.collect(2)} == {b"a", b"b"}
+
+
+@here
+async def test_group_that_began_at_latest_goes_on_from_there_though_nothing_came(make_topic, written, subscribe, group):
+    topic = await make_topic()
+    await written(topic, b"before")
+    first = subscribe(group, topic, "latest")
+    await first.owns(0)
+    assert first.owned == {0: Committed(1)}
+    await first.subscription.close()
+    await written(topic, b"after")
+    second = subscribe(group, topic, "latest")
+    assert [record.value for record in await second.collect(1)] == [b"after"]
+
+
+@here
+async def test_partition_added_later_is_read_from_its_beginning(store, make_topic, written, subscribe, group):
+    topic = await make_topic()
+    await written(topic, b"before")
+    first = subscribe(group, topic, "latest")
+    await first.owns(0)
+    await first.subscription.close()
+    await store.add_partitions(topic, 2)
+    await written(topic, Message(b"added", partition=1))
+    second = subscribe(group, topic, "latest")
+    assert [record.value for record in await second.collect(1)] == [b"added"]
 
 
 @here
@@ -263,8 +302,9 @@ async def test_a_committed_offset_out_of_range_falls_back_on_the_reset_rule(
 
 
 @here
-async def test_a_partition_that_is_not_ours_cannot_be_committed(store, make_topic, subscribe, group):
+async def test_a_partition_that_is_not_ours_cannot_be_committed(store, make_topic, written, subscribe, group):
     topic = await make_topic()
+    await written(topic, b"x")
     reader = subscribe(group, topic)
     await reader.owns(0)
     with pytest.raises(Conflict):

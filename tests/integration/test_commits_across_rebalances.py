@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 
 sys.path.append(str(Path(__file__).parents[1] / "edge"))
 
-from gateways import Client, RunningGateway, config
+from gateways import Client, RunningGateway, config, eventually
 
 from kateway.config.schema import DeliveryConfig, KafkaStorageConfig
 
@@ -75,3 +75,38 @@ async def test_record_settled_while_another_topic_joins_its_group_is_committed(
     assert await no_lag(gateway, a, 8.0)
     assert await no_lag(gateway, b, 8.0)
     client.close()
+
+
+async def until_left(gateway: RunningGateway) -> None:
+    await eventually(lambda: not gateway.service.groups.groups, 20)
+
+
+@here
+async def test_poll_from_latest_that_got_nothing_is_where_the_group_goes_on(gateways: Make, topic_name: str) -> None:
+    gateway = gateways(linger_seconds=0.1)
+    await gateway.start()
+    topic = f"/v1/topics/{topic_name}"
+    assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", b"old")).status == 201
+    poll = f"{topic}/g?offset=latest&timeout=1"
+    assert (await gateway.request("GET", poll)).status == 204
+    await until_left(gateway)
+    assert (await gateway.request("POST", f"{topic}?partition=0", b"new")).status == 201
+    assert (await gateway.request("GET", poll)).body == b"new"
+
+
+@here
+async def test_group_that_began_at_latest_reads_a_partition_added_later_from_its_beginning(
+    gateways: Make, topic_name: str, kafka_3_9: KafkaCluster
+) -> None:
+    gateway = gateways(linger_seconds=0.1)
+    await gateway.start()
+    topic = f"/v1/topics/{topic_name}"
+    assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", b"old")).status == 201
+    poll = f"{topic}/g?offset=latest&timeout=1"
+    assert (await gateway.request("GET", poll)).status == 204
+    await until_left(gateway)
+    store = gateway.service.stores["default"]
+    count = store.partitions(topic_name) or 0
+    await store.add_partitions(topic_name, count + 1)
+    assert (await gateway.request("POST", f"{topic}?partition={count}&timeout=20", b"new")).status == 201
+    assert (await gateway.request("GET", f"{topic}/g?offset=latest&timeout=5")).body == b"new"

@@ -225,6 +225,9 @@ class Group:
         self._prefetch_max_bytes = prefetch_max_bytes
         self._on_empty = on_empty
         self._committed: dict[int, Committed] | None = None
+        self._starting = False
+        """The places where the group begins are being committed."""
+        self._start_failed = False
         self._members: list[Member] = []
         self._leaving: list[Member] = []
 
@@ -283,7 +286,9 @@ class Group:
 
     def balance(self) -> None:
         """Moves towards each member having its range: takes away what another should have, gives what is free."""
-        if self._committed is None:
+        if self._committed is None or self._starting:
+            return
+        if self._members and self._commit_starts():
             return
         target = self._ranges()
         for member in self._members + self._leaving:
@@ -297,6 +302,38 @@ class Group:
             free = [number for number, owner in target.items() if owner is member and number not in owned]
             if free:
                 self._assign(member, free)
+
+    def _commit_starts(self) -> bool:
+        """Commits where the group begins, so that it goes on from there even if nothing comes: at ``latest``, in a
+        topic without records, and in partitions that were added to a topic that it reads already, which it reads from
+        their beginning. Returns whether it is under way; ``balance`` goes on behind it, also where it fails.
+        """
+        assert self._committed is not None
+        partitions = self.topic.partitions
+        new = [partition for partition in partitions if partition.id not in self._committed]
+        if len(new) < len(partitions):
+            starts = [(partition.id, Committed(partition.earliest)) for partition in new]
+        elif self._members[0].reset == "latest" or all(partition.earliest == partition.end for partition in new):
+            starts = [(partition.id, Committed(partition.end)) for partition in new]
+        else:
+            starts = []
+        if not starts or self._start_failed:
+            return False
+        self._starting = True
+
+        def go_on(result: object) -> None:
+            self._starting = False
+            if isinstance(result, Failure):
+                self._start_failed = True
+                _log.warn("where a group begins was not committed: {e}", e=result.getErrorMessage())
+            elif self._committed is not None:
+                self._committed.update(starts)
+            self.balance()
+
+        self._writer.commit(self.name, starts).addBoth(go_on).addErrback(
+            lambda failure: _log.failure("the beginning of a group broke", failure)
+        )
+        return True
 
     def _ranges(self) -> dict[int, Member]:
         """Whose each partition should be: Kafka's range assignment, members in the order they came."""

@@ -237,7 +237,11 @@ class KafkaSubscription:
             self._tell(self._listener.assigned, {})
 
     async def _begin(self, partitions: frozenset[int]) -> None:
-        committed = await self._insist(lambda: self._offsets.committed(self.group, self.topic, partitions))
+        everywhere = partitions | frozenset(range(self._client.partition_count(self.topic) or 0))
+        found = await self._insist(lambda: self._offsets.committed(self.group, self.topic, everywhere))
+        if any(found[partition] is None for partition in partitions):
+            found.update(await self._insist(lambda: self._commit_starts(found)))
+        committed = {partition: found[partition] for partition in partitions}
         for partition, place in committed.items():
             if place is not None:
                 self._fetcher.buffers[partition].start_at(place.offset)
@@ -245,6 +249,28 @@ class KafkaSubscription:
         self._tell(self._listener.assigned, committed)
         self._fetcher.fill()
         await self._start_by_rule([partition for partition, place in committed.items() if place is None])
+
+    async def _commit_starts(self, found: Mapping[int, Committed | None]) -> dict[int, Committed | None]:
+        """Commits where a group begins, so that it goes on from there even if nothing comes: at ``latest``, in a topic
+        without records, and in partitions that were added to a topic that the group reads already, which it reads from
+        their beginning.
+
+        A new group's first member does so for all partitions: a partition without a commit was added later then.
+        """
+        new = [partition for partition, place in found.items() if place is None]
+        if len(new) < len(found):
+            starts = await self._offsets.at(self.topic, "earliest", new)
+        else:
+            starts = await self._offsets.at(self.topic, "latest", new)
+            if self._reset == "earliest" and await self._offsets.at(self.topic, "earliest", new) != starts:
+                return {}  # its records come from the beginning in any case
+        generation = self._membership.generation
+        places = {partition: Committed(offset) for partition, offset in starts.items()}
+        if generation is None or await self._offsets.commit(
+            self._pool, self.group, self.topic, places, generation=generation.number, member=generation.member
+        ):
+            return {}  # a rebalance has come: the next generation begins anew
+        return dict(places)
 
     async def _start_by_rule(self, partitions: Iterable[int]) -> None:
         """Starts partitions that have no position where the reset rule says."""
