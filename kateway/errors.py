@@ -265,7 +265,7 @@ class QuotaExceeded(TooManyRequests):
 
 class TooManyFailures(TooManyRequests):
     code = "too-many-failures"
-    title = "Too many wrong credentials from this address"
+    title = "Too many wrong credentials for this key from this address"
 
 
 class UpgradeRequired(KatewayError):

@@ -203,7 +203,9 @@ class AuthConfig:
     authorizer: str = "bindings"
     max_cached_secrets: int = attrs.field(default=10000, validator=_between(1, 10000000))
     max_failures: int = attrs.field(default=20, validator=_between(1, 1000000))
+    max_address_failures: int = attrs.field(default=200, validator=_between(1, 1000000))
     failure_window_seconds: float = attrs.field(default=10.0, validator=_between(0.1, DAY_SECONDS))
+    right_remembered_seconds: float = attrs.field(default=3600.0, validator=_between(0, DAY_SECONDS))
     max_tracked_addresses: int = attrs.field(default=10000, validator=_between(1, 10000000))
     note_used_interval_seconds: float = attrs.field(default=60.0, validator=_between(1, DAY_SECONDS))
     jwt: JwtConfig = JwtConfig()

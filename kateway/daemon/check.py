@@ -15,7 +15,7 @@ from typing import Any
 
 from kateway.config.addresses import parse_address
 from kateway.config.schema import Config, EmbeddedStorageConfig, RegistryConfig, StorageConfig
-from kateway.core.access.authentication import build_failures
+from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.core.audit.events import build_audit

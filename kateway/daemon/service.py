@@ -28,8 +28,8 @@ from twisted.web.server import Site
 
 from kateway import __version__
 from kateway.config.schema import Config
-from kateway.core.access.authentication import build_failures
 from kateway.core.access.control import AccessControl, OpenAccess, RegistryAccess
+from kateway.core.access.failures import build_failures
 from kateway.core.access.open_streams import OpenStreams
 from kateway.core.access.policy import Access, build_access
 from kateway.core.access.rate_limits import Quotas

@@ -120,13 +120,25 @@ async def test_a_key_of_the_wrong_kind_is_403_and_with_a_wrong_secret_401(shop: 
 
 
 @here
-async def test_who_guesses_is_refused_without_a_look_and_is_told_for_how_long(hot: Administered) -> None:
+async def test_a_key_guessed_too_often_is_refused_without_a_look_for_a_time_that_is_told(hot: Administered) -> None:
     wrong = {"Pubkey": "app1-pub", "Secret": "wrong"}
     for _ in range(20):
         assert (await hot.request("POST", "/v1/topics/foo", b"x", headers=wrong)).status == 401
     answer = await hot.publish("app1", "foo")
     assert (answer.status, answer.code) == (429, "too-many-failures")
     assert 1 <= int(answer.header("retry-after") or 0) <= 10
+
+
+@here
+async def test_a_key_in_use_goes_on_while_a_neighbour_guesses_its_secret_and_others(hot: Administered) -> None:
+    for n in range(30):
+        for key in ("app1-pub", "gone"):
+            wrong = {"Pubkey": key, "Secret": "wrong"}
+            refused = (await hot.request("POST", "/v1/topics/foo", b"x", headers=wrong)).status
+            assert refused == (401 if n < 20 else 429)
+        if n == 0:
+            continue
+        assert (await hot.publish("app2", "foo")).status in {201, 403, 404}
 
 
 def token(**claims: Any) -> dict[str, str]:

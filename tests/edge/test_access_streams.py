@@ -311,7 +311,8 @@ async def test_what_was_asked_is_told_with_its_outcome_refusals_included(tmp_pat
     await ask("POST", "foo", pub, "app1/app1-pub", "publish", "app1/foo/v1", "quota-exceeded")
     for _ in range(19):
         await ask("POST", "foo", pub | {"Secret": "wrong"}, "", "publish", "foo/v1", "unauthorized")
-    await ask("POST", "foo", pub, "", "publish", "foo/v1", "too-many-failures")
+    await ask("POST", "foo", pub | {"Secret": "wrong"}, "", "publish", "foo/v1", "too-many-failures")
+    await ask("POST", "foo", pub, "app1/app1-pub", "publish", "app1/foo/v1", "quota-exceeded")
     assert await events(tmp_path, len(expected)) == expected
 
 

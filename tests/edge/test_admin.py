@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
-from kateway.core.access.authentication import build_failures
+from kateway.core.access.failures import build_failures
 from kateway.core.administration import Administration
 from kateway.core.audit.events import Audit, Event
 from kateway.errors import ConfigError
@@ -659,12 +659,23 @@ async def test_with_a_token_nothing_answers_without_it() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_guesses_tokens_is_soon_refused() -> None:
+async def test_a_token_guessed_too_often_is_refused_for_a_time() -> None:
     admin = Admin(OpenRegistry(), None, TOKEN)
     for _ in range(20):
         await admin("GET", "/status", expect=401, authorization="Bearer wrong")
     await admin("GET", "/status", expect=429, authorization=f"Bearer {TOKEN.decode()}")
     assert admin.headers["retry-after"] == "10"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_admin_token_in_use_goes_on_while_a_neighbour_guesses() -> None:
+    admin = Admin(OpenRegistry(), None, TOKEN)
+    good = f"Bearer {TOKEN.decode()}"
+    await admin("GET", "/status", authorization=good)
+    for _ in range(20):
+        await admin("GET", "/status", expect=401, authorization="Bearer wrong")
+    await admin("GET", "/status", expect=429, authorization="Bearer wrong")
+    await admin("GET", "/status", authorization=good)
 
 
 @pytest.mark.parametrize(

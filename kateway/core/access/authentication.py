@@ -2,16 +2,14 @@
 
 Each way is an ``Authenticator``, found by the entry point group ``kateway.authenticators``. It answers ``None`` to
 credentials that are not of its kind, a principal to good ones, and raises ``Unauthorized`` for wrong ones (the next
-way is tried then) or ``Denied`` for right ones that may not do this. Who is wrong too often from one address is
-refused without a look at what it brings.
+way is tried then) or ``Denied`` for right ones that may not do this. Credentials that were wrong too often from one
+address are refused without a look at them (``failures``).
 
 All of it is synchronous: it runs for every request of the hot path. In open mode no ``Authentication`` exists.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -19,7 +17,8 @@ import attrs
 
 from kateway.config.schema import AuthConfig
 from kateway.core import plugins
-from kateway.errors import CredentialsExpired, Denied, KatewayError, Problems, TooManyFailures, Unauthorized
+from kateway.core.access.failures import Failures
+from kateway.errors import CredentialsExpired, Denied, KatewayError, Problems, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Key, KeyKind, Snapshot
 
@@ -44,6 +43,16 @@ class Credentials(NamedTuple):
     """Of ``Authorization: Bearer``."""
     subject: str = ""
     """Of the client certificate that TLS has verified, as RFC 4514 writes it."""
+
+    @property
+    def name(self) -> bytes:
+        """What failures are counted by, beside the address: the key, ``bearer`` of a token, the subject."""
+        return self.key or (b"\0bearer" if self.token else self.subject.encode("utf-8", "replace"))
+
+    @property
+    def proof(self) -> bytes:
+        """All that is shown beside the name."""
+        return b"%b\0%b\0%b" % (self.secret, self.token, self.subject.encode("utf-8", "replace"))
 
     def __repr__(self) -> str:
         # whatever is logged of a request, its secret and token are not
@@ -79,58 +88,6 @@ class AuthenticatorContext:
         return self.config.options.get(name, {})
 
 
-class Failures:
-    """Who was wrong too often of late, by address (IPv6: by /64, of which one caller has all). Bounded; no timers."""
-
-    def __init__(
-        self, *, seconds: Callable[[], float], max_failures: int, window_seconds: float, max_tracked: int
-    ) -> None:
-        self._seconds = seconds
-        self._max_failures = max_failures
-        self._window = window_seconds
-        self._max_tracked = max_tracked
-        self.seen: dict[str, deque[float]] = {}
-        """When each failed, at most ``max_failures`` times, the latest last; who failed last comes last."""
-
-    def refuse(self, address: str) -> None:
-        """Raises ``TooManyFailures`` while the address has ``max_failures`` failures within the window."""
-        times = self.seen.get(_block(address))
-        if times is not None and len(times) == self._max_failures:
-            wait = times[0] + self._window - self._seconds()
-            if wait > 1e-6:
-                raise TooManyFailures(retry_after_seconds=wait)
-
-    def note(self, address: str) -> None:
-        """Counts a failure."""
-        now = self._seconds()
-        block = _block(address)
-        times = self.seen.pop(block, None)
-        if times is None:
-            times = deque(maxlen=self._max_failures)
-            self._prune(now)
-        times.append(now)
-        self.seen[block] = times
-
-    def _prune(self, now: float) -> None:
-        while self.seen:
-            oldest = next(iter(self.seen))
-            if len(self.seen) < self._max_tracked and self.seen[oldest][-1] + self._window > now:
-                return
-            del self.seen[oldest]
-
-
-def _block(address: str) -> str:
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
-
-
 class Authentication:
     """The configured ways together."""
 
@@ -151,9 +108,12 @@ class Authentication:
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal:
         """Who is asking. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
-        wrong kind, ``TooManyFailures`` (429) for an address that was wrong too often.
+        wrong kind, ``TooManyFailures`` (429) for credentials that were wrong too often from that address.
         """
-        self.refuse(credentials.address)
+        failures, address = self.failures, credentials.address
+        name = credentials.name
+        if name:
+            failures.refuse(address, name, credentials.proof)
         failure: KatewayError | None = None
         for method in self._methods:
             try:
@@ -161,20 +121,20 @@ class Authentication:
             except Unauthorized as error:
                 failure = failure or error
                 continue
+            except Denied:
+                # right, though not for this
+                failures.note_right(address, name, credentials.proof)
+                raise
             if principal is not None:
                 self._used.add(principal.key)
+                failures.note_right(address, name, credentials.proof)
                 return principal
         if failure is None:
             raise Unauthorized("this needs credentials", headers=self._challenges)
         if not isinstance(failure, CredentialsExpired):
-            # what was good until lately is no guess, and must not lock out who shares the address
-            self.failures.note(credentials.address)
+            # what was good until lately is no guess
+            failures.wrong(address, name, credentials.proof)
         raise self.challenged(failure)
-
-    def refuse(self, address: str) -> None:
-        """``TooManyFailures`` for an address that was wrong too often."""
-        if self.failures.seen:
-            self.failures.refuse(address)
 
     def challenged(self, failure: KatewayError) -> KatewayError:
         """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""
@@ -215,16 +175,6 @@ def check_kind(key: Key, purpose: Purpose) -> None:
     kind = KIND_FOR[purpose]
     if kind is not None and key.kind != kind:
         raise Denied(f"the key is a {key.kind} key; to {purpose} takes a {kind} key")
-
-
-def build_failures(config: AuthConfig, seconds: Callable[[], float]) -> Failures:
-    """The memory of failures that the configuration asks for; ``seconds`` is a clock that never goes back."""
-    return Failures(
-        seconds=seconds,
-        max_failures=config.max_failures,
-        window_seconds=config.failure_window_seconds,
-        max_tracked=config.max_tracked_addresses,
-    )
 
 
 def _method(name: str, context: AuthenticatorContext) -> Authenticator:

@@ -75,10 +75,8 @@ class AccessControl(Protocol):
     def rules(self) -> object:
         """Returns the registry's snapshot and the rules in force, as ``same_rules`` compares them."""
 
-    def same_rules(self, rules: object, address: str) -> bool:
-        """Whether nothing has changed since ``rules`` were taken. ``TooManyFailures`` for an address that was wrong
-        too often.
-        """
+    def same_rules(self, rules: object) -> bool:
+        """Whether nothing has changed since ``rules`` were taken."""
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         """Authorises a request; 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
@@ -109,7 +107,7 @@ class OpenAccess:
     def rules(self) -> object:
         return None
 
-    def same_rules(self, rules: object, address: str) -> bool:
+    def same_rules(self, rules: object) -> bool:
         return True
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
@@ -151,15 +149,10 @@ class RegistryAccess:
     def rules(self) -> tuple[Snapshot, Access]:
         return self._snapshot(), self.access
 
-    def same_rules(self, rules: object, address: str) -> bool:
+    def same_rules(self, rules: object) -> bool:
         # by identity: a snapshot never changes, and Access is replaced by a reload
         snapshot, access = rules  # type: ignore[misc]
-        if snapshot is not self._snapshot() or access is not self.access:  # type: ignore[has-type]
-            return False
-        failures = access.authentication.failures  # type: ignore[has-type]
-        if failures.seen:
-            failures.refuse(address)
-        return True
+        return snapshot is self._snapshot() and access is self.access  # type: ignore[has-type]
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         if not self._snapshot().known:

@@ -13,11 +13,11 @@ from kateway.core.access.authentication import (
     Authentication,
     AuthenticatorContext,
     Credentials,
-    Failures,
     SnapshotNow,
     build_authentication,
 )
 from kateway.core.access.authorization import AccessRequest, Authorizer, Grant, build_authorizer
+from kateway.core.access.failures import Failures
 from kateway.core.access.rate_limits import Allowance, Quotas
 from kateway.core.audit.events import actor
 from kateway.errors import ConfigError, Denied, KatewayError, Problems, Unauthorized

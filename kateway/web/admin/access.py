@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 
 from twisted.logger import Logger
 
-from kateway.core.access.authentication import Failures
+from kateway.core.access.failures import Failures
 from kateway.errors import ConfigError, Denied, Misdirected, Unauthorized
 from kateway.web.exchange import Request
 from kateway.web.tcp.endpoints import WILDCARDS, address_of, is_loopback, parse_endpoint
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 SAFE_TOKEN_BYTES = 16
+NAME = b"admin"
+"""What failures are counted by, beside the address."""
 _log = Logger()
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="kateway admin"')
 
@@ -74,16 +76,17 @@ class Guard:
             raise Denied("a page of another origin may not change anything here")
 
     def check_token(self, request: Request) -> None:
-        """``Unauthorized`` without the token, ``TooManyFailures`` for who guessed too often."""
+        """``Unauthorized`` without the token, ``TooManyFailures`` after too many wrong ones from that address."""
         if not self._token:
             return
-        self._failures.refuse(request.peer)
         scheme, _, given = (request.header(b"authorization") or b"").partition(b" ")
         if not given:
             raise Unauthorized("this needs Authorization: Bearer with the admin token", headers=(CHALLENGE,))
+        self._failures.refuse(request.peer, NAME, given)
         if scheme.lower() != b"bearer" or not hmac.compare_digest(_digest(given.strip()), self._token):
-            self._failures.note(request.peer)
+            self._failures.wrong(request.peer, NAME, given)
             raise Unauthorized("that is not the admin token", headers=(CHALLENGE,))
+        self._failures.note_right(request.peer, NAME, given)
 
     def _ours(self, name: str) -> bool:
         # an address is nothing that DNS could have been made to lie about

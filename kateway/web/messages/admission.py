@@ -73,7 +73,7 @@ class Admission:
             and now < last.until
             # the same head shows the same, unread
             and ((head is not None and last.head is head) or last.shown == (seen := shown(request.headers)))
-            and control.same_rules(last.rules, request.peer)
+            and control.same_rules(last.rules)
         ):
             authorized = last.authorized
             exchange.caller = last.caller

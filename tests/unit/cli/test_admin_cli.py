@@ -21,7 +21,7 @@ from kateway.cli.client import AdminClient, Refused
 from kateway.cli.main import main
 from kateway.cli.tables import show, table
 from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
-from kateway.core.access.authentication import build_failures
+from kateway.core.access.failures import build_failures
 from kateway.core.administration import Administration
 from kateway.core.audit.events import Audit
 from kateway.errors import ConfigError

@@ -16,13 +16,12 @@ from kateway.core.access.authentication import (
     Authentication,
     AuthenticatorContext,
     Credentials,
-    Failures,
     build_authentication,
-    build_failures,
 )
 from kateway.core.access.client_certificate import ClientCertificate, common_name
+from kateway.core.access.failures import build_failures
 from kateway.core.access.key_secret import KeySecret
-from kateway.errors import ConfigError, Denied, TooManyFailures, Unauthorized
+from kateway.errors import ConfigError, Denied, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Application, Key, Snapshot
 from kateway.registry.secrets import hash_secret
@@ -198,7 +197,7 @@ def test_where_one_way_says_no_the_next_is_asked(holder: Holder) -> None:
     failures = build_failures(AuthConfig(), holder.clock.seconds)
     authentication = Authentication(ways, failures, snapshot=holder.now, now=holder.clock.seconds)
     assert authentication.authenticate(shown(), "publish").application == "app2"
-    assert not failures.seen
+    assert not failures.pairs.seen
 
 
 def test_a_way_that_does_not_exist_is_a_fault_of_the_configuration(holder: Holder) -> None:
@@ -293,61 +292,6 @@ def test_the_keys_that_were_used_are_told_once(holder: Holder) -> None:
     authentication.authenticate(shown(), "publish")
     assert authentication.take_used() == {"mykey": 1_700_000_000_000}
     assert authentication.take_used() == {}
-
-
-# --- repeated failures -----------------------------------------------------------------------------------------
-
-
-def fail(authentication: Authentication, address: str) -> None:
-    with pytest.raises(Unauthorized):
-        authentication.authenticate(shown(secret=b"wrong", address=address), "publish")
-
-
-def test_after_too_many_failures_an_address_is_refused_without_a_look_and_no_other_is(holder: Holder) -> None:
-    holder.snapshot = snapshot(a_key())
-    authentication = chain(holder, AuthConfig())
-    for _ in range(20):
-        fail(authentication, "192.0.2.1")
-        holder.clock.advance(0.1)
-    with pytest.raises(TooManyFailures) as refused:
-        authentication.authenticate(shown(), "publish")
-    assert refused.value.status == 429
-    assert refused.value.retry_after_seconds == pytest.approx(8)
-    assert authentication.authenticate(shown(address="192.0.2.2"), "publish").application == "app1"
-    assert refused.value.retry_after_seconds is not None
-    holder.clock.advance(refused.value.retry_after_seconds)
-    assert authentication.authenticate(shown(), "publish").application == "app1"
-
-
-def test_failures_further_apart_than_the_window_are_let_pass(holder: Holder) -> None:
-    authentication = chain(holder, AuthConfig())
-    for _ in range(100):
-        fail(authentication, "192.0.2.1")
-        holder.clock.advance(0.51)
-
-
-def test_the_failures_of_an_ipv6_network_count_together(holder: Holder) -> None:
-    authentication = chain(holder, AuthConfig(max_failures=2))
-    fail(authentication, "2001:db8::1")
-    fail(authentication, "2001:db8::2")
-    with pytest.raises(TooManyFailures):
-        authentication.authenticate(shown(address="2001:db8::3"), "publish")
-    fail(authentication, "2001:db8:0:1::1")
-    fail(authentication, "::ffff:192.0.2.1")
-    fail(authentication, "192.0.2.1")
-    with pytest.raises(TooManyFailures):
-        authentication.authenticate(shown(address="::ffff:192.0.2.1"), "publish")
-
-
-def test_no_more_addresses_are_remembered_than_the_bound_and_old_ones_go() -> None:
-    clock = Clock()
-    failures = Failures(seconds=clock.seconds, max_failures=3, window_seconds=10, max_tracked=50)
-    for n in range(200):
-        failures.note(f"192.0.2.{n}")
-    assert len(failures.seen) == 50
-    clock.advance(10)
-    failures.note("198.51.100.1")
-    assert list(failures.seen) == ["198.51.100.1"]
 
 
 # --- client certificates ---------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from kateway.config.schema import AuthConfig, Config
-from kateway.core.access.authentication import Credentials, build_failures
+from kateway.core.access.authentication import Credentials
 from kateway.core.access.authorization import AccessRequest, BindingAuthorizer, Grant, build_authorizer
+from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.errors import AmbiguousTopic, ConfigError, Denied, TopicNotFound, TopicRetired, Unauthorized

@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.task import Clock
 
 from kateway.config.schema import AuthConfig, Config
-from kateway.core.access.authentication import Credentials, Purpose, build_failures
+from kateway.core.access.authentication import Credentials, Purpose
 from kateway.core.access.authorization import AccessRequest
 from kateway.core.access.control import OPEN_PRINCIPAL, OpenAccess, RegistryAccess
+from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.errors import Denied, RegistryUnavailable, Unauthorized
