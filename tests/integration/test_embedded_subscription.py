@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from kateway.config.schema import EmbeddedStorageConfig
-from kateway.errors import Conflict
+from kateway.errors import Conflict, KatewayError
 from kateway.model import Committed, Message
 from kateway.storage.embedded import EmbeddedStore
 
@@ -24,6 +25,7 @@ class Hears:
         self.hold = hold
         self.owned: set[int] = set()
         self.ready: set[int] = set()
+        self.errors: list[KatewayError] = []
 
     def assigned(self, partitions):
         self.owned |= set(partitions)
@@ -38,7 +40,8 @@ class Hears:
     def readable(self, partition):
         self.ready.add(partition)
 
-    def failed(self, error): ...
+    def failed(self, error):
+        self.errors.append(error)
 
 
 async def until(condition) -> None:
@@ -110,6 +113,50 @@ async def test_a_listener_that_raises_is_logged_and_its_partitions_move_on(store
     logged_errors.clear()
     # it is not told again that it is about to lose the rest when the store stops
     broken.revoked = lambda partitions: None
+
+
+def deny_commits(connection: sqlite3.Connection) -> None:
+    """SQLite refuses every statement that reads the groups' commits."""
+
+    def authorize(_action: int, table: str | None, *_rest: object) -> int:
+        return sqlite3.SQLITE_DENY if table == "commits" else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(authorize)
+
+
+@here
+async def test_membership_outlives_a_failed_read_of_its_commits(store):
+    await store._reader.call(deny_commits)
+    listener = Hears()
+    store.subscribe("group", "topic", listener, "earliest")
+    await until(lambda: listener.errors)
+    assert listener.errors[0].retriable
+    assert not listener.owned
+    await store._reader.call(lambda connection: connection.set_authorizer(None))
+    await until(lambda: listener.owned == {0, 1})
+
+
+@here
+async def test_membership_that_is_closed_after_a_failed_read_does_not_read_again(store):
+    await store._reader.call(deny_commits)
+    listener = Hears()
+    subscription = store.subscribe("group", "topic", listener, "earliest")
+    await until(lambda: listener.errors)
+    await subscription.close()
+    await store._reader.call(lambda connection: connection.set_authorizer(None))
+
+
+@here
+async def test_reader_that_raises_when_records_are_written_holds_no_publish_up(store, logged_errors):
+    def breaks(first: int, count: int, added: bytes) -> None:
+        raise ZeroDivisionError
+
+    store._topics["topic"].partitions[0].followers.add(breaks)
+    for _ in range(2):
+        await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+    assert len(logged_errors) == 2
+    logged_errors.clear()
+    store._topics["topic"].partitions[0].followers.clear()
 
 
 @here

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
 from kateway.core.access.control import AccessControl, AuthorizedRequest
 from kateway.errors import KatewayError
+
+_goes_on = Logger().failureHandler("the permission of an open stream could not be reviewed; the others are")
 
 MAX_TIMER_SECONDS = 86400.0
 
@@ -47,10 +51,9 @@ class OpenStreams:
         """
         held = _Held(authorized, end)
         self._held[held] = None
-        try:
+        until: float | None = 0.0  # where it is not permitted any more, it is called when it is ready for that
+        with _goes_on, suppress(KatewayError):
             until = self._control.review(authorized)
-        except KatewayError:
-            until = 0.0  # it will hear of it when it is ready to
         self._watch_expiry(held, until)
         return lambda: self._release(held)
 
@@ -70,12 +73,14 @@ class OpenStreams:
     def _expired(self, held: _Held) -> None:
         held.timer = None
         held.until = None
-        self._check(held)
+        with _goes_on:
+            self._check(held)
 
     def recheck(self) -> None:
         """Ends every stream whose permission is gone."""
         for held in list(self._held):
-            self._check(held)
+            with _goes_on:
+                self._check(held)
 
     def _check(self, held: _Held) -> None:
         if held not in self._held:

@@ -254,6 +254,11 @@ class Group:
             member.lose(error)
         self._on_empty(self)
 
+    def failed(self, error: KatewayError) -> None:
+        """Notifies every member of a failure that it outlives."""
+        for member in self._members:
+            member.failed(error)
+
     def refuse(self, listener: Listener, error: KatewayError) -> Member:
         """A member that never begins."""
         member = Member(self, listener, "earliest")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from twisted.logger import Logger
+
 from kateway.storage.embedded.database import Loaded, Row, row_id
 from kateway.storage.partitioner import Partitioner
 
 TAIL_BYTES = 8000
 """A row that fits on one page: appended to by rewriting it, which costs no more than a new row there would."""
 ROW_BYTES = 16384
+
+
+_goes_on = Logger().failureHandler("a reader of the embedded store broke; writing goes on")
 
 
 class Tail:
@@ -100,12 +105,14 @@ class Partition:
         self.newest = self.pending_newest
         self.tail = None if self.expiring else tail
         for follower in tuple(self.followers):
-            follower(first, count, added)
+            with _goes_on:
+                follower(first, count, added)
 
     def wake(self) -> None:
         """Has its followers look again, though nothing was written."""
         for follower in tuple(self.followers):
-            follower(self.end, 0, b"")
+            with _goes_on:
+                follower(self.end, 0, b"")
 
 
 class TopicState:

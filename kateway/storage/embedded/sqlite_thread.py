@@ -87,8 +87,10 @@ class SqlThread:
                 back(self._fire, answer.callback, result)
                 del result
             del job, function, args, answer
-        connection.close()
-        back(self._ended.callback, None)
+        try:
+            connection.close()
+        finally:
+            back(self._ended.callback, None)
 
     def _fire(self, fire: Callable[[Any], None], result: Any) -> None:
         if self._room is not None:

@@ -40,6 +40,9 @@ from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import PendingWrite, Writer, WriteResult
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset, Subscription
 
+RETRY_SECONDS = 1.0
+"""After a read of a group's commits that failed."""
+
 _log = Logger()
 T = TypeVar("T")
 
@@ -78,6 +81,7 @@ class EmbeddedStore:
         self._soon = Soon(reactor)
         self._topics: dict[str, TopicState] = {}
         self._groups: dict[tuple[str, str], Group] = {}
+        self._loading_again: dict[Group, IDelayedCall] = {}
         self._directory: DataDirectory | None = None
         self._refusal: KatewayError | None = Unavailable("the embedded store is not started")
 
@@ -371,11 +375,24 @@ class EmbeddedStore:
         behind_all.addErrback(lambda failure: _log.failure("a group could not begin", failure=failure))
 
     def _not_loaded(self, failure: Failure, group: Group) -> None:
-        group.lose(database.translate(failure.value))
+        """Tries again where that may help: a member whose error is retriable goes on waiting."""
+        error = database.translate(failure.value)
+        if not error.retriable:
+            group.lose(error)
+        elif self._groups.get((group.name, group.topic.name)) is group:
+            group.failed(error)
+            self._loading_again[group] = self._reactor.callLater(RETRY_SECONDS, self._load_again, group)
+
+    def _load_again(self, group: Group) -> None:
+        del self._loading_again[group]
+        self._load(group)
 
     def _forget(self, group: Group) -> None:
         if self._groups.get((group.name, group.topic.name)) is group:
             del self._groups[group.name, group.topic.name]
+        again = self._loading_again.pop(group, None)
+        if again is not None:
+            again.cancel()
 
     # --- the threads
 

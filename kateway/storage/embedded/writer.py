@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.errors import KatewayError, OutcomeUnknown, TopicNotFound, Unavailable
@@ -25,6 +26,9 @@ from kateway.storage.interface import Outcome
 
 TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
+
+
+_goes_on = Logger().failureHandler("the health of the embedded store could not be noted")
 
 
 class WriteResult(Deferred[list[Outcome]]):
@@ -220,7 +224,8 @@ class Writer:
             # what a failed transaction leaves of a row must not be appended to
             partition.tail = None
         self.last_error = error
-        self.on_trouble()
+        with _goes_on:
+            self.on_trouble()
         for publish in batch.published:
             publish.fail(error)
         for waiting in batch.waiting:
