@@ -5,7 +5,7 @@ from __future__ import annotations
 from kateway.core.delivery.batch import Batch
 
 
-class Flights(list[Batch]):
+class InFlight(list[Batch]):
     """Hot at both ends: a batch is appended, and the first one lands. A list, not a deque: an empty deque keeps half a
     kilobyte, and there is one of these for each partition of each group.
     """
@@ -28,7 +28,7 @@ class Flights(list[Batch]):
         return True
 
     def turn_back(self, batch: Batch) -> list[tuple[int, int]]:
-        """Takes a batch out with all behind it; answers how often their records were delivered, as runs of ``Repeats``.
+        """Takes a batch out with all behind it; returns how often their records were delivered, as runs.
         What was sent counts as an attempt.
         """
         runs: list[tuple[int, int]] = []

@@ -29,9 +29,9 @@ class Leases:
 
     def has_ready(self) -> bool:
         """Whether records that came back wait for a reader."""
-        return self._next_ready() is not None
+        return self.next_ready() is not None
 
-    def _track(self, lease: Lease) -> None:
+    def track(self, lease: Lease) -> None:
         items = self.items
         out_of_order = bool(items) and next(reversed(items)) > lease.record.offset
         items[lease.record.offset] = lease
@@ -40,18 +40,18 @@ class Leases:
             # a batch came back below records that are tracked already: rare, and never more than one window
             self.items = OrderedDict(sorted(items.items()))
 
-    def _drop(self, lease: Lease) -> None:
+    def drop(self, lease: Lease) -> None:
         del self.items[lease.record.offset]
         self.bytes -= lease.size
 
-    def _items_end(self) -> int:
+    def end(self) -> int:
         """The offset behind the last item; 0 where there is none."""
         return next(reversed(self.items)) + 1 if self.items else 0
 
-    def _items_from(self, offset: int) -> list[Lease]:
+    def from_offset(self, offset: int) -> list[Lease]:
         """Those at or above an offset; none, at no cost, where the last one lies below."""
         found: list[Lease] = []
-        if self._items_end() > offset:
+        if self.end() > offset:
             for lease in reversed(self.items.values()):
                 if lease.record.offset < offset:
                     break
@@ -59,10 +59,10 @@ class Leases:
         found.reverse()
         return found
 
-    def _around_items(self, start: int, end: int) -> list[tuple[int, int]]:
+    def around(self, start: int, end: int) -> list[tuple[int, int]]:
         """A range of offsets without the tiles of items in it: leases that stayed out when reading was rewound."""
         pieces = []
-        for lease in self._items_from(start):
+        for lease in self.from_offset(start):
             if lease.start >= end:
                 break
             if lease.start > start:
@@ -72,26 +72,26 @@ class Leases:
             pieces.append((start, end))
         return pieces
 
-    def _drop_all(self) -> None:
+    def drop_all(self) -> None:
         self.items.clear()
         self.ready.clear()
         self.dying.clear()
         self.bytes = 0
         self.due = inf
 
-    def _exhausted(self, lease: Lease) -> bool:
+    def exhausted(self, lease: Lease) -> bool:
         if not self.max_deliveries or lease.attempts < self.max_deliveries:
             return False
-        self._doom(lease, "max-deliveries")
+        self.doom(lease, "max-deliveries")
         return True
 
-    def _doom(self, lease: Lease, reason: str) -> None:
+    def doom(self, lease: Lease, reason: str) -> None:
         lease.state = State.DYING
         lease.until = inf
         lease.reason = reason
         self.dying.append(lease)
 
-    def _next_ready(self) -> Lease | None:
+    def next_ready(self) -> Lease | None:
         ready = self.ready
         while ready:
             lease = self.items.get(ready[0])

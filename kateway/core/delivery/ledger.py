@@ -4,7 +4,7 @@ Every offset is in exactly one place:
 
 - below ``floor``: done with, and committable;
 - in ``done``: done with out of order, kept as ranges until the floor reaches them;
-- in a ``Batch`` of ``flights``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
+- in a ``Batch`` of ``in_flight``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
   lies above the frontier again and is read from the store once more, so that nothing has to be kept for it;
 - an ``Lease``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
   the dead-letter queue, or came back from a lease and waits for the next reader;
@@ -23,14 +23,14 @@ from heapq import heappop, heappush
 from math import inf
 
 from kateway.core.delivery.batch import Ack, Batch, Lease, State
-from kateway.core.delivery.in_flight import Flights
+from kateway.core.delivery.in_flight import InFlight
 from kateway.core.delivery.leases import Leases
 from kateway.core.delivery.offset_ranges import Ranges
-from kateway.core.delivery.redeliveries import Repeats
+from kateway.core.delivery.redeliveries import Redeliveries
 from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Committed, Record
 
-__all__ = ["Ack", "Batch", "Delivery", "Lease", "State"]
+__all__ = ["Ack", "Batch", "Lease", "Ledger", "State"]
 
 MAX_METADATA_CHARS = 4000
 """A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
@@ -38,24 +38,26 @@ ROOM_FOR_RANGES_CHARS = 2500
 """Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
 
 
-class Delivery(Leases):
+class Ledger:
     """One partition of one group, as long as this process owns it."""
 
     __slots__ = (
         "committed",
         "done",
-        "flights",
         "floor",
         "frontier",
+        "in_flight",
+        "leases",
         "live",
         "offered",
         "origin",
         "partition",
-        "repeats",
-    )
+        "redeliveries",
+    )  # fmt: skip
 
     def __init__(self, partition: int, committed: Committed | None = None, max_deliveries: int = 0) -> None:
-        super().__init__(max_deliveries)
+        self.leases = Leases(max_deliveries)
+        """The records that are tracked one by one."""
         self.partition = partition
         self.floor: int | None = committed.offset if committed else None
         self.frontier = self.floor
@@ -64,8 +66,8 @@ class Delivery(Leases):
         self.done = Ranges.decode(committed.offset, committed.metadata) if committed else Ranges()
         if self.floor is not None:
             self.floor = self.done.absorb(self.floor)
-        self.flights = Flights()
-        self.repeats = Repeats()
+        self.in_flight = InFlight()
+        self.redeliveries = Redeliveries()
         """Of what is read from the store again after batches came back."""
         self.committed = committed
         """The last commit that the store is known to have."""
@@ -93,10 +95,10 @@ class Delivery(Leases):
         self.frontier = records[-1].offset + 1
         floor = self.floor
         assert floor is not None
-        if self.done or floor > first or (self.items and next(reversed(self.items)) >= first):
+        if self.done or floor > first or (self.leases.items and next(reversed(self.leases.items)) >= first):
             # what ranges restored from the last owner's commit hold was read already, and after a rewind some
             # of what comes again is tracked by itself
-            done, items = self.done, self.items
+            done, items = self.done, self.leases.items
             fresh = [
                 record
                 for record in records
@@ -119,8 +121,10 @@ class Delivery(Leases):
 
     def fly(self, start: int, records: list[Record], now: float) -> Batch:
         """Hands fresh records to an ``ack=auto`` reader."""
-        batch = Batch(self.partition, start, records, self.repeats.attempts(records) if self.repeats else None, now)
-        self.flights.append(batch)
+        batch = Batch(
+            self.partition, start, records, self.redeliveries.attempts(records) if self.redeliveries else None, now
+        )
+        self.in_flight.append(batch)
         return batch
 
     def fly_again(self, max_records: int, max_bytes: int, now: float) -> Batch | None:
@@ -128,13 +132,13 @@ class Delivery(Leases):
         items: list[Lease] = []
         size = 0
         while len(items) < max_records:
-            lease = self._next_ready()
+            lease = self.leases.next_ready()
             if lease is None or (
                 items and (lease.start != items[-1].record.offset + 1 or size + lease.size > max_bytes)
             ):
                 break
-            heappop(self.ready)
-            self._drop(lease)
+            heappop(self.leases.ready)
+            self.leases.drop(lease)
             items.append(lease)
             size += lease.size
         if not items:
@@ -142,21 +146,21 @@ class Delivery(Leases):
         attempts = [lease.attempts + 1 for lease in items]
         batch = Batch(self.partition, items[0].start, [lease.record for lease in items], attempts, now)
         # leases that readers of another mode left behind end below what has been taken since
-        self.flights.depart(batch)
+        self.in_flight.depart(batch)
         return batch
 
     def lease(self, start: int, records: list[Record], token: str, until: float, now: float) -> Batch:
         """Hands fresh records to an ``ack=explicit`` reader."""
         items = []
-        repeated = self.repeats.attempts(records) if self.repeats else None
-        among = self._items_from(records[0].offset)
+        repeated = self.redeliveries.attempts(records) if self.redeliveries else None
+        among = self.leases.from_offset(records[0].offset)
         among.reverse()
         for index, record in enumerate(records):
             while among and among[-1].record.offset < record.offset:
                 start = among.pop().record.offset + 1
             lease = Lease(start, record, repeated[index] - 1 if repeated else 0, now)
             start = record.offset + 1
-            self._track(lease)
+            self.leases.track(lease)
             items.append(lease)
         return self._leased(items, token, until, now)
 
@@ -165,10 +169,10 @@ class Delivery(Leases):
         items: list[Lease] = []
         size = 0
         while len(items) < max_records:
-            lease = self._next_ready()
+            lease = self.leases.next_ready()
             if lease is None or (items and size + lease.size > max_bytes):
                 break
-            heappop(self.ready)
+            heappop(self.leases.ready)
             lease.state = State.LEASED
             items.append(lease)
             size += lease.size
@@ -180,7 +184,7 @@ class Delivery(Leases):
             lease.state = State.LEASED
             lease.token = token
             lease.until = until
-        self.due = min(self.due, until)
+        self.leases.due = min(self.leases.due, until)
         attempts = [lease.attempts for lease in items]
         batch = Batch(self.partition, items[0].start, [lease.record for lease in items], attempts, now)
         batch.leases = [token] * len(items)
@@ -189,25 +193,25 @@ class Delivery(Leases):
 
     def room(self, max_records: int, max_bytes: int) -> int:
         """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
-        if self.bytes >= max_bytes:
+        if self.leases.bytes >= max_bytes:
             return 0
         many = len(self.done) > ROOM_FOR_RANGES_CHARS // 8
         if many and len(self.done.encode(self.floor or 0, 1 << 30)) > ROOM_FOR_RANGES_CHARS:
             return 0
-        return max(max_records - len(self.items), 0)
+        return max(max_records - len(self.leases.items), 0)
 
     # --- settling a batch ---------------------------------------------------------------------------------------
 
     def settle(self, batch: Batch) -> None:
         """All of a batch has been read by its client. The hot end of ``ack=auto``: one call for each batch."""
-        if self.flights.land(batch):
+        if self.in_flight.land(batch):
             self._settled_around(batch.start, batch.stop)
 
     def settle_some(self, batch: Batch, count: int) -> None:
         """The first ``count`` records of a batch that was sent have been read; the others stay where they are."""
         if count >= batch.count:
             self.settle(batch)
-        elif count > 0 and batch in self.flights:
+        elif count > 0 and batch in self.in_flight:
             self._settled_around(batch.start, batch.behind(count))
             batch.cut(count)
 
@@ -218,11 +222,11 @@ class Delivery(Leases):
         if batch.items is not None:
             self._give_back_leases(batch)
             return None
-        if batch not in self.flights:
+        if batch not in self.in_flight:
             return None
-        self.repeats.rewind(self.flights.turn_back(batch))
+        self.redeliveries.rewind(self.in_flight.turn_back(batch))
         self.frontier = batch.start
-        for lease in [lease for lease in self.items.values() if lease.state is State.READY]:
+        for lease in [lease for lease in self.leases.items.values() if lease.state is State.READY]:
             self._make_ready(lease)  # those above the frontier now are read again, too, so that the order holds
         return batch.start
 
@@ -240,7 +244,7 @@ class Delivery(Leases):
         """Applies one acknowledgement; answers ``None`` where it is done or was before, else what is wrong with it."""
         if ack.upto:
             return self.acknowledge_upto(ack.offset)
-        lease = self.items.get(ack.offset)
+        lease = self.leases.items.get(ack.offset)
         if lease is None or lease.attempts == 0:
             return self._not_outstanding(ack, lease)
         if ack.lease is not None and ack.lease != lease.token:
@@ -249,18 +253,18 @@ class Delivery(Leases):
             self.complete(lease)
         elif lease.state is not State.DYING:
             if ack.outcome == "dead":
-                self._doom(lease, "rejected")
-            elif not self._exhausted(lease):
+                self.leases.doom(lease, "rejected")
+            elif not self.leases.exhausted(lease):
                 lease.state = State.WAITING
                 lease.until = now + ack.delay_seconds
-                self.due = min(self.due, lease.until)
+                self.leases.due = min(self.leases.due, lease.until)
         return None
 
     def _not_outstanding(self, ack: Ack, lease: Lease | None) -> KatewayError | None:
         offset = ack.offset
         if lease is None and self.floor is not None and (offset < self.floor or offset in self.done):
             return None
-        for batch in self.flights:
+        for batch in self.in_flight:
             if batch.sent and batch.first <= offset < batch.stop:
                 return Conflict("the record is with a reader whose delivery acknowledges it (ack=auto)")
         return NotFound("this gateway has delivered no such record")
@@ -270,23 +274,23 @@ class Delivery(Leases):
         frontier, floor = self.frontier, self.floor
         if frontier is None or floor is None:
             return NotFound("this gateway has delivered no such record")
-        delivered_end = max(frontier, floor, self.repeats.delivered_end(), self._items_end())
+        delivered_end = max(frontier, floor, self.redeliveries.delivered_end(), self.leases.end())
         if offset >= delivered_end and offset not in self.done:
             return NotFound("this gateway has delivered no such record")
-        for batch in list(self.flights):
+        for batch in list(self.in_flight):
             if batch.start > offset:
                 break
             if batch.sent:
                 self.settle_some(batch, batch.up_to(offset))
         acknowledged = []
-        for number, lease in self.items.items():
+        for number, lease in self.leases.items.items():
             if number > offset:
                 break
             if lease.attempts and lease.state is not State.DYING:
                 acknowledged.append(lease)
         start = end = -1
         for lease in acknowledged:
-            self._drop(lease)
+            self.leases.drop(lease)
             if lease.start != end:
                 self._settled(start, end)
                 start = lease.start
@@ -297,8 +301,8 @@ class Delivery(Leases):
 
     def complete(self, lease: Lease) -> None:
         """A record is acknowledged, or in the dead-letter queue. One that is done already, or gone, is fine."""
-        if self.items.get(lease.record.offset) is lease:
-            self._drop(lease)
+        if self.leases.items.get(lease.record.offset) is lease:
+            self.leases.drop(lease)
             self._settled(lease.start, lease.record.offset + 1)
 
     def expire(self, now: float) -> bool:
@@ -306,25 +310,25 @@ class Delivery(Leases):
 
         Looks at every item, but only when something may be due: a lease is as long as the scan is rare.
         """
-        if now < self.due:
+        if now < self.leases.due:
             return False
         due = inf
         ready = False
-        for lease in list(self.items.values()):
+        for lease in list(self.leases.items.values()):
             if lease.state is State.LEASED or lease.state is State.WAITING:
                 if lease.until > now:
                     due = min(due, lease.until)
-                elif not self._exhausted(lease):
+                elif not self.leases.exhausted(lease):
                     self._make_ready(lease)
                     ready = True
-        self.due = due
+        self.leases.due = due
         return ready
 
     # --- committing ---------------------------------------------------------------------------------------------
 
     def outstanding(self) -> bool:
         """Whether anything below the frontier is not done."""
-        return bool(self.flights or self.items)
+        return bool(self.in_flight or self.leases.items)
 
     def step(self, position: int | None) -> None:
         """With everything taken done, steps over what nobody may see behind the last record."""
@@ -352,43 +356,43 @@ class Delivery(Leases):
     @property
     def begun(self) -> bool:
         """Whether records are with readers of a group that has committed nothing yet."""
-        return self.committed is None and bool(self.items or self.flights)
+        return self.committed is None and bool(self.leases.items or self.in_flight)
 
     @property
     def worth_keeping(self) -> bool:
         """Whether anything is known of the partition beyond the committed offset in the store."""
-        return bool(self.flights or self.items or self.repeats) or self.to_commit() is not None
+        return bool(self.in_flight or self.leases.items or self.redeliveries) or self.to_commit() is not None
 
     def come_back(self, committed: Committed | None) -> None:
         """The partition is ours again, and no other member has moved it on."""
         self.live = True
         self.committed = self.offered = committed
-        self.dying = [lease for lease in self.items.values() if lease.state is State.DYING]
+        self.leases.dying = [lease for lease in self.leases.items.values() if lease.state is State.DYING]
 
     def unacknowledged(self, now: float) -> tuple[int, float]:
         """How many records are with readers, and for how many seconds the oldest."""
         count = 0
         since = now
-        for batch in self.flights:
+        for batch in self.in_flight:
             count += batch.count
             since = min(since, batch.since)
-        for lease in self.items.values():
+        for lease in self.leases.items.values():
             count += 1
             since = min(since, lease.since)
         return count, max(now - since, 0.0)
 
     def busy(self) -> bool:
         """Whether somebody still has a record of this partition in hand, or one is on its way to the dead letters."""
-        if self.flights:
+        if self.in_flight:
             return True
-        return any(lease.state is State.LEASED or lease.state is State.DYING for lease in self.items.values())
+        return any(lease.state is State.LEASED or lease.state is State.DYING for lease in self.leases.items.values())
 
     def restart(self, offset: int) -> None:
         """Forgets everything: the partition goes on from ``offset``."""
-        self.flights.clear()
-        self._drop_all()
+        self.in_flight.clear()
+        self.leases.drop_all()
         self.done.clear()
-        self.repeats.clear()
+        self.redeliveries.clear()
         self.floor = self.frontier = self.origin = offset
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -405,7 +409,7 @@ class Delivery(Leases):
         self.floor = self.done.absorb(floor)
 
     def _settled_around(self, start: int, end: int) -> None:
-        for piece in self._around_items(start, end):
+        for piece in self.leases.around(start, end):
             self._settled(*piece)
 
     def _make_ready(self, lease: Lease) -> None:
@@ -413,8 +417,8 @@ class Delivery(Leases):
         lease.until = inf
         offset = lease.record.offset
         if self.frontier is None or offset < self.frontier:
-            heappush(self.ready, offset)
+            heappush(self.leases.ready, offset)
             return
         # the store is read from below it again: it comes with the others, in order
-        self._drop(lease)
-        self.repeats.note(offset, lease.attempts)
+        self.leases.drop(lease)
+        self.redeliveries.note(offset, lease.attempts)

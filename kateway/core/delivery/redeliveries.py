@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kateway.model import Record
 
 
-class Repeats:
+class Redeliveries:
     """Runs of offsets that came back, from where the store is read again: each up to an offset, with one count."""
 
     __slots__ = ("_runs",)

@@ -44,7 +44,7 @@ class Assignment:
             self._dispatch.owned_partitions,
             fed,
             {owned.partition: owned.assigned_to for owned in self._dispatch.all if owned.assigned_to is not None},
-            lambda partition: not self._dispatch.owned_partitions[partition].delivery.flights,
+            lambda partition: not self._dispatch.owned_partitions[partition].delivery.in_flight,
         )
         for reader in (*self._queue.waiting, *fed):
             portions[reader].owned_partitions = []

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.errors import Conflict, KatewayError, Unavailable
 from kateway.model import Committed
 
@@ -18,12 +18,12 @@ WAIT_SECONDS = 30.0
 
 _log = Logger()
 
-Found = list[tuple[Delivery, Committed]]
+Found = list[tuple[Ledger, Committed]]
 Collect = Callable[[], Found]
 Send = Callable[[Mapping[int, Committed]], Deferred[None]]
 
 
-def committable(deliveries: Iterable[Delivery], *, last: bool = False) -> Found:
+def committable(deliveries: Iterable[Ledger], *, last: bool = False) -> Found:
     """Finds the ledgers that have something to commit, and its place. ``last``: also where a group has only begun, if
     records are with readers, so that a move by another member is seen when the partition comes back.
     """
@@ -50,7 +50,7 @@ class _Waiter:
 
     __slots__ = ("done", "pending")
 
-    def __init__(self, done: Deferred[None], pending: set[Delivery]) -> None:
+    def __init__(self, done: Deferred[None], pending: set[Ledger]) -> None:
         self.done = done
         self.pending = pending
 

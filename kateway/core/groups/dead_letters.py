@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.batch import Lease
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.errors import Conflict, KatewayError, NotFound, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Store
@@ -26,7 +26,7 @@ MAX_AT_ONCE = 100
 MAX_WAIT_SECONDS = 30.0
 
 _log = Logger()
-DeadLetter = tuple[Delivery, Lease]
+DeadLetter = tuple[Ledger, Lease]
 
 
 def dead_letter_topic(topic: str, group: str) -> str:
@@ -91,7 +91,7 @@ class DeadLetterWriter:
     tried again, for as long as its partition is ours. ``written`` is called with the ledger of each that is.
     """
 
-    def __init__(self, topic: DeadLetterTopic, clock: IReactorTime, written: Callable[[Delivery], None]) -> None:
+    def __init__(self, topic: DeadLetterTopic, clock: IReactorTime, written: Callable[[Ledger], None]) -> None:
         self._topic = topic
         self._clock = clock
         self._written = written
@@ -102,12 +102,12 @@ class DeadLetterWriter:
         self._waiting: list[tuple[Deferred[None], frozenset[Lease]]] = []
         self._stopped = False
 
-    def take(self, delivery: Delivery) -> None:
+    def take(self, delivery: Ledger) -> None:
         """Takes over a ledger's dying records."""
-        if delivery.dying:
+        if delivery.leases.dying:
             queued = {lease for _delivery, lease in self._queue}  # of a partition that went and is back
-            self._queue += [(delivery, lease) for lease in delivery.dying if lease not in queued]
-            delivery.dying.clear()
+            self._queue += [(delivery, lease) for lease in delivery.leases.dying if lease not in queued]
+            delivery.leases.dying.clear()
             self._write()
 
     def done(self, only: Collection[tuple[int, int]] | None = None) -> Deferred[None]:

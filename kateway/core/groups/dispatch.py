@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Batch
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.reader import Reader
 from kateway.model import Record
 from kateway.storage.interface import Subscription
@@ -24,7 +24,7 @@ class OwnedPartition:
 
     __slots__ = ("assigned_to", "delivery", "partition", "readable", "sent_to")
 
-    def __init__(self, partition: int, delivery: Delivery) -> None:
+    def __init__(self, partition: int, delivery: Ledger) -> None:
         self.partition = partition
         self.delivery = delivery
         self.readable = False
@@ -104,10 +104,10 @@ class Dispatch:
 
     def _take_auto(self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         delivery = owned.delivery
-        if delivery.flights and owned.sent_to is not reader:
+        if delivery.in_flight and owned.sent_to is not reader:
             return None
         batch = None
-        if delivery.items and delivery.has_ready():
+        if delivery.leases.items and delivery.leases.has_ready():
             batch = delivery.fly_again(max_records, max_bytes, self._clock.seconds())
         if batch is None:
             found = self._fresh(owned, reader, max_records, max_bytes)
@@ -119,13 +119,13 @@ class Dispatch:
 
     def _take_explicit(self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         delivery = owned.delivery
-        if delivery.flights:
+        if delivery.in_flight:
             return None
         now = self._clock.seconds()
         until = now + reader.ack_timeout
         token = f"{_PROCESS}{next(_LEASES):x}"
         batch = None
-        if delivery.has_ready():
+        if delivery.leases.has_ready():
             batch = delivery.lease_again(max_records, max_bytes, token, until, now)
         else:
             room = delivery.room(self._config.max_unacknowledged_records, self._config.max_unacknowledged_bytes)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Connection
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.assignment import Assignment
 from kateway.core.groups.commits import Commits, committable
 from kateway.core.groups.dead_letters import DeadLetterTopic, DeadLetterWriter
@@ -180,9 +180,9 @@ class Membership:
         for partition, committed in sorted(partitions.items()):
             owned = self._kept.take_back(self._key, partition, committed)
             if owned is None:
-                owned = OwnedPartition(partition, Delivery(partition, committed, self._max_deliveries))
+                owned = OwnedPartition(partition, Ledger(partition, committed, self._max_deliveries))
             elif owned.delivery.frontier is not None:
-                owned.delivery.max_deliveries = self._max_deliveries
+                owned.delivery.leases.max_deliveries = self._max_deliveries
                 subscription.seek(partition, owned.delivery.frontier)
                 self._dead_letters.take(owned.delivery)
                 self._tick_soon()
@@ -242,7 +242,7 @@ class Membership:
 
     def _gone(self, owned: OwnedPartition) -> None:
         owned.delivery.live = False
-        if self._closing is None or not owned.delivery.flights:
+        if self._closing is None or not owned.delivery.in_flight:
             # records in flight when the membership ends are known to its readers only
             self._kept.keep(self._key, owned)
 
@@ -255,7 +255,7 @@ class Membership:
         self._assignment.partitions_changed()
         self._wake_explicit()
 
-    def _find(self, partition: int) -> Delivery | None:
+    def _find(self, partition: int) -> Ledger | None:
         """Returns the ledger of a partition that is ours, is about to go, or may come back."""
         owned = self.dispatch.owned_partitions.get(partition)
         if owned is not None:
@@ -342,7 +342,7 @@ class Membership:
         self._commits.due()
         for partition in partitions:
             owned = self.dispatch.owned_partitions.get(partition)
-            if owned is None or owned.delivery.flights:
+            if owned is None or owned.delivery.in_flight:
                 continue
             assigned_to = owned.assigned_to
             if assigned_to is not None and assigned_to.hungry and owned.sent_to is not assigned_to:
@@ -386,11 +386,11 @@ class Membership:
         waits = bool(self._watched)
         for owned in self.dispatch.all:
             delivery = owned.delivery
-            if delivery.due < inf:  # seldom, and there may be thousands of partitions
+            if delivery.leases.due < inf:  # seldom, and there may be thousands of partitions
                 if delivery.expire(now):
                     self._wake_for(owned)
                 self._dead_letters.take(delivery)
-                waits = waits or delivery.due < inf
+                waits = waits or delivery.leases.due < inf
         if self._revocations:
             self._revocations.look(now)
         self._linger()
@@ -431,13 +431,13 @@ class Membership:
         now = self.now()
         return {owned.partition: owned.delivery.unacknowledged(now) for owned in self.dispatch.all}
 
-    def _dead_letter_written(self, _delivery: Delivery) -> None:
+    def _dead_letter_written(self, _delivery: Ledger) -> None:
         self._commits.due()
         self._wake_explicit()
 
     # --- committing -----------------------------------------------------------------------------------------------
 
-    def _collect(self) -> list[tuple[Delivery, Committed]]:
+    def _collect(self) -> list[tuple[Ledger, Committed]]:
         self.dispatch.step(self.dispatch.all)
         return committable(owned.delivery for owned in self.dispatch.all)
 

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.model import Committed
 
@@ -47,14 +47,14 @@ class RetainedState:
         if not delivery.worth_keeping:
             return
         owned.readable = False
-        self._kept[group, owned.partition] = (owned, delivery.bytes, self._clock.seconds() + self._seconds)
-        self._bytes += delivery.bytes
+        self._kept[group, owned.partition] = (owned, delivery.leases.bytes, self._clock.seconds() + self._seconds)
+        self._bytes += delivery.leases.bytes
         if self._expiring is None:
             self._expiring = self._clock.callLater(self._seconds, self._expire)
         while self._bytes > self._max_bytes:
             self._forget(*next(iter(self._kept)))
 
-    def find(self, group: Hashable, partition: int) -> Delivery | None:
+    def find(self, group: Hashable, partition: int) -> Ledger | None:
         """Returns the ledger of a partition that has gone, where it is retained."""
         found = self._kept.get((group, partition))
         return None if found is None else found[0].delivery

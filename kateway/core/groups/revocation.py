@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.commits import Send, committable, send
 from kateway.core.groups.dispatch import OwnedPartition
 
@@ -28,7 +28,7 @@ class Revocations:
     def __bool__(self) -> bool:
         return bool(self._under_way)
 
-    def find(self, partition: int) -> Delivery | None:
+    def find(self, partition: int) -> Ledger | None:
         """Returns the ledger of a partition that is about to go."""
         for owned_partitions, _until, _done in self._under_way:
             for owned in owned_partitions:
@@ -38,7 +38,7 @@ class Revocations:
 
     def begin(self, owned_partitions: list[OwnedPartition], now: float) -> Deferred[None] | None:
         """Begins to give partitions up: the result fires when they may go, ``None`` at once."""
-        if not any(owned.delivery.flights for owned in owned_partitions):
+        if not any(owned.delivery.in_flight for owned in owned_partitions):
             return self._end(owned_partitions)
         done: Deferred[None] = Deferred()
         self._under_way.append((owned_partitions, now + HAND_OVER_SECONDS, done))
@@ -56,7 +56,7 @@ class Revocations:
         """Ends those that have nothing in flight any more, or whose time is over."""
         under_way, self._under_way = self._under_way, []
         for owned_partitions, until, done in under_way:
-            if now < until and any(owned.delivery.live and owned.delivery.flights for owned in owned_partitions):
+            if now < until and any(owned.delivery.live and owned.delivery.in_flight for owned in owned_partitions):
                 self._under_way.append((owned_partitions, until, done))
                 continue
             sent = self._end(owned_partitions)

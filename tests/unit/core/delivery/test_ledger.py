@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kateway.core.delivery.batch import Ack, Batch, State
-from kateway.core.delivery.ledger import Delivery
-from kateway.core.delivery.redeliveries import Repeats
+from kateway.core.delivery.ledger import Ledger
+from kateway.core.delivery.redeliveries import Redeliveries
 from kateway.errors import Conflict
 from kateway.model import Committed, Record
 
@@ -13,12 +13,12 @@ def records(*offsets: int) -> list[Record]:
     return [Record(offset, 0, None, b"v") for offset in offsets]
 
 
-def fly(delivery: Delivery, *offsets: int) -> Batch:
+def fly(delivery: Ledger, *offsets: int) -> Batch:
     start, fresh = delivery.receive(records(*offsets), offsets[0])
     return delivery.fly(start, fresh, 0.0)
 
 
-def lease(delivery: Delivery, *offsets: int, until: float = 10.0) -> Batch:
+def lease(delivery: Ledger, *offsets: int, until: float = 10.0) -> Batch:
     start, fresh = delivery.receive(records(*offsets), offsets[0])
     batch = delivery.lease(start, fresh, "token", until, 0.0)
     batch.was_sent(0, [1] * len(offsets), len(offsets))
@@ -26,7 +26,7 @@ def lease(delivery: Delivery, *offsets: int, until: float = 10.0) -> Batch:
 
 
 def test_a_batch_cut_by_what_its_client_says_still_knows_where_its_records_end() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     batch = fly(delivery, 0, 1, 2, 3)
     batch.was_sent(100, [10, 20, 30, 40], 200)
     assert delivery.acknowledge_upto(0) is None
@@ -37,7 +37,7 @@ def test_a_batch_cut_by_what_its_client_says_still_knows_where_its_records_end()
 
 
 def test_a_batch_with_holes_knows_its_offsets_after_it_let_go_of_its_records() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     batch = fly(delivery, 2, 5, 9)
     batch.was_sent(0, [1, 1, 1], 3)
     assert batch.records == []
@@ -49,14 +49,14 @@ def test_a_batch_with_holes_knows_its_offsets_after_it_let_go_of_its_records() -
 
 
 def test_a_block_compressed_as_one_piece_is_read_whole_or_not_at_all() -> None:
-    batch = fly(Delivery(0), 0, 1, 2)
+    batch = fly(Ledger(0), 0, 1, 2)
     batch.was_sent(0, [100], 100)
     assert batch.whole_records(99) == 0
     assert batch.whole_records(100) == 3
 
 
 def test_an_auto_reader_gets_what_came_back_from_leases_only_as_far_as_it_hangs_together() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     lease(delivery, 0, 1, 2, 3)
     assert delivery.acknowledge(Ack(0, 1), 0.0) is None
     assert delivery.expire(10.0)
@@ -71,7 +71,7 @@ def test_an_auto_reader_gets_what_came_back_from_leases_only_as_far_as_it_hangs_
 
 
 def test_what_is_leased_is_not_read_again_with_what_came_back_below_it() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     unsent = lease(delivery, 0, 1, 2, 3)
     assert delivery.acknowledge(Ack(0, 0, outcome="retry"), 0.0) is None
     assert delivery.expire(0.0)
@@ -83,13 +83,13 @@ def test_what_is_leased_is_not_read_again_with_what_came_back_below_it() -> None
     assert (start, [record.offset for record in fresh]) == (0, [0])
     again = delivery.lease(start, fresh, "other", 20.0, 0.0)
     assert again.attempts == [2]
-    assert list(delivery.items) == [0, 1, 2, 3]
+    assert list(delivery.leases.items) == [0, 1, 2, 3]
     assert delivery.acknowledge_upto(1) is None
     assert delivery.floor == 2
 
 
 def test_a_partition_that_begins_anew_is_delivered_from_there_and_committed_anew() -> None:
-    delivery = Delivery(0, Committed(50))
+    delivery = Ledger(0, Committed(50))
     batch = fly(delivery, 50, 51)
     fly(delivery, 0, 1)
     assert delivery.floor == 0
@@ -99,14 +99,14 @@ def test_a_partition_that_begins_anew_is_delivered_from_there_and_committed_anew
 
 
 def test_a_record_with_an_auto_reader_cannot_be_acknowledged_by_its_offset() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     batch = fly(delivery, 0, 1)
     batch.was_sent(0, [1, 1], 2)
     assert isinstance(delivery.acknowledge(Ack(0, 1), 0.0), Conflict)
 
 
 def test_the_window_closes_before_the_ranges_do_not_fit_a_commit() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     step = [3 + (number * 7919) % 9001 for number in range(3000)]
     offset = 1
     delivery.receive(records(0, 20_000_000), 0)
@@ -122,38 +122,38 @@ def test_the_window_closes_before_the_ranges_do_not_fit_a_commit() -> None:
 
 
 def test_a_window_full_of_bytes_stops_fresh_records() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     lease(delivery, 0, 1, 2)
     assert delivery.room(10, 3) == 0
     assert delivery.room(10, 4) == 7
 
 
 def test_an_item_on_its_way_to_the_dead_letters_holds_the_floor_until_it_is_there() -> None:
-    delivery = Delivery(0, max_deliveries=1)
+    delivery = Ledger(0, max_deliveries=1)
     lease(delivery, 0, 1)
     delivery.expire(10.0)
-    assert [lease.state for lease in delivery.dying] == [State.DYING] * 2
+    assert [lease.state for lease in delivery.leases.dying] == [State.DYING] * 2
     assert delivery.acknowledge_upto(1) is None
     assert delivery.floor == 0
-    for dying in list(delivery.dying):
+    for dying in list(delivery.leases.dying):
         delivery.complete(dying)
         delivery.complete(dying)
     assert delivery.floor == 2
 
 
 def test_what_was_never_handed_out_is_not_acknowledged_with_what_lies_above_it() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     start, fresh = delivery.receive(records(0, 1), 0)
     unsent = delivery.lease(start, fresh, "unsent", 10.0, 0.0)
     delivery.give_back(unsent)
     lease(delivery, 2, 3)
     assert delivery.acknowledge_upto(3) is None
     assert delivery.floor == 0
-    assert list(delivery.items) == [0, 1]
+    assert list(delivery.leases.items) == [0, 1]
 
 
 def test_what_came_back_is_settled_by_a_client_that_says_it_has_read_it() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     batch = fly(delivery, 0, 1, 2)
     batch.was_sent(0, [1, 1, 1], 3)
     assert delivery.give_back(batch) == 0
@@ -164,7 +164,7 @@ def test_what_came_back_is_settled_by_a_client_that_says_it_has_read_it() -> Non
 
 
 def test_attempts_are_counted_for_each_batch_that_came_back() -> None:
-    delivery = Delivery(0)
+    delivery = Ledger(0)
     first = fly(delivery, 0, 1)
     first.was_sent(0, [1, 1], 2)
     fly(delivery, 2, 3)  # never sent
@@ -179,9 +179,9 @@ def test_attempts_are_counted_for_each_batch_that_came_back() -> None:
 
 
 def test_attempts_of_single_records_are_kept_beside_those_of_batches() -> None:
-    repeats = Repeats()
-    repeats.rewind([(10, 1)])
-    repeats.note(4, 3)
-    repeats.note(12, 2)
-    assert repeats.attempts(records(3, 4, 5, 9, 10, 11, 12, 13)) == [2, 4, 2, 2, 1, 1, 3, 1]
-    assert not repeats
+    redeliveries = Redeliveries()
+    redeliveries.rewind([(10, 1)])
+    redeliveries.note(4, 3)
+    redeliveries.note(12, 2)
+    assert redeliveries.attempts(records(3, 4, 5, 9, 10, 11, 12, 13)) == [2, 4, 2, 2, 1, 1, 3, 1]
+    assert not redeliveries

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.task import Clock
 
-from kateway.core.delivery.ledger import Ack, Batch, Delivery, State
+from kateway.core.delivery.ledger import Ack, Batch, Ledger, State
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.retained import RetainedState
 from kateway.errors import Conflict, NotFound
@@ -42,7 +42,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.stored: Committed | None = None
         self.done_when_stored: set[int] = set()
         self.position = 0
-        self.delivery = Delivery(0, None, self.limit)
+        self.delivery = Ledger(0, None, self.limit)
         self.append(6, 0)
         self.append(6, 2)
 
@@ -140,7 +140,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             if offset is not None:
                 self.position = offset
         self.flying = []
-        assert not self.delivery.flights
+        assert not self.delivery.in_flight
 
     # --- ack=explicit ---------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.tokens += 1
         token = f"t{self.tokens}"
         until = self.now + seconds
-        if self.delivery.has_ready():
+        if self.delivery.leases.has_ready():
             batch = self.delivery.lease_again(count, 100, token, until, self.now)
         else:
             found = self.fetch(count)
@@ -235,8 +235,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule()
     def bury(self) -> None:
         """What the delivery wants dead is what the model does; it is done with only when it is written."""
-        items = list(self.delivery.dying)
-        self.delivery.dying.clear()
+        items = list(self.delivery.leases.dying)
+        self.delivery.leases.dying.clear()
         for lease in items:
             self.delivery.complete(lease)
         self.done |= self.dying
@@ -263,7 +263,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.done = set(self.done_when_stored)
         self.attempts = {}
         self.leased, self.waiting, self.dying, self.flying = {}, {}, set(), []
-        self.delivery = Delivery(0, self.stored, self.limit)
+        self.delivery = Ledger(0, self.stored, self.limit)
         self.position = self.stored.offset if self.stored else 0
 
     @rule(commit=st.booleans())
@@ -292,22 +292,22 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_where_the_model_has_it(self) -> None:
-        items = self.delivery.items.values()
+        items = self.delivery.leases.items.values()
         places = {state: {i.record.offset for i in items if i.state is state} for state in State}
         assert places[State.LEASED] == set(self.leased)
         assert places[State.WAITING] == set(self.waiting)
         assert places[State.DYING] == self.dying
         assert places[State.READY] <= set(self.deliverable())
-        assert {lease.record.offset for lease in self.delivery.dying} == self.dying
+        assert {lease.record.offset for lease in self.delivery.leases.dying} == self.dying
         for lease in items:
             assert lease.attempts == self.attempts.get(lease.record.offset, 0)
-        assert list(self.delivery.flights) == sorted(self.flying, key=lambda batch: batch.start)
+        assert list(self.delivery.in_flight) == sorted(self.flying, key=lambda batch: batch.start)
 
     @invariant()
     def what_is_out_is_counted(self) -> None:
         delivery = self.delivery
-        assert delivery.bytes == len(delivery.items)
-        assert sorted(delivery.items) == list(delivery.items)
+        assert delivery.leases.bytes == len(delivery.leases.items)
+        assert sorted(delivery.leases.items) == list(delivery.leases.items)
         floor = delivery.floor or 0
         assert all(start > floor for start, _ in delivery.done)
         if delivery.floor is not None and not delivery.outstanding() and delivery.frontier is not None:
@@ -321,7 +321,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.flying[-1].sent or self.send(self.flying[-1])
         while self.flying:
             self.settle_the_first_batch()
-        self.limit = self.delivery.max_deliveries = 0
+        self.limit = self.delivery.leases.max_deliveries = 0
         self.bury()
         self.time_passes(100.0)
         while self.deliverable():

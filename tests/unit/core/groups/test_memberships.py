@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Span, Watcher
-from kateway.core.delivery.ledger import Delivery
+from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.membership import Membership
 from kateway.core.groups.memberships import Memberships
@@ -101,7 +101,7 @@ class World:
     def membership(self) -> Membership:
         return self.groups._groups["default", "g", "t"]
 
-    def ledger(self, partition: int) -> Delivery:
+    def ledger(self, partition: int) -> Ledger:
         return self.membership.dispatch.owned_partitions[partition].delivery
 
     def portion(self, reader: Reader) -> list[int]:
@@ -582,7 +582,7 @@ def test_what_is_kept_is_bounded_in_time_and_in_bytes() -> None:
     kept = RetainedState(clock, max_bytes=25)
 
     def gone(partition: int) -> OwnedPartition:
-        delivery = Delivery(partition, Committed(0))
+        delivery = Ledger(partition, Committed(0))
         records = [Record(offset, 0, None, b"12345") for offset in range(2)]
         delivery.lease(*delivery.receive(records, 0), "token", 60.0, 0.0)
         owned = OwnedPartition(partition, delivery)

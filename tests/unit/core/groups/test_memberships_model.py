@@ -131,12 +131,12 @@ class GroupsMachine(RuleBasedStateMachine):
             program.client.reader.pause()
 
     def fed_to_one_at_a_time(self, program: Program, batch: Batch) -> None:
-        flights = list(self.world.ledger(batch.partition).flights)
-        first = flights[0].start
-        assert all(flight.sent or flight is batch for flight in flights)
+        in_flight = list(self.world.ledger(batch.partition).in_flight)
+        first = in_flight[0].start
+        assert all(flight.sent or flight is batch for flight in in_flight)
         for other in self.programs:
             if other is not program:
-                assert not set(map(id, flights)) & set(map(id, other.client.reader._unsettled))
+                assert not set(map(id, in_flight)) & set(map(id, other.client.reader._unsettled))
         for offset in range(first):
             assert self.may_be_done((batch.partition, offset)), "skipped, or out of order"
 
