@@ -174,6 +174,13 @@ class Membership:
                         raise
                     self._coordinators.forget(self.group)
                     error = caught
+                except CancelledError:
+                    raise
+                except Exception:
+                    # the clients of the group must not wait for ever because of it
+                    self._log.failure("the membership in {group} broke, and begins anew", group=self.group)
+                    self._lose()
+                    error = Unavailable("the group membership broke; the gateway's log says why")
                 failures += 1
                 if failures == NEWS_AFTER_FAILURES:
                     self._holder.failed(error if isinstance(error, KatewayError) else Unavailable(str(error)))

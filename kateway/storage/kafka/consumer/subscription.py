@@ -216,6 +216,10 @@ class KafkaSubscription:
                 except KatewayError as error:
                     answer_all(waiters, error)
                     continue
+                except Exception:
+                    self._log.failure("group {group}: a commit broke, it is made again", group=self.group)
+                    answer_all(waiters, Unavailable("a commit broke; the gateway's log says why"))
+                    continue
                 if errors and generation == self._membership.generation and errors & EXPELLED:
                     self._membership.expelled()
                 answer_all(waiters, self._not_ours() if errors else None)
@@ -388,6 +392,11 @@ class KafkaSubscription:
                 self.report_error(error)
                 if not error.retriable:
                     raise
+            except CancelledError:
+                raise
+            except Exception:
+                self._log.failure("group {group}: a question broke, it is asked again", group=self.group)
+                self.report_error(Unavailable("a question to the cluster broke; the gateway's log says why"))
             await deferLater(self._reactor, RETRY_SECONDS)
 
     def _own(self, coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
 from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import (
@@ -47,6 +48,8 @@ _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
 
 _NEVER = float("inf")
+
+_goes_on = Logger().failureHandler("a step of the producer broke; the others go on")
 
 
 class Producer:
@@ -352,12 +355,15 @@ class Producer:
         self._sweeping = None
         now = self._seconds()
         for lane in list(self._active):
-            self._sweep_lane(lane, now)
-        self._watch_silence(now)
-        self._lookups.sweep(now)
-        self._identities.retry(now)
+            with _goes_on:
+                self._sweep_lane(lane, now)
+        with _goes_on:
+            self._watch_silence(now)
+            self._lookups.sweep(now)
+            self._identities.retry(now)
         for sender in list(self._senders.values()):
-            sender.flush(force=True)
+            with _goes_on:
+                sender.flush(force=True)
         if self._active or self._lookups.busy:
             self._sweep_soon()
 

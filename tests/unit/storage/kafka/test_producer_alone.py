@@ -111,7 +111,8 @@ class Brokers:
         return Health(False, "no broker answers")
 
     def leader(self, topic: str, partition: int) -> int | None:
-        return self.leaders[topic][partition] if topic in self.leaders else None
+        leaders = self.leaders.get(topic, [])
+        return leaders[partition] if partition < len(leaders) else None
 
     def partition_count(self, topic: str) -> int | None:
         return len(self.leaders[topic]) if topic in self.leaders else None
