@@ -26,6 +26,7 @@ from kateway.web.messages.groups import GroupEdge
 from kateway.web.messages.publish import PublishEdge
 from kateway.web.messages.router import MessagePlane
 from kateway.web.messages.subscribe import SubscribeEdge
+from kateway.web.messages.topic_list import TopicListEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
 
@@ -152,9 +153,11 @@ def build_plane(
 ) -> MessagePlane:
     """Which edge serves which path and method; ``cors_origins`` gives those of now."""
     group = GroupEdge(gateway, admission)
+    listed = TopicListEdge(admission.control).handle
     return MessagePlane(
         admission.control.topic_grammar,
         admission.control.group_grammar,
+        topics={b"GET": listed, b"HEAD": listed},
         topic={b"POST": PublishEdge(gateway, admission).handle, b"GET": topics.handle, b"HEAD": topics.handle},
         group={b"GET": subscriptions.handle},
         actions={

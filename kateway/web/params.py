@@ -119,6 +119,17 @@ def topic_path(path: bytes, topic_name: re.Pattern[str], group_name: re.Pattern[
     return TopicPath(version, topic, rest[0] if rest else None, rest[1] if len(rest) > 1 else None)
 
 
+def topics_path(path: bytes) -> TopicPath | None:
+    """``/{version}/topics``, as a path whose topic is empty; ``None`` where it is something else."""
+    parts = path.split(b"/")
+    if len(parts) != 3 or parts[0] or parts[2] != b"topics":
+        return None
+    version = _decoded(parts[1])
+    if not _VERSION.fullmatch(version):
+        raise InvalidName(f"the version {version[:64]!r} is not v and a number, such as v1")
+    return TopicPath(version, "", None, None)
+
+
 def _decoded(part: bytes) -> str:
     try:
         return unquote_to_bytes(part).decode("utf-8")

@@ -15,6 +15,7 @@ from kateway.core.access.authentication import Credentials, Purpose, SnapshotNow
 from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, AccessRequest
 from kateway.core.access.policy import Access, Permission
 from kateway.core.access.rate_limits import Allowance
+from kateway.core.audit.events import actor
 from kateway.errors import RegistryUnavailable, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Snapshot, open_topic
@@ -24,6 +25,9 @@ OPEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 """Kafka's own grammar: with no registry a dot means nothing."""
 OPEN_PRINCIPAL = Principal("default")
 MAX_REMEMBERED = 20_000
+DEAD_SUFFIX = ".dead"
+"""Of the topics that hold groups' dead letters."""
+_VERSIONED = re.compile(r"(.+)\.(v(?!1$)[0-9]{1,9})")
 
 Show = Callable[[Purpose], Credentials]
 """Reads a request's credentials; called only where they are needed."""
@@ -59,6 +63,17 @@ class AuthorizedRequest(NamedTuple):
         return permission.allowance if permission is not None and permission.allowance.counts else None
 
 
+class UsableTopic(NamedTuple):
+    """A topic that a caller may use."""
+
+    topic: str
+    """As the caller names it: with its application where that is another's."""
+    partitions: int
+    publish: bool
+    groups: tuple[str, ...]
+    """Of which it may subscribe; ``*`` stands for every one."""
+
+
 class AccessControl(Protocol):
     """Lets requests in."""
 
@@ -80,6 +95,9 @@ class AccessControl(Protocol):
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         """Authorises a request; 401, 403, 404, 409, 410, 429, 503 as errors. Synchronous: it runs for every request."""
+
+    async def usable(self, version: str, show: Show) -> tuple[str, list[UsableTopic]]:
+        """Names the caller, and lists the topics of a version that it may use, by name; 401, 429 and 503 as errors."""
 
     def review(self, authorized: AuthorizedRequest) -> float | None:
         """Until when a stream may go on as things are now, in seconds since the epoch; ``None``: until something
@@ -120,6 +138,14 @@ class OpenAccess:
                 place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None
             )
         return authorized
+
+    async def usable(self, version: str, show: Show) -> tuple[str, list[UsableTopic]]:
+        found = []
+        for name, info in (await self._store.topics()).items():
+            plain, suffix = _of_version(name)
+            if suffix == version and not name.endswith(DEAD_SUFFIX):
+                found.append(UsableTopic(plain, info.partitions, True, ("*",)))
+        return "", sorted(found)
 
     def review(self, authorized: AuthorizedRequest) -> float | None:
         return None
@@ -176,6 +202,35 @@ class RegistryAccess:
             permission,
         )
 
+    async def usable(self, version: str, show: Show) -> tuple[str, list[UsableTopic]]:
+        snapshot = self._snapshot()
+        if not snapshot.known:
+            raise RegistryUnavailable("the registry was not reached since the start; its keys are not known yet")
+        principal = self.access.authentication.authenticate(show("describe"), "describe")
+        self.access.quotas.of(principal, snapshot).request(self._seconds())
+        key = snapshot.keys.get(principal.key)
+        publishes, reads = key is None or key.kind == "pub", key is None or key.kind == "sub"
+        caller = principal.application
+        found = []
+        for (owner, name, registered), topic in snapshot.topics.items():
+            if registered != version or topic.state == "retired":
+                continue
+            binding = snapshot.bindings.get((caller, owner, name, version))
+            if owner == caller:
+                groups: tuple[str, ...] = ("*",)
+            elif binding is not None:
+                groups = tuple(sorted(binding.groups))
+            else:
+                continue
+            publish = publishes and owner == caller
+            if publish or reads:
+                store = self._stores.get(topic.cluster)
+                known = store.partitions(topic.stored_as) if store is not None else None
+                full = name if owner == caller else f"{owner}.{name}"
+                partitions = known or topic.partitions or 0
+                found.append(UsableTopic(full, partitions, publish, groups if reads else ()))
+        return actor(principal), sorted(found)
+
     def review(self, authorized: AuthorizedRequest) -> float | None:
         return None if authorized.permission is None else self.access.review(authorized.permission, authorized.asked)
 
@@ -185,3 +240,9 @@ class RegistryAccess:
     def read_pause(self, authorized: AuthorizedRequest, size: int) -> float:
         # asked for afresh: an allowance is good for one request, a stream outlives many changes
         return self.access.quotas.of(authorized.principal, self._snapshot()).read(size, self._seconds())
+
+
+def _of_version(name: str) -> tuple[str, str]:
+    """Splits a topic's name in the store, as ``open_topic`` makes it, into the plain name and the version."""
+    found = _VERSIONED.fullmatch(name)
+    return (name, "v1") if found is None else (found[1], found[2])

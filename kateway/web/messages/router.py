@@ -28,6 +28,7 @@ class MessagePlane:
         topic_grammar: re.Pattern[str],
         group_grammar: re.Pattern[str],
         *,
+        topics: Methods,
         topic: Methods,
         group: Methods,
         actions: Mapping[str, Methods],
@@ -36,6 +37,7 @@ class MessagePlane:
     ) -> None:
         self._cors_origins = cors_origins
         self._publish_socket = publish_socket
+        self._topics = topics
         self._topic = topic
         self._group = group
         self._actions = actions
@@ -43,7 +45,7 @@ class MessagePlane:
 
     @staticmethod
     def _path(raw: bytes, topic_grammar: re.Pattern[str], group_grammar: re.Pattern[str]) -> params.TopicPath:
-        found = params.topic_path(raw, topic_grammar, group_grammar)
+        found = params.topic_path(raw, topic_grammar, group_grammar) or params.topics_path(raw)
         if found is None:
             raise NotFound("there is nothing here; topics are at /v1/topics/NAME, groups at /v1/topics/NAME/GROUP")
         return found
@@ -64,7 +66,7 @@ class MessagePlane:
             path = self._paths(raw_path)
             methods = self._methods(path)
             handler = methods.get(request.method)
-            if exchange.upgrade and path.group is None and wants_websocket(exchange):
+            if exchange.upgrade and path.topic and path.group is None and wants_websocket(exchange):
                 handler = self._publish_socket
             if handler is None:
                 allow = ", ".join(sorted({method.decode() for method in methods} | {"OPTIONS"}))
@@ -80,6 +82,8 @@ class MessagePlane:
         handler(exchange, path, raw_query)
 
     def _methods(self, path: params.TopicPath) -> Methods:
+        if not path.topic:
+            return self._topics
         if path.group is None:
             return self._topic
         if path.action is None:

@@ -24,6 +24,7 @@ from kateway.web.admin.api import AdminEdge
 from kateway.web.cors import check_origin
 from kateway.web.exchange import Exchange, Request, Response
 from kateway.web.problems import problem
+from kateway.web.site.about import about, openapi
 from kateway.web.site.exchange import StockExchange
 from kateway.web.site.health import live, ready
 
@@ -116,8 +117,16 @@ def public_tree(
     draining: Callable[[], bool],
     cors_origins: Callable[[], Sequence[str]],
 ) -> Resource:
-    """``/live``, ``/ready`` and the message plane."""
+    """``/``, ``/openapi.json``, ``/live``, ``/ready`` and the message plane."""
     app, tree = _app(clock, health, draining, lambda exchange: check_origin(exchange, cors_origins()))
+
+    @app.route("/", methods=["GET", "HEAD"])
+    def root(_request: TwistedRequest) -> Any:
+        return tree.answer(about)
+
+    @app.route("/openapi.json", methods=["GET", "HEAD"])
+    def description(_request: TwistedRequest) -> Any:
+        return tree.answer(openapi)
 
     @app.route("/<version>/topics", branch=True)
     def topics(_request: TwistedRequest, version: str) -> Any:
