@@ -193,12 +193,12 @@ class HttpConnection:
         else:
             self._send_fin()
 
-    def close_answered(self, client_first: bool = False) -> None:
-        """A WebSocket's client has had our Close frame, and so everything before it (RFC 6455 7.1.1: the server closes
-        first). ``client_first``: it sent its own first, and may have left something unread: its FIN or its reset tells.
+    def close_answered(self) -> None:
+        """A WebSocket's client has sent its Close frame (RFC 6455 7.1.1: the server closes first). That may have
+        crossed ours, with records unread: its FIN or its reset, behind our FIN, tells.
         """
         if self._end_held:
-            self._send_fin(wait=client_first)
+            self._send_fin(wait=True)
         elif self.closing:
             self.go_on_ending()
 

@@ -266,7 +266,7 @@ class Socket:
                 self.close(code, reason)
             case CloseConnection(code=code):
                 self.close(int(code) if int(code) not in {1005, 1006} else NORMAL)
-                self._channel.close_answered(client_first=True)
+                self._channel.close_answered()
                 self.connectionLost()
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:
