@@ -146,6 +146,7 @@ def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
 def build_plane(
     gateway: Gateway,
     admission: Admission,
+    publishes: PublishEdge,
     topics: TopicEdge,
     subscriptions: SubscribeEdge,
     publish_sockets: SocketPublishEdge,
@@ -158,7 +159,7 @@ def build_plane(
         admission.control.topic_grammar,
         admission.control.group_grammar,
         topics={b"GET": listed, b"HEAD": listed},
-        topic={b"POST": PublishEdge(gateway, admission).handle, b"GET": topics.handle, b"HEAD": topics.handle},
+        topic={b"POST": publishes.handle, b"GET": topics.handle, b"HEAD": topics.handle},
         group={b"GET": subscriptions.handle},
         actions={
             "lag": {b"GET": group.lag, b"HEAD": group.lag},

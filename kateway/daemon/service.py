@@ -59,6 +59,7 @@ from kateway.web.admin.access import Guard, read_token
 from kateway.web.admin.api import AdminEdge
 from kateway.web.http1.factory import HttpFactory
 from kateway.web.messages.admission import Admission
+from kateway.web.messages.publish import PublishEdge
 from kateway.web.messages.subscribe import SubscribeEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
@@ -130,9 +131,16 @@ class GatewayService(Service):
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )
         self._pub_sockets = SocketPublishEdge(gateway, self._front, reactor, settings.http.max_body_bytes)
+        self._publishes = PublishEdge(gateway, self._front, settings.http.max_body_bytes)
         self._topics = TopicEdge(gateway, self._front)
         plane = build_plane(
-            gateway, self._front, self._topics, self._subscriptions, self._pub_sockets, self._cors_origins
+            gateway,
+            self._front,
+            self._publishes,
+            self._topics,
+            self._subscriptions,
+            self._pub_sockets,
+            self._cors_origins,
         )
         self._administration = Administration(
             self.registry,
@@ -312,6 +320,7 @@ class GatewayService(Service):
         self.settings = settings
         self._public.configure(settings.http)
         self._admin.configure(settings.http)
+        self._publishes.max_body_bytes = settings.http.max_body_bytes
         self._subscriptions.max_message_bytes = settings.http.max_body_bytes
         self._subscriptions.heartbeat_seconds = settings.http.heartbeat_seconds
         self._pub_sockets.max_message_bytes = settings.http.max_body_bytes

@@ -99,7 +99,7 @@ REFUSED = [
     ("DELETE", T, 405, "method-not-allowed"),
     ("PUT", f"{T}/group1", 405, "method-not-allowed"),
     ("POST", f"{T}/group1/nothing", 404, "not-found"),
-    ("POST", "/v1/topics", 404, "not-found"),
+    ("POST", "/v1/topics", 405, "method-not-allowed"),
     ("POST", "/v1/topics/foobar/g/lag/more", 404, "not-found"),
     ("GET", "/nothing/here", 404, "not-found"),
     ("GET", "/nothing/%ff", 400, "bad-request"),

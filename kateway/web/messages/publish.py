@@ -21,6 +21,7 @@ from kateway.web import params
 from kateway.web.exchange import JSON, Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
 from kateway.web.messages.admission import Admission
+from kateway.web.messages.content_coding import Decode, decoder
 from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
@@ -35,14 +36,18 @@ class PublishQuery(NamedTuple):
     key: bytes | None
     acks: int
     headers: Headers
+    decode: Decode | None
+    """Undoes the body's ``Content-Encoding``; ``None`` where it has none."""
 
 
 class PublishEdge:
     """Turns publish requests into messages and outcomes into responses."""
 
-    def __init__(self, gateway: Gateway, admission: Admission) -> None:
+    def __init__(self, gateway: Gateway, admission: Admission, max_body_bytes: int) -> None:
         self._gateway = gateway
         self._admission = admission
+        self.max_body_bytes = max_body_bytes
+        """Of a body that is decoded; a reload may change it."""
         self._queries = params.Cache(params.publish_query)
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
@@ -58,11 +63,12 @@ class PublishEdge:
                 asked = self._asked(request, raw_query)
                 if head is not None:
                     head.memo[self] = asked
-            query, key, acks, headers = asked
+            query, key, acks, headers, decode = asked
+            body = request.body if decode is None else decode(request.body, self.max_body_bytes)
             messages = (
-                _batch(request, key, query.partition, headers)
+                _batch(request, body, key, query.partition, headers)
                 if query.batch
-                else (Message(request.body, key, headers, query.partition),)
+                else (Message(body, key, headers, query.partition),)
             )
             if authorized.permission is not None:
                 admission.count_publish(exchange, authorized, messages)
@@ -91,7 +97,7 @@ class PublishEdge:
             raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
         acks = params.agreed("ack", query.acks, given.acks)
         key = params.agreed("key", query.key, given.key)
-        return PublishQuery(query, key, -1 if acks is None else acks, given.headers)
+        return PublishQuery(query, key, -1 if acks is None else acks, given.headers, decoder(request.headers))
 
     def _record(self, error: KatewayError | None, exchange: Exchange, authorized: AuthorizedRequest) -> None:
         self._admission.record(exchange, authorized, "publish", error)
@@ -105,15 +111,15 @@ def _has_length(request: Request) -> bool:
     return any(name in {b"content-length", b"transfer-encoding"} for name, _value in request.headers)
 
 
-def _batch(request: Request, key: bytes | None, partition: int | None, headers: Headers) -> Sequence[Message]:
+def _batch(
+    request: Request, body: bytes, key: bytes | None, partition: int | None, headers: Headers
+) -> Sequence[Message]:
     content_type = request.header(b"content-type") or b""
     parse = _BATCH_FORMS.get(content_type.partition(b";")[0].strip().lower())
-    if parse is None or request.header(b"content-encoding") not in {None, b"identity"}:
-        raise UnsupportedMediaType(
-            "a batch is one of " + ", ".join(sorted(form.decode() for form in _BATCH_FORMS)) + ", without encoding"
-        )
+    if parse is None:
+        raise UnsupportedMediaType("a batch is one of " + ", ".join(sorted(form.decode() for form in _BATCH_FORMS)))
     # the request's Content-Type says how the batch is written, nothing of a record in it
-    return parse(request.body, key, partition, tuple(header for header in headers if header[0] != "content-type"))
+    return parse(body, key, partition, tuple(header for header in headers if header[0] != "content-type"))
 
 
 def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
