@@ -261,3 +261,5 @@ class Config:
     quotas: QuotasConfig = QuotasConfig()
     audit: AuditConfig = attrs.field(factory=AuditConfig)
     log: LogConfig = LogConfig()
+    data_directory: str = ""
+    """Of the audit and the embedded registry; empty: beside the default embedded store, else ``kateway-data``."""

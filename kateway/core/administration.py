@@ -92,10 +92,9 @@ class Administration:
         self._made: set[tuple[Topic, str]] = set()
         """Topics that their stores have, with the etag that each was looked at with."""
 
-    async def check_writable(self) -> None:
+    def check_writable(self) -> None:
         """Raises the registry's own refusal where it takes no changes, before anything else is looked at."""
-        if self.registry.read_only:
-            await self.registry.delete_application("")
+        self.registry.check_writable()
 
     # --- applications ------------------------------------------------------------------------------------------
 

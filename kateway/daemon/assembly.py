@@ -38,6 +38,8 @@ def open_mode(settings: Config) -> bool:
 
 def data_directory(settings: Config) -> Path:
     """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
+    if settings.data_directory:
+        return Path(settings.data_directory)
     default = settings.storage.get("default")
     return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
 

@@ -24,7 +24,7 @@ class Options(usage.Options):
     )
     optParameters = [  # noqa: RUF012  # usage.Options reads it from the class
         ["config", None, None, "The configuration file (TOML)."],
-        ["data", None, None, "The embedded store's data directory."],
+        ["data", None, None, "The data directory: of the embedded store, the audit and the embedded registry."],
         ["kafka", None, None, "Kafka brokers, HOST:PORT[,HOST:PORT...]: the default cluster is that Kafka."],
     ]
     optFlags = [["check", None, "Validate the configuration, name every problem, and exit 0 or 1."]]  # noqa: RUF012
@@ -100,7 +100,7 @@ class Options(usage.Options):
             )
         if self["data"] is not None:
             default = storage.get("default")
-            if not isinstance(default, EmbeddedStorageConfig):
-                raise ConfigError(["--data is the embedded store's directory, but the default cluster is Kafka"])
-            storage["default"] = attrs.evolve(default, path=self["data"])
+            if isinstance(default, EmbeddedStorageConfig):
+                storage["default"] = attrs.evolve(default, path=self["data"])
+            settings = attrs.evolve(settings, data_directory=self["data"])
         return attrs.evolve(settings, http=http, storage=storage)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from kateway.config.schema import Config
-from kateway.errors import ConfigError, KatewayError
+from kateway.errors import ConfigError
 
 IN_PLACE = frozenset({"admin", "auth", "delivery", "quotas", "http", "audit"})
 """Tables that can change while the gateway runs, but for ``FIXED``."""
@@ -81,7 +81,7 @@ class Reloads:
         self.generation += 1
         self._note([])
 
-    def failed(self, error: KatewayError) -> None:
+    def failed(self, error: Exception) -> None:
         self._note(error.problems if isinstance(error, ConfigError) else [str(error)])
 
     def _note(self, problems: list[str]) -> None:

@@ -266,7 +266,11 @@ class GatewayService(Service):
         if isinstance(self.control, RegistryAccess):
             used = self.control.access.authentication.take_used()
             if used:
-                await self.registry.note_used(used)
+                try:
+                    await self.registry.note_used(used)
+                except BaseException:
+                    self.control.access.authentication.put_back(used)
+                    raise
 
     def _failed_to_start(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -292,7 +296,7 @@ class GatewayService(Service):
 
     def _reload_and_log(self) -> None:
         reloading = Deferred.fromCoroutine(self.reload())
-        reloading.addErrback(lambda failure: _log.warn("nothing was reloaded: {why}", why=failure.getErrorMessage()))
+        reloading.addErrback(_is_logged)
 
     async def reload(self) -> None:
         """Re-reads configuration, certificates and registry, all or nothing. ``ConfigError`` names every problem;
@@ -313,8 +317,9 @@ class GatewayService(Service):
                 await self._read_registry_file(problems)
             problems.refuse()
             await self.registry.reload()
-        except KatewayError as error:
+        except Exception as error:
             self._reloads.failed(error)
+            _log.warn("nothing was reloaded: {why}", why=error)
             raise
         # from here on nothing can fail
         self.settings = settings
@@ -333,10 +338,13 @@ class GatewayService(Service):
             if context is not None:
                 certificate.take(context)
         if access is not None and isinstance(self.control, RegistryAccess):
+            access.authentication.put_back(self.control.access.authentication.take_used())
             self.control.access = access
         self.open_streams.recheck()
-        await self._administration.make_topics()
+        if self._access_log is not None:
+            self._access_log.reopen_quietly()
         self._reloads.succeeded()
+        await self._administration.make_topics()
         _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)
 
     async def _read_registry_file(self, problems: Problems) -> None:
@@ -405,6 +413,12 @@ async def _quietly(doing: str, stopping: Any) -> None:
         raise
     except Exception:
         _log.failure("{doing} failed", doing=doing)
+
+
+def _is_logged(failure: Failure) -> None:
+    """A failed reload has said so in the log; an exception that was not foreseen is there with its traceback."""
+    if not failure.check(KatewayError):
+        _log.failure("a reload broke", failure)
 
 
 def _exit_with_failure() -> None:

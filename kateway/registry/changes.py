@@ -88,6 +88,9 @@ class WritableRegistry(Changes):
 
     read_only = False
 
+    def check_writable(self) -> None:
+        """Every change is possible."""
+
     def __init__(self) -> None:
         super().__init__(Snapshot())
 

@@ -227,6 +227,9 @@ class Registry(Protocol):
     def read_only(self) -> bool:
         """True: every write raises (``RegistryReadOnly``, in open mode ``RegistryOpen``)."""
 
+    def check_writable(self) -> None:
+        """Raises the error of every write where it is ``read_only``."""
+
     async def start(self) -> None:
         """Loads the snapshot. Bad content of a file or data directory raises ``ConfigError``; a server that cannot
         be reached is not an error: the snapshot is not ``known`` until it is, ``health`` says so and the driver keeps

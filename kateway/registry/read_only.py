@@ -22,6 +22,9 @@ class ReadOnlyRegistry(Changes):
         self._gateway: GatewayEntry | None = None
         self._used: dict[str, int] = {}
 
+    def check_writable(self) -> None:
+        raise self._refusal()
+
     @abstractmethod
     def _refusal(self) -> KatewayError: ...
 

@@ -17,6 +17,8 @@ from kateway.web.exchange import Request
 
 _log = Logger()
 _FLUSH_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
+# between looks whether the file was moved away
 _MOST_WAITING = 1024
 _MOST_AGENT = 120
 _MOST_PATH = 512
@@ -45,6 +47,7 @@ class AccessLog:
         self._waiting: list[_Event] = []
         self._flushing: IDelayedCall | None = None
         self._file: int | None = None
+        self._look_at = 0.0
         self._path = config.access_file
         if write is None and config.access_file:
             self.reopen()
@@ -95,6 +98,13 @@ class AccessLog:
         if old is not None:
             os.close(old)
 
+    def reopen_quietly(self) -> None:
+        """As ``reopen``; where that fails the old file goes on being written, and the log says so."""
+        try:
+            self.reopen()
+        except OSError as error:
+            _log.warn("the access log could not be opened anew: {error}", error=error)
+
     def stop(self) -> None:
         """Writes what waits and closes the file."""
         self.flush()
@@ -113,8 +123,23 @@ class AccessLog:
             _log.warn("{count} access log lines were lost: {error}", count=len(waiting), error=error)
 
     def _write_file(self, lines: bytes) -> None:
-        if self._file is not None:
-            os.write(self._file, lines)
+        if self._file is None:
+            return
+        if self._seconds() >= self._look_at:
+            self._look_at = self._seconds() + _LOOK_SECONDS
+            if self._moved(self._file):
+                self.reopen_quietly()
+        left = memoryview(lines)
+        while left:
+            left = left[os.write(self._file, left) :]
+
+    def _moved(self, file: int) -> bool:
+        """Whether the path is another file by now, or none: logrotate has moved it."""
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(there, os.fstat(file))
 
 
 def _write_log(lines: bytes) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import formatEvent, globalLogPublisher
 
 from kateway.config.file import load
 from kateway.daemon.service import GatewayService
@@ -249,3 +250,34 @@ def served_by(port: int) -> str:
     """The subject of the certificate that a listener shows."""
     with socket.create_connection(("127.0.0.1", port), 10) as raw, trusting(None).wrap_socket(raw) as wrapped:
         return x509.load_der_x509_certificate(wrapped.getpeercert(True) or b"").subject.rfc4514_string()
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    lines: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event["log_level"].name == "warn":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+@here
+async def test_reload_by_the_admin_api_that_fails_is_in_the_log(gateway: FromFile, warnings: list[str]) -> None:
+    gateway.write(http="max_body_bytes = -1\nnever_heard_of = 1")
+    refused = await gateway.admin("POST", "/reload")
+    assert refused.status >= 400
+    (line,) = [line for line in warnings if "nothing was reloaded" in line]
+    assert "never_heard_of" in line
+    assert "max_body_bytes" in line
+
+
+@here
+async def test_use_of_a_key_just_before_a_reload_is_noted(gateway: FromFile) -> None:
+    assert (await gateway.publish("app1", "foo")).status == 201
+    gateway.write(http="keepalive_idle_seconds = 50")
+    assert (await gateway.admin("POST", "/reload")).status == 200
+    assert "app1-pub" in gateway.service._just_used()

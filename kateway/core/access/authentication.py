@@ -10,7 +10,7 @@ All of it is synchronous: it runs for every request of the hot path. In open mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import attrs
@@ -168,6 +168,10 @@ class Authentication:
         used = self.just_used()
         self._used.clear()
         return used
+
+    def put_back(self, used: Iterable[str]) -> None:
+        """Keys whose use could not be noted, or that another configuration's rules have seen: noted next time."""
+        self._used.update(used)
 
 
 def check_kind(key: Key, purpose: Purpose) -> None:

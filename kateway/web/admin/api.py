@@ -114,7 +114,7 @@ class AdminEdge:
         route, handler = found
         call = AdminCall(request, names, query_of(raw_query, route.query))
         if route.method != "GET" and route.path != "/reload":
-            await self._do.check_writable()
+            self._do.check_writable()
         try:
             return unless_known(request, await handler(call))
         except CancelledError:

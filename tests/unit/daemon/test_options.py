@@ -8,6 +8,7 @@ import pytest
 
 from kateway import __version__
 from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.daemon.assembly import data_directory
 from kateway.daemon.options import Options
 
 
@@ -56,8 +57,10 @@ def test_kafka_keeps_what_the_file_says_of_that_cluster(tmp_path: Path) -> None:
     assert (default.brokers, default.compression) == (("a:9092",), "lz4")
 
 
-def test_data_and_kafka_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--data" in refused(capsys, "--kafka", "a:9092", "--data", "here")
+def test_data_beside_kafka_is_where_audit_and_registry_are() -> None:
+    given = settings("--kafka", "a:9092", "--data", "here")
+    assert isinstance(given.storage["default"], KafkaStorageConfig)
+    assert data_directory(given) == Path("here")
 
 
 def test_kafka_without_a_broker_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
