@@ -51,6 +51,8 @@ class PublishQuery(NamedTuple):
     timeout: float
     retries: int
     batch: bool
+    timestamp: int | None = None
+    tombstone: bool = False
 
 
 class PublishHeaders(NamedTuple):
@@ -59,6 +61,7 @@ class PublishHeaders(NamedTuple):
     key: bytes | None
     acks: int | None
     headers: Headers
+    timestamp: int | None = None
 
 
 class SubscribeQuery(NamedTuple):
@@ -205,11 +208,13 @@ def flag(values: Mapping[bytes, bytes], name: bytes) -> bool:
 
 # --- publish -----------------------------------------------------------------------------------------------------
 
-_PUBLISH = frozenset({b"key", b"key_base64", b"partition", b"ack", b"timeout", b"retry", b"batch"})
+_PUBLISH = frozenset(
+    {b"key", b"key_base64", b"partition", b"ack", b"timeout", b"retry", b"batch", b"timestamp", b"tombstone"}
+)
 DEFAULT_PUBLISH_SECONDS = 5.0
 DEFAULT_RETRIES = 3
 _RECORD_HEADER = b"kateway-header-"
-_MEANT_FOR_US = frozenset({b"key", b"acks", b"content-type"})
+_MEANT_FOR_US = frozenset({b"key", b"acks", b"content-type", b"kateway-timestamp"})
 
 
 def publish_query(raw: bytes) -> PublishQuery:
@@ -227,6 +232,8 @@ def publish_query(raw: bytes) -> PublishQuery:
         seconds(values, b"timeout", DEFAULT_PUBLISH_SECONDS, MAX_PUBLISH_SECONDS, zero=False),
         whole(values, b"retry", DEFAULT_RETRIES, 0, INT32_MAX),  # it is the deadline that ends them
         flag(values, b"batch"),
+        whole(values, b"timestamp", None, 0, INT64_MAX),
+        flag(values, b"tombstone"),
     )
 
 
@@ -248,9 +255,12 @@ def from_base64(raw: bytes | str, name: str) -> bytes:
 
 
 def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
-    """``Key``, ``Acks``, ``Content-Type`` (kept with the record) and ``Kateway-Header-NAME`` (the record's own)."""
+    """``Key``, ``Acks``, ``Kateway-Timestamp``, ``Content-Type`` (kept with the record) and ``Kateway-Header-NAME``
+    (the record's own).
+    """
     key: bytes | None = None
     ack: int | None = None
+    timestamp: int | None = None
     found: list[tuple[str, bytes | None]] = []
     for name, value in headers:
         if name in _MEANT_FOR_US:
@@ -260,18 +270,21 @@ def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
                 if key is not None and key != value:
                     raise Contradiction("the header Key is given twice")
                 key = value
+            elif name == b"acks":
+                ack = _once("Acks", ack, acks(value, "Acks"))
             else:
-                ack = _once(ack, acks(value, "Acks"))
+                given = whole({b"Kateway-Timestamp": value}, b"Kateway-Timestamp", 0, 0, INT64_MAX)
+                timestamp = _once("Kateway-Timestamp", timestamp, given)
         elif name.startswith(_RECORD_HEADER):
             if len(name) == len(_RECORD_HEADER):
                 raise InvalidParameter("a header Kateway-Header- needs a name behind it")
             found.append((name[len(_RECORD_HEADER) :].decode("ascii"), value))
-    return PublishHeaders(key, ack, tuple(found))
+    return PublishHeaders(key, ack, tuple(found), timestamp)
 
 
-def _once(before: int | None, now: int) -> int:
+def _once(name: str, before: int | None, now: int) -> int:
     if before is not None and before != now:
-        raise Contradiction("the header Acks is given twice")
+        raise Contradiction(f"the header {name} is given twice")
     return now
 
 

@@ -12,9 +12,9 @@ import orjson
 
 from kateway.errors import InvalidParameter, MalformedBatch
 from kateway.model import Headers, Message, Record
-from kateway.web.params import INT32_MAX, from_base64
+from kateway.web.params import INT32_MAX, INT64_MAX, from_base64
 
-_KNOWN = {"key", "key_base64", "value", "value_base64", "value_json", "headers", "partition"}
+_KNOWN = {"key", "key_base64", "value", "value_base64", "value_json", "headers", "partition", "timestamp"}
 _KNOWN_HEADER = {"name", "value", "value_base64"}
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
@@ -145,8 +145,11 @@ def message(element: Any, where: str, key: bytes | None, partition: int | None, 
         partition = element["partition"]
         if type(partition) is not int or not 0 <= partition <= INT32_MAX:
             raise MalformedBatch(f"{where} has a partition that is not a whole number from 0 on")
+    timestamp = element.get("timestamp")
+    if "timestamp" in element and (type(timestamp) is not int or not 0 <= timestamp <= INT64_MAX):
+        raise MalformedBatch(f"{where} has a timestamp that is not whole milliseconds since the epoch")
     own = _headers(element["headers"], where) if "headers" in element else ()
-    return Message(value, key, headers + own if headers else own, partition)
+    return Message(value, key, headers + own if headers else own, partition, timestamp)
 
 
 def _bytes(element: dict[str, Any], name: str, where: str) -> bytes | None:

@@ -14,7 +14,14 @@ from twisted.python.failure import Failure
 
 from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
-from kateway.errors import KatewayError, LengthRequired, OutcomeUnknown, UnsupportedMediaType
+from kateway.errors import (
+    BadRequest,
+    InvalidParameter,
+    KatewayError,
+    LengthRequired,
+    OutcomeUnknown,
+    UnsupportedMediaType,
+)
 from kateway.model import Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
@@ -36,6 +43,7 @@ class PublishQuery(NamedTuple):
     key: bytes | None
     acks: int
     headers: Headers
+    timestamp: int | None
     decode: Decode | None
     """Undoes the body's ``Content-Encoding``; ``None`` where it has none."""
 
@@ -63,13 +71,16 @@ class PublishEdge:
                 asked = self._asked(request, raw_query)
                 if head is not None:
                     head.memo[self] = asked
-            query, key, acks, headers, decode = asked
+            query, key, acks, headers, timestamp, decode = asked
             body = request.body if decode is None else decode(request.body, self.max_body_bytes)
-            messages = (
-                _batch(request, body, key, query.partition, headers)
-                if query.batch
-                else (Message(body, key, headers, query.partition),)
-            )
+            if query.batch:
+                messages = _batch(request, body, key, query.partition, headers)
+                if timestamp is not None:
+                    messages = dated(messages, timestamp)
+            elif query.tombstone:
+                messages = (tombstone(body, key, headers, query.partition, timestamp),)
+            else:
+                messages = (Message(body, key, headers, query.partition, timestamp),)
             if authorized.permission is not None:
                 admission.count_publish(exchange, authorized, messages)
             publish = Publish(
@@ -97,10 +108,30 @@ class PublishEdge:
             raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
         acks = params.agreed("ack", query.acks, given.acks)
         key = params.agreed("key", query.key, given.key)
-        return PublishQuery(query, key, -1 if acks is None else acks, given.headers, decoder(request.headers))
+        timestamp = params.agreed("timestamp", query.timestamp, given.timestamp)
+        if query.tombstone and query.batch:
+            raise InvalidParameter("tombstone is for single records: in a batch a record's value is null")
+        decode = decoder(request.headers)
+        return PublishQuery(query, key, -1 if acks is None else acks, given.headers, timestamp, decode)
 
     def _record(self, error: KatewayError | None, exchange: Exchange, authorized: AuthorizedRequest) -> None:
         self._admission.record(exchange, authorized, "publish", error)
+
+
+def dated(messages: Sequence[Message], timestamp: int) -> Sequence[Message]:
+    """Gives a timestamp to the messages that have none of their own."""
+    return [each if each.timestamp is not None else each._replace(timestamp=timestamp) for each in messages]
+
+
+def tombstone(
+    body: bytes, key: bytes | None, headers: Headers, partition: int | None, timestamp: int | None
+) -> Message:
+    """A message without a value, which deletes its key from a compacted topic."""
+    if body:
+        raise BadRequest("a tombstone has no value: send an empty body")
+    if key is None:
+        raise BadRequest("a tombstone needs the key that it deletes")
+    return Message(None, key, tuple(header for header in headers if header[0] != "content-type"), partition, timestamp)
 
 
 def _path(request: Request) -> bytes:

@@ -56,8 +56,8 @@ class SocketPublishEdge:
             authorized = self._enter(exchange, path)
             query = self._queries(raw_query)
             given = params.publish_headers(request.headers)
-            if query.batch:
-                raise InvalidParameter("batch is for requests: over a WebSocket each message is one record")
+            if query.batch or query.tombstone:
+                raise InvalidParameter("over a WebSocket each message is one record, one with a null value a tombstone")
             acks = params.agreed("ack", query.acks, given.acks)
             defaults = Defaults(
                 authorized,
@@ -67,6 +67,7 @@ class SocketPublishEdge:
                 -1 if acks is None else acks,
                 query.timeout,
                 query.retries,
+                params.agreed("timestamp", query.timestamp, given.timestamp),
             )
             socket = accept(exchange, (), self.max_message_bytes)
         except Exception as error:
@@ -106,6 +107,7 @@ class Defaults(NamedTuple):
     acks: int
     timeout: float
     retries: int
+    timestamp: int | None
 
 
 class PublishSocket:
@@ -159,13 +161,15 @@ class PublishSocket:
             self._socket.pause()
 
     def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
-        authorized, key, partition, headers, acks, timeout, retries = self._defaults
+        authorized, key, partition, headers, acks, timeout, retries, timestamp = self._defaults
         try:
             if isinstance(message, bytes):
-                record = Message(message, key, headers, partition)
+                record = Message(message, key, headers, partition, timestamp)
             else:
                 element = loads(message, "the message")
                 record = record_of(element, "the message", key, partition, headers)
+                if record.timestamp is None:
+                    record = record._replace(timestamp=timestamp)
             if authorized.permission is not None:
                 # as for a request: what the quota has no room for is refused
                 self._admission.count_message(authorized, record)
