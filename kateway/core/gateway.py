@@ -48,6 +48,15 @@ class Publish(NamedTuple):
     """How often a publish that surely was not written is tried again before the deadline."""
 
 
+class Start(NamedTuple):
+    """Where a read without a group begins in a partition: ``offset`` or ``last`` (of so many records) with ``at`` a
+    count, ``timestamp`` with ``at`` in ms since the epoch, ``earliest``, ``latest``.
+    """
+
+    kind: str
+    at: int = 0
+
+
 class Lag(NamedTuple):
     """How far a group is behind in one partition."""
 
@@ -218,6 +227,21 @@ class Gateway:
         """Reads without a group. ``OffsetOutOfRange``, ``PartitionNotFound``, ``TopicNotFound``."""
         await self._partition(place, partition)
         return await place.store.read(place.topic, partition, offset, max_bytes=max_bytes, wait_seconds=wait_seconds)
+
+    async def start(self, place: Place, partition: int, start: Start) -> int:
+        """Finds the offset of a start. ``PartitionNotFound``, ``TopicNotFound``."""
+        if start.kind == "offset":
+            return start.at
+        await self._partition(place, partition)
+        store, topic = place.store, place.topic
+        if start.kind == "earliest":
+            return (await store.offsets(topic, "earliest"))[partition]
+        if start.kind == "timestamp":
+            return (await store.offsets(topic, start.at))[partition]
+        end = (await store.offsets(topic, "latest"))[partition]
+        if start.kind == "latest":
+            return end
+        return max((await store.offsets(topic, "earliest"))[partition], end - start.at)
 
     async def _partition(self, place: Place, partition: int) -> None:
         info = await place.store.topic(place.topic)

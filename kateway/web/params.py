@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
+from kateway.core.gateway import Start
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
 from kateway.model import Headers
 from kateway.storage.interface import Reset
@@ -79,10 +80,10 @@ class SubscribeQuery(NamedTuple):
 
 
 class ReadQuery(NamedTuple):
-    """The query of a group-less read; ``offset`` is ``None`` where the topic itself is asked about."""
+    """The query of a group-less read; ``partition`` and ``start`` are ``None`` in a question about the topic itself."""
 
     partition: int | None
-    offset: int | None
+    start: Start | None
     limit: int
     timeout: float
     max_bytes: int
@@ -302,7 +303,7 @@ def agreed(name: str, from_query: T | None, from_header: T | None) -> T | None:
 _SUBSCRIBE = frozenset(
     {b"limit", b"timeout", b"idle", b"follow", b"offset", b"ack", b"ack_timeout", b"queue", b"max_bytes"}
 )
-_READ = frozenset({b"partition", b"offset", b"limit", b"timeout", b"max_bytes"})
+_READ = frozenset({b"partition", b"offset", b"timestamp", b"limit", b"timeout", b"max_bytes"})
 SMALL_LIMIT = 1000
 DEFAULT_WAIT_SECONDS = 30.0
 DEFAULT_MAX_BYTES = 1 << 20
@@ -349,18 +350,36 @@ def _ack_timeout(values: Mapping[bytes, bytes]) -> float:
     return given
 
 
+def _start(values: Mapping[bytes, bytes]) -> Start | None:
+    if b"timestamp" in values:
+        return Start("timestamp", whole(values, b"timestamp", 0, 0, INT64_MAX))
+    raw = values.get(b"offset")
+    if raw is None:
+        return None
+    if raw in {b"earliest", b"latest"}:
+        return Start(raw.decode())
+    if raw[:1] == b"-":
+        return Start("last", whole({b"offset=-n": raw[1:]}, b"offset=-n", 0, 1, INT64_MAX))
+    if not raw[:1].isdigit():
+        raise InvalidParameter(f"offset must be a whole number, earliest, latest or -n (the last n), is {_shown(raw)}")
+    return Start("offset", whole(values, b"offset", 0, 0, INT64_MAX))
+
+
 def read_query(raw: bytes) -> ReadQuery:
     values = query(raw, _READ)
-    if b"offset" in values and b"partition" not in values:
-        raise BadRequest("offset needs partition beside it: an offset is a place in one partition")
-    if b"partition" in values and b"offset" not in values:
-        raise BadRequest("partition needs offset beside it; leave both out to ask about the topic")
+    begins = values.keys() & {b"offset", b"timestamp"}
+    if len(begins) > 1:
+        raise Contradiction("give offset or timestamp, not both")
+    if begins and b"partition" not in values:
+        raise BadRequest("offset and timestamp need partition beside them: they are a place in one partition")
+    if b"partition" in values and not begins:
+        raise BadRequest("partition needs offset or timestamp beside it; leave all out to ask about the topic")
     if b"partition" not in values and values:
         raise BadRequest("to read without a group give partition and offset")
     limit = whole(values, b"limit", 1, 1, INT64_MAX)
     return ReadQuery(
         whole(values, b"partition", None, 0, INT32_MAX),
-        whole(values, b"offset", None, 0, INT64_MAX),
+        _start(values),
         limit,
         seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True),
         whole(values, b"max_bytes", DEFAULT_MAX_BYTES if limit <= SMALL_LIMIT else INT64_MAX, 1, INT64_MAX),

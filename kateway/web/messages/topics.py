@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from kateway.core.access.control import AuthorizedRequest, Place
-from kateway.core.gateway import Gateway
+from kateway.core.gateway import Gateway, Start
 from kateway.errors import KatewayError
 from kateway.model import Record
 from kateway.storage.interface import Fetched
@@ -23,6 +24,8 @@ from kateway.web.messages.negotiate import form
 from kateway.web.messages.response_body import FormBody
 
 ONE_READ_BYTES = 1 << 20
+
+_log = Logger()
 
 
 class TopicEdge:
@@ -42,20 +45,20 @@ class TopicEdge:
     async def _answer(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
         query = self._queries(raw_query)
         admission = self._admission
-        if query.partition is None or query.offset is None:
+        if query.partition is None or query.start is None:
             authorized = admission.enter(exchange, "describe", path)
             admission.count_request(exchange, authorized)
             return await self._info(authorized.place, path)
         with admission.recorded(exchange, "read", path, wanted=admission.audit.subscribes) as event:
             authorized = event.authorized = admission.enter(exchange, "subscribe", path)
             admission.count_request(exchange, authorized)
-            return await self._permitted(exchange, authorized, query.partition, query.offset, query)
+            return await self._permitted(exchange, authorized, query.partition, query.start, query)
 
     async def _permitted(
-        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, offset: int, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, start: Start, query: params.ReadQuery
     ) -> Response | None:
         """Reads for as long as it is allowed: a permission that goes ends the wait, and cuts a response that began."""
-        reading = Deferred.fromCoroutine(self._read(exchange, authorized, partition, offset, query))
+        reading = Deferred.fromCoroutine(self._read(exchange, authorized, partition, start, query))
         refusals: list[KatewayError] = []
 
         def end(error: KatewayError) -> None:
@@ -84,7 +87,7 @@ class TopicEdge:
         )
 
     async def _read(
-        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, offset: int, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, start: Start, query: params.ReadQuery
     ) -> Response | None:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
         wanted = form(exchange.request.listed(b"accept"))
@@ -93,6 +96,7 @@ class TopicEdge:
         if pause is not None:
             # reading is slowed, not refused
             await self._paused(pause(0))
+        offset = await self._gateway.start(place, partition, start)
         fetched = await self._first(place, partition, offset, query)
         if fetched is None or not fetched.records:
             return Response(204, (), b"")
@@ -113,14 +117,13 @@ class TopicEdge:
                     max_bytes=min(stream.bytes_left, ONE_READ_BYTES),
                     wait_seconds=0,
                 )
-        except CancelledError:
-            # the permission went, or the client
+        except BaseException as error:
+            # a response that has begun and cannot go on is cut, so that it is not taken for whole; the failure is
+            # still one for the log and the audit
             exchange.abort()
-            return None
-        except Exception:
-            # what has begun and cannot go on is cut, so that it is not taken for whole
-            exchange.abort()
-            return None
+            if isinstance(error, KatewayError):
+                _log.warn("request {id} was cut: {why}", id=exchange.request.id, why=error)
+            raise
         if pause is not None:
             pause(stream.take_given())
         stream.end()

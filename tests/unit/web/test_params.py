@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME
 from kateway.core.access.control import OPEN_NAME
-from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
+from kateway.core.gateway import Start
+from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, KatewayError, UnknownParameter
 from kateway.web import params
 from kateway.web.params import TopicPath
 
@@ -175,6 +176,28 @@ def test_a_subscription_that_cannot_be_is_refused(raw: bytes) -> None:
         params.subscribe_query(raw)
 
 
+@pytest.mark.parametrize(
+    ("raw", "start"),
+    [
+        (b"offset=earliest", Start("earliest")),
+        (b"offset=latest", Start("latest")),
+        (b"offset=-5", Start("last", 5)),
+        (b"timestamp=1000", Start("timestamp", 1000)),
+    ],
+)
+def test_read_begins_where_its_query_says(raw: bytes, start: Start) -> None:
+    assert params.read_query(b"partition=0&" + raw).start == start
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"offset=middle", b"offset=-0", b"offset=-", b"offset=--1", b"timestamp=-1", b"offset=1&timestamp=1"],
+)
+def test_start_that_is_none_is_refused(raw: bytes) -> None:
+    with pytest.raises(KatewayError):
+        params.read_query(b"partition=0&" + raw)
+
+
 @pytest.mark.parametrize("raw", [b"offset=3", b"partition=3", b"limit=3"])
 def test_a_read_needs_partition_and_offset(raw: bytes) -> None:
     with pytest.raises(BadRequest):
@@ -183,7 +206,7 @@ def test_a_read_needs_partition_and_offset(raw: bytes) -> None:
 
 def test_a_read_has_the_bounds_of_a_subscription() -> None:
     read = params.read_query
-    assert read(b"partition=0&offset=7") == (0, 7, 1, 30.0, 1 << 20)
+    assert read(b"partition=0&offset=7") == (0, Start("offset", 7), 1, 30.0, 1 << 20)
     assert read(b"partition=0&offset=7&limit=1000&timeout=300").max_bytes == 1 << 20
     assert read(b"partition=0&offset=7&limit=1001&timeout=0").max_bytes == params.INT64_MAX
     assert read(b"partition=0&offset=7&limit=1001&max_bytes=5").max_bytes == 5
