@@ -113,7 +113,8 @@ class Store(Protocol):
 
     def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> Subscription:
         """Makes this process a member of ``group`` for ``topic`` and returns at once; the listener hears the rest.
-        Never waits for another group's join.
+        Never waits for another group's join. ``Draining`` where the store is stopped, ``GroupBusy`` where it has
+        one subscription of a group and topic at a time (the embedded store) and that is not closed yet.
         """
 
 

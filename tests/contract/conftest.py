@@ -20,10 +20,13 @@ from kateway.storage.kafka.driver import KafkaStore
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The embedded store and the newer Kafka; both Kafkas for what is marked ``both_kafkas``."""
+    """The embedded store and the newer Kafka; both Kafkas for tests that are marked ``both_kafkas``, Kafka alone for
+    those marked ``several_members``: the embedded store has one subscription of a group and topic at a time.
+    """
     if "make_store" in metafunc.fixturenames:
+        several_members = metafunc.definition.get_closest_marker("several_members") is not None
         drivers = [pytest.param(fixture, marks=pytest.mark.kafka) for fixture in kafkas(metafunc)]
-        metafunc.parametrize("make_store", ["embedded", *drivers], indirect=True)
+        metafunc.parametrize("make_store", drivers if several_members else ["embedded", *drivers], indirect=True)
 
 
 @pytest.fixture

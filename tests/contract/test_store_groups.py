@@ -334,6 +334,7 @@ async def test_an_idle_group_is_moved_by_hand_and_a_busy_one_is_not(store, make_
 # --- several members
 
 
+@pytest.mark.several_members
 @here
 async def test_a_second_member_gets_its_share_and_gives_it_back(make_topic, written, subscribe, group):
     topic = await make_topic(partitions=4)
@@ -351,6 +352,7 @@ async def test_a_second_member_gets_its_share_and_gives_it_back(make_topic, writ
     await first.owns(0, 1, 2, 3)
 
 
+@pytest.mark.several_members
 @here
 async def test_a_member_too_many_owns_nothing_until_one_leaves(make_topic, subscribe, group):
     topic = await make_topic(partitions=1)
@@ -364,6 +366,7 @@ async def test_a_member_too_many_owns_nothing_until_one_leaves(make_topic, subsc
     await other.owns(0)
 
 
+@pytest.mark.several_members
 @here
 async def test_a_hand_over_waits_for_the_old_owners_commit(store, make_topic, written, subscribe, group):
     topic = await make_topic(partitions=2)
@@ -421,6 +424,7 @@ async def test_a_subscription_closed_at_once_leaves_nothing_behind(store, make_t
     await store.reset(group, topic, {0: 0})
 
 
+@pytest.mark.several_members
 @here
 async def test_one_groups_held_up_hand_over_does_not_delay_another_group(make_topic, written, subscribe, unique_name):
     topic = await make_topic(partitions=2)

@@ -1,4 +1,4 @@
-"""How the embedded store bounds a hand-over, and what it does about a listener that fails."""
+"""Subscriptions of the embedded store: starts, bounded closes, and failures of listeners and of the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from kateway.config.schema import EmbeddedStorageConfig
-from kateway.errors import Conflict, KatewayError
+from kateway.errors import Conflict, CorruptRecords, Draining, GroupBusy, KatewayError
 from kateway.model import Committed, Message
 from kateway.storage.embedded import EmbeddedStore
 
@@ -61,24 +61,6 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
 
 
 @here
-async def test_a_hand_over_that_is_held_up_for_too_long_happens_all_the_same(store):
-    never: Deferred[None] = Deferred()
-    first, second = Hears(never), Hears()
-    holding = store.subscribe("group", "topic", first, "earliest")
-    await until(lambda: first.owned == {0, 1})
-    store.subscribe("group", "topic", second, "earliest")
-    await until(lambda: first.owned == {0})
-    assert not second.owned
-    await holding.commit({1: Committed(1)})
-    await until(lambda: second.owned == {1})
-    with pytest.raises(Conflict):
-        await holding.commit({1: Committed(2)})
-    assert (await store.committed("group", "topic"))[1] == Committed(1)
-    # too late, and harmless
-    never.callback(None)
-
-
-@here
 async def test_a_close_does_not_wait_for_ever(store):
     first = Hears(Deferred())
     subscription = store.subscribe("group", "topic", first, "earliest")
@@ -88,31 +70,178 @@ async def test_a_close_does_not_wait_for_ever(store):
 
 
 @here
-async def test_a_topic_deleted_during_a_hand_over_leaves_nothing_behind(store):
-    first, second = Hears(Deferred()), Hears()
-    store.subscribe("group", "topic", first, "earliest")
-    await until(lambda: first.owned == {0, 1})
-    store.subscribe("group", "topic", second, "earliest")
-    await until(lambda: first.owned == {0})
-    await store.delete_topic("topic")
-    await until(lambda: not first.owned and not second.owned)
+async def test_close_that_is_held_up_for_too_long_ends_all_the_same(store):
+    never: Deferred[None] = Deferred()
+    listener = Hears(never)
+    subscription = store.subscribe("group", "topic", listener, "earliest")
+    await until(lambda: listener.owned == {0, 1})
+    closed = subscription.close()
+    await until(lambda: not listener.owned)
+    await subscription.commit({1: Committed(1)})
+    await closed
+    with pytest.raises(Conflict):
+        await subscription.commit({1: Committed(2)})
+    assert (await store.committed("group", "topic"))[1] == Committed(1)
+    # too late, and harmless
+    never.callback(None)
 
 
 @here
-async def test_a_listener_that_raises_is_logged_and_its_partitions_move_on(store, logged_errors):
+async def test_topic_deleted_while_a_close_is_held_up_leaves_nothing_behind(store):
+    listener = Hears(Deferred())
+    subscription = store.subscribe("group", "topic", listener, "earliest")
+    await until(lambda: listener.owned == {0, 1})
+    closed = subscription.close()
+    await until(lambda: not listener.owned)
+    await store.delete_topic("topic")
+    await closed
+    await store.create_topic("topic", partitions=1)
+    again = Hears()
+    store.subscribe("group", "topic", again, "earliest")
+    await until(lambda: again.owned == {0})
+
+
+@here
+async def test_listener_that_raises_is_logged_and_the_close_goes_on(store, logged_errors):
     class Broken(Hears):
         def revoked(self, partitions):
             raise RuntimeError("a bug")
 
-    broken, second = Broken(), Hears()
-    store.subscribe("group", "topic", broken, "earliest")
+    broken = Broken()
+    subscription = store.subscribe("group", "topic", broken, "earliest")
     await until(lambda: broken.owned == {0, 1})
-    store.subscribe("group", "topic", second, "earliest")
-    await until(lambda: second.owned)
+    await subscription.close()
+    await until(lambda: logged_errors)
     assert "a bug" in str(logged_errors[0]["log_failure"])
     logged_errors.clear()
-    # it is not told again that it is about to lose the rest when the store stops
-    broken.revoked = lambda partitions: None
+    second = Hears()
+    store.subscribe("group", "topic", second, "earliest")
+    await until(lambda: second.owned == {0, 1})
+
+
+@here
+async def test_second_subscription_is_refused_until_the_first_is_closed(store):
+    first = store.subscribe("group", "topic", Hears(), "earliest")
+    with pytest.raises(GroupBusy):
+        store.subscribe("group", "topic", Hears(), "earliest")
+    await first.close()
+    await store.subscribe("group", "topic", Hears(), "earliest").close()
+
+
+@here
+async def test_stopped_store_refuses_a_subscription(store):
+    await store.stop(1.0)
+    with pytest.raises(Draining):
+        store.subscribe("group", "topic", Hears(), "earliest")
+
+
+@here
+async def test_latest_is_where_the_topic_ended_when_it_was_subscribed(store):
+    listener = Hears()
+    subscription = store.subscribe("group", "topic", listener, "latest")
+    assert not listener.owned
+    await store.publish("topic", [Message(b"after", partition=0)], -1, reactor.seconds() + 5)
+    await until(lambda: 0 in listener.ready)
+    assert [record.value for record in subscription.take(0, 10, 1000)] == [b"after"]
+
+
+async def refuse_commits(store: EmbeddedStore) -> None:
+    """SQLite refuses every change of the groups' commits."""
+
+    def authorize(action: int, table: str | None, *_rest: object) -> int:
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_INSERT and table == "commits" else sqlite3.SQLITE_OK
+
+    await store._writing.call(lambda connection: connection.set_authorizer(authorize))
+
+
+async def accept_commits(store: EmbeddedStore) -> None:
+    await store._writing.call(lambda connection: connection.set_authorizer(None))
+
+
+@here
+async def test_start_whose_commit_failed_is_committed_as_soon_as_it_can_be(store):
+    await refuse_commits(store)
+    listener = Hears()
+    store.subscribe("group", "topic", listener, "latest")
+    await until(lambda: listener.owned == {0, 1})
+    await accept_commits(store)
+    await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+    await until(lambda: store._subscriptions["group", "topic"]._retry is None)
+    assert await store.committed("group", "topic") == {0: Committed(0), 1: Committed(0)}
+
+
+@here
+async def test_partition_added_after_a_start_that_was_not_committed_is_read_from_its_beginning(store):
+    await refuse_commits(store)
+    listener = Hears()
+    subscription = store.subscribe("group", "topic", listener, "latest")
+    await until(lambda: listener.owned == {0, 1})
+    await store.add_partitions("topic", 3)
+    await until(lambda: listener.owned == {0, 1, 2})
+    await accept_commits(store)
+    await store.publish("topic", [Message(b"y", partition=2)], -1, reactor.seconds() + 5)
+    await until(lambda: 2 in listener.ready)
+    assert [record.value for record in subscription.take(2, 10, 1000)] == [b"y"]
+
+
+@here
+async def test_commit_of_a_reader_is_not_undone_by_a_start_that_is_committed_late(store):
+    await refuse_commits(store)
+    listener = Hears()
+    subscription = store.subscribe("group", "topic", listener, "latest")
+    await until(lambda: listener.owned == {0, 1})
+    await accept_commits(store)
+    await subscription.commit({0: Committed(7)})
+    await until(lambda: store._subscriptions["group", "topic"]._retry is None)
+    await subscription.commit({})
+    assert await store.committed("group", "topic") == {0: Committed(7), 1: Committed(0)}
+
+
+@here
+async def test_read_that_fails_for_good_is_reported_as_retriable_and_read_again(store):
+    listener = Hears()
+    subscription = store.subscribe("group", "topic", listener, "earliest")
+    await until(lambda: listener.owned == {0, 1})
+    broken = store._subscriptions["group", "topic"]._failed
+    broken(CorruptRecords("damaged"))
+    await until(lambda: listener.errors)
+    assert listener.errors[0].retriable
+    await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+    await until(lambda: 0 in listener.ready)
+    assert subscription.take(0, 1, 100)
+
+
+@here
+async def test_writer_that_breaks_over_a_transaction_writes_the_next(store, logged_errors):
+    write = store._writer._written
+
+    def breaks(_: None) -> None:
+        write(None)
+        raise ZeroDivisionError
+
+    store._writer._written = breaks
+    for count in (1, 2):
+        await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+        await until(lambda count=count: len(logged_errors) >= count)
+    store._writer._written = write
+    assert "writer broke" in logged_errors[0]["log_format"]
+    await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+    logged_errors.clear()
+
+
+@here
+async def test_removal_of_old_records_that_breaks_is_logged_and_tried_again(store, logged_errors):
+    await store.set_retention("topic", 0)
+    await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
+    now_ms = store._keeper._now_ms
+    store._keeper._now_ms = lambda: 1 // 0
+    store._keeper.look_soon()
+    await until(lambda: logged_errors)
+    assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
+    logged_errors.clear()
+    store._keeper._now_ms = lambda: now_ms() + 1000
+    store._keeper.look_soon()
+    await until(lambda: store._topics["topic"].partitions[0].earliest == 1)
 
 
 def deny_commits(connection: sqlite3.Connection) -> None:

@@ -89,7 +89,7 @@ class Membership:
         return self._clock.seconds()
 
     def start(self) -> None:
-        """Becomes a member."""
+        """Becomes a member; raises the error of a store that refuses it at once."""
         if self._closing is None:
             self.dispatch.subscription = self._subscribe(self)
 
@@ -231,8 +231,11 @@ class Membership:
 
     def failed(self, error: KatewayError) -> None:
         self.last_error = error
-        if error.retriable:
-            return
+        if not error.retriable:
+            self.end(error)
+
+    def end(self, error: KatewayError) -> None:
+        """Is over: fails its readers with ``error``."""
         self.lost(frozenset(self.dispatch.owned_partitions))
         self._kept.forget(self._key)
         for reader in list(self.readers):

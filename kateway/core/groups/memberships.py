@@ -183,8 +183,7 @@ class Memberships:
         self._groups[key] = member
         if closing is not None:
             # the former membership is being left: two at once would be two members
-            started = member
-            _shared(closing).addCallback(lambda _: started.start())
+            _shared(closing).addCallback(_start_behind, member)
         return member
 
     def _close(self, key: Key, member: Membership) -> None:
@@ -199,6 +198,13 @@ class Memberships:
     def _closed(self, key: Key, closing: Deferred[None]) -> None:
         if self._closing.get(key) is closing:
             del self._closing[key]
+
+
+def _start_behind(_: None, member: Membership) -> None:
+    try:
+        member.start()
+    except KatewayError as error:
+        member.end(error)
 
 
 def _shared(closing: Deferred[None]) -> Deferred[None]:

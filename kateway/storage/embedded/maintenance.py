@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from kateway.config.schema import EmbeddedStorageConfig
 from kateway.errors import KatewayError
@@ -141,13 +143,13 @@ class Keeper:
         delay = 0 if again else self._config.retention_check_seconds
         self._next_look = self._reactor.callLater(delay, self.look_soon)
 
-    def _could_not_remove(self, failure: object) -> None:
-        error = getattr(failure, "value", None)
-        if isinstance(error, CancelledError):
+    def _could_not_remove(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
             return
-        if isinstance(error, BaseException):
-            translated: KatewayError = database.translate(error)
-            _log.warn("the embedded store could not remove old records: {error}", error=translated)
+        if failure.check(KatewayError, sqlite3.Error):
+            _log.warn("old records could not be removed: {error}", error=database.translate(failure.value))
+        else:
+            _log.failure("the removal of old records broke; it is tried again", failure)
 
     async def _look(self) -> None:
         while await self._thread.call(database.sweep, ROWS_AT_ONCE):

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.config.schema import EmbeddedStorageConfig
@@ -32,18 +31,15 @@ from kateway.errors import (
 from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
 from kateway.storage.embedded import database
 from kateway.storage.embedded.directory import DataDirectory
-from kateway.storage.embedded.groups import Group, Soon
+from kateway.storage.embedded.listeners import NextTurn
 from kateway.storage.embedded.maintenance import Keeper
 from kateway.storage.embedded.partition import Partition, TopicState
 from kateway.storage.embedded.records import encode
 from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
+from kateway.storage.embedded.subscription import EmbeddedSubscription, SubscriptionContext
 from kateway.storage.embedded.writer import PendingWrite, Writer, WriteResult
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset, Subscription
 
-RETRY_SECONDS = 1.0
-"""After a read of a group's commits that failed."""
-
-_log = Logger()
 T = TypeVar("T")
 
 FILE = "kateway.sqlite3"
@@ -78,10 +74,17 @@ class EmbeddedStore:
         self._reader = SqlThread(reactor, f"kateway-{name}-reader", reads=True)
         self._writer = Writer(reactor, self._writing, config.max_inflight_bytes)
         self._keeper = Keeper(config, reactor, self._writing, self._writer, self._file, now_ms)
-        self._soon = Soon(reactor)
+        self._context = SubscriptionContext(
+            reactor,
+            NextTurn(reactor),
+            self._reader,
+            self._writer,
+            config.rebalance_grace_seconds,
+            config.prefetch_max_bytes,
+        )
         self._topics: dict[str, TopicState] = {}
-        self._groups: dict[tuple[str, str], Group] = {}
-        self._loading_again: dict[Group, IDelayedCall] = {}
+        self._subscriptions: dict[tuple[str, str], EmbeddedSubscription] = {}
+        """By group and topic."""
         self._directory: DataDirectory | None = None
         self._refusal: KatewayError | None = Unavailable("the embedded store is not started")
 
@@ -113,10 +116,10 @@ class EmbeddedStore:
         if self._directory is None:
             return
         self._refusal = Draining("the gateway is shutting down")
-        ended = [each for group in list(self._groups.values()) for each in group.close()]
+        ended = [subscription.close() for subscription in list(self._subscriptions.values())]
         await self._at_most(grace_seconds, gatherResults([*ended, self._writer.idle()], consumeErrors=True))
-        for group in list(self._groups.values()):
-            group.lose(Draining("the gateway is shutting down"))
+        for subscription in list(self._subscriptions.values()):
+            subscription.abandon()
         self._writer.give_up()
         self._keeper.stop()
         await self._reader.stop()
@@ -185,9 +188,9 @@ class EmbeddedStore:
 
     def _grown(self, partitions: list[database.Loaded], topic: TopicState) -> TopicInfo:
         topic.grow(partitions)
-        for group in list(self._groups.values()):
-            if group.topic is topic:
-                group.balance()
+        for subscription in list(self._subscriptions.values()):
+            if subscription.topic is topic:
+                subscription.topic_grew()
         return TopicInfo(topic.name, len(topic.partitions))
 
     async def set_retention(self, topic: str, retention_ms: int) -> None:
@@ -206,9 +209,9 @@ class EmbeddedStore:
     def _deleted(self, _: None, topic: TopicState) -> None:
         if self._topics.get(topic.name) is topic:
             del self._topics[topic.name]
-        for group in list(self._groups.values()):
-            if group.topic is topic:
-                group.lose(TopicNotFound(f"the topic {topic.name} was deleted"))
+        for subscription in list(self._subscriptions.values()):
+            if subscription.topic is topic:
+                subscription.fail(TopicNotFound(f"the topic {topic.name} was deleted"))
         for partition in topic.partitions:
             partition.wake()
         self._keeper.look_soon()
@@ -337,62 +340,28 @@ class EmbeddedStore:
                 raise InvalidParameter(f"an offset is 0 or more, not {offset}")
             by_id.append((self._partition(topic, number).id, Committed(offset)))
         self._topic(topic)
-        if (group, topic) in self._groups:
+        if (group, topic) in self._subscriptions:
             raise GroupBusy(f"the group {group} has readers on {topic}")
         await self._writer.commit(group, by_id)
 
     def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> Subscription:
+        if self._refusal is not None:
+            raise self._refusal
+        if (group, topic) in self._subscriptions:
+            raise GroupBusy(f"this process reads {topic} in the group {group} already")
         known = self._topics.get(topic)
-        if self._refusal is not None or known is None:
-            refused = self._group(group, TopicState(0, topic, None, []))
-            return refused.refuse(listener, self._refusal or TopicNotFound(f"there is no topic {topic}"))
-        joined = self._groups.get((group, topic))
-        if joined is None:
-            joined = self._groups[group, topic] = self._group(group, known)
-            self._load(joined)
-        return joined.join(listener, reset)
-
-    def _group(self, name: str, topic: TopicState) -> Group:
-        return Group(
-            name,
-            topic,
-            self._reactor,
-            self._soon,
-            self._reader,
-            self._writer,
-            self._config.rebalance_grace_seconds,
-            self._config.prefetch_max_bytes,
-            self._forget,
+        subscription = EmbeddedSubscription(
+            group, known or TopicState(0, topic, None, []), listener, reset, self._context, self._forget
         )
+        self._subscriptions[group, topic] = subscription
+        if known is None:
+            subscription.fail(TopicNotFound(f"there is no topic {topic}"))
+        else:
+            subscription.start()
+        return subscription
 
-    def _load(self, group: Group) -> None:
-        """Lets the group begin once it is known what it has committed, commits under way included."""
-        ids = [partition.id for partition in group.topic.partitions]
-        behind_all = self._writer.commit(group.name, [])
-        behind_all.addErrback(lambda _: None)
-        behind_all.addCallback(lambda _: self._reader.call(database.committed, group.name, ids))
-        behind_all.addCallbacks(group.loaded, lambda failure: self._not_loaded(failure, group))
-        behind_all.addErrback(lambda failure: _log.failure("a group could not begin", failure=failure))
-
-    def _not_loaded(self, failure: Failure, group: Group) -> None:
-        """Tries again where that may help: a member whose error is retriable goes on waiting."""
-        error = database.translate(failure.value)
-        if not error.retriable:
-            group.lose(error)
-        elif self._groups.get((group.name, group.topic.name)) is group:
-            group.failed(error)
-            self._loading_again[group] = self._reactor.callLater(RETRY_SECONDS, self._load_again, group)
-
-    def _load_again(self, group: Group) -> None:
-        del self._loading_again[group]
-        self._load(group)
-
-    def _forget(self, group: Group) -> None:
-        if self._groups.get((group.name, group.topic.name)) is group:
-            del self._groups[group.name, group.topic.name]
-        again = self._loading_again.pop(group, None)
-        if again is not None:
-            again.cancel()
+    def _forget(self, subscription: EmbeddedSubscription) -> None:
+        del self._subscriptions[subscription.group, subscription.topic.name]
 
     # --- the threads
 

@@ -28,7 +28,8 @@ TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
 
 
-_goes_on = Logger().failureHandler("the health of the embedded store could not be noted")
+_log = Logger()
+_goes_on = _log.failureHandler("the health of the embedded store could not be noted")
 
 
 class WriteResult(Deferred[list[Outcome]]):
@@ -198,7 +199,8 @@ class Writer:
         if rows or batch.commits or batch.published or batch.waiting:
             self._batch = batch
             self.busy_since = now
-            self._thread.call(database.write, rows, batch.commits).addCallbacks(self._written, self._not_written)
+            writing = self._thread.call(database.write, rows, batch.commits)
+            writing.addCallbacks(self._written, self._not_written).addErrback(self._broke)
         else:
             self._tell_idle()
 
@@ -230,6 +232,10 @@ class Writer:
             publish.fail(error)
         for waiting in batch.waiting:
             waiting.errback(error)
+        self._hand_over()
+
+    def _broke(self, failure: Failure) -> None:
+        _log.failure("the embedded store's writer broke over a transaction; it goes on", failure)
         self._hand_over()
 
     def _end_batch(self) -> WriteBatch:
