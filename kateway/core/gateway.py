@@ -19,6 +19,7 @@ from kateway.core.delivery.ledger import Ack
 from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Mode, Reader
+from kateway.core.reads import MergedRead, NewestRead, PartitionRead, Read, Start
 from kateway.errors import (
     Conflict,
     KatewayError,
@@ -29,7 +30,7 @@ from kateway.errors import (
     TopicNotFound,
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
-from kateway.storage.interface import At, Fetched, Outcome, Reset
+from kateway.storage.interface import At, Outcome, Reset
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
@@ -46,15 +47,6 @@ class Publish(NamedTuple):
     """On the reactor's clock: when the caller's patience ends."""
     retries: int
     """How often a publish that surely was not written is tried again before the deadline."""
-
-
-class Start(NamedTuple):
-    """Where a read without a group begins in a partition: ``offset`` or ``last`` (of so many records) with ``at`` a
-    count, ``timestamp`` with ``at`` in ms since the epoch, ``earliest``, ``latest``.
-    """
-
-    kind: str
-    at: int = 0
 
 
 class Lag(NamedTuple):
@@ -223,30 +215,13 @@ class Gateway:
         end = await place.store.offsets(place.topic, "latest")
         return [(partition, earliest[partition], end[partition]) for partition in sorted(earliest.keys() & end.keys())]
 
-    async def read(self, place: Place, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
-        """Reads without a group. ``OffsetOutOfRange``, ``PartitionNotFound``, ``TopicNotFound``."""
-        await self._partition(place, partition)
-        return await place.store.read(place.topic, partition, offset, max_bytes=max_bytes, wait_seconds=wait_seconds)
-
-    async def start(self, place: Place, partition: int, start: Start) -> int:
-        """Finds the offset of a start. ``PartitionNotFound``, ``TopicNotFound``."""
-        if start.kind == "offset":
-            return start.at
-        await self._partition(place, partition)
-        store, topic = place.store, place.topic
-        if start.kind == "earliest":
-            return (await store.offsets(topic, "earliest"))[partition]
-        if start.kind == "timestamp":
-            return (await store.offsets(topic, start.at))[partition]
-        end = (await store.offsets(topic, "latest"))[partition]
-        if start.kind == "latest":
-            return end
-        return max((await store.offsets(topic, "earliest"))[partition], end - start.at)
-
-    async def _partition(self, place: Place, partition: int) -> None:
-        info = await place.store.topic(place.topic)
-        if partition >= info.partitions:
-            raise PartitionNotFound(f"{info.name} has partitions 0 to {info.partitions - 1}")
+    def read(self, place: Place, partition: int | None, start: Start) -> Read:
+        """A read without a group: of one partition, or of all (``timestamp`` and ``last`` alone)."""
+        if partition is not None:
+            return PartitionRead(place.store, place.topic, partition, start)
+        if start.kind == "last":
+            return NewestRead(place.store, place.topic, start.at, self._clock)
+        return MergedRead(place.store, place.topic, start.at, self._clock)
 
     async def committed(self, place: Place, group: str) -> Mapping[int, Committed | None]:
         """Returns the group's committed offset in each partition."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from kateway.core.gateway import Start
+from kateway.core.reads import Start
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
 from kateway.model import Headers
 from kateway.storage.interface import Reset
@@ -80,7 +80,9 @@ class SubscribeQuery(NamedTuple):
 
 
 class ReadQuery(NamedTuple):
-    """The query of a group-less read; ``partition`` and ``start`` are ``None`` in a question about the topic itself."""
+    """The query of a group-less read; ``start`` is ``None`` in a question about the topic itself, ``partition`` in a
+    read of all partitions.
+    """
 
     partition: int | None
     start: Start | None
@@ -303,7 +305,8 @@ def agreed(name: str, from_query: T | None, from_header: T | None) -> T | None:
 _SUBSCRIBE = frozenset(
     {b"limit", b"timeout", b"idle", b"follow", b"offset", b"ack", b"ack_timeout", b"queue", b"max_bytes"}
 )
-_READ = frozenset({b"partition", b"offset", b"timestamp", b"limit", b"timeout", b"max_bytes"})
+_STARTS = frozenset({b"offset", b"timestamp", b"last"})
+_READ = _STARTS | {b"partition", b"limit", b"timeout", b"max_bytes"}
 SMALL_LIMIT = 1000
 DEFAULT_WAIT_SECONDS = 30.0
 DEFAULT_MAX_BYTES = 1 << 20
@@ -353,6 +356,8 @@ def _ack_timeout(values: Mapping[bytes, bytes]) -> float:
 def _start(values: Mapping[bytes, bytes]) -> Start | None:
     if b"timestamp" in values:
         return Start("timestamp", whole(values, b"timestamp", 0, 0, INT64_MAX))
+    if b"last" in values:
+        return Start("last", whole(values, b"last", 0, 1, INT64_MAX))
     raw = values.get(b"offset")
     if raw is None:
         return None
@@ -367,19 +372,18 @@ def _start(values: Mapping[bytes, bytes]) -> Start | None:
 
 def read_query(raw: bytes) -> ReadQuery:
     values = query(raw, _READ)
-    begins = values.keys() & {b"offset", b"timestamp"}
+    begins = values.keys() & _STARTS
     if len(begins) > 1:
-        raise Contradiction("give offset or timestamp, not both")
-    if begins and b"partition" not in values:
-        raise BadRequest("offset and timestamp need partition beside them: they are a place in one partition")
-    if b"partition" in values and not begins:
-        raise BadRequest("partition needs offset or timestamp beside it; leave all out to ask about the topic")
-    if b"partition" not in values and values:
-        raise BadRequest("to read without a group give partition and offset")
-    limit = whole(values, b"limit", 1, 1, INT64_MAX)
+        raise Contradiction("give one of offset, timestamp and last")
+    if b"offset" in values and b"partition" not in values:
+        raise BadRequest("offset needs partition beside it; last and timestamp read all partitions without one")
+    if values and not begins:
+        raise BadRequest("give offset, timestamp or last to read; leave all out to ask about the topic")
+    start = _start(values)
+    limit = whole(values, b"limit", start.at if start is not None and b"last" in values else 1, 1, INT64_MAX)
     return ReadQuery(
         whole(values, b"partition", None, 0, INT32_MAX),
-        _start(values),
+        start,
         limit,
         seconds(values, b"timeout", DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, zero=True),
         whole(values, b"max_bytes", DEFAULT_MAX_BYTES if limit <= SMALL_LIMIT else INT64_MAX, 1, INT64_MAX),

@@ -8,6 +8,7 @@ from recorder import turn
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
+from kateway.core.reads import MergedRead, NewestRead
 from kateway.errors import OffsetOutOfRange, PartitionNotFound
 from kateway.model import Message
 from kateway.storage.interface import Fetched
@@ -147,3 +148,22 @@ async def test_a_time_is_found_where_timestamps_do_not_grow(store, make_topic, w
     assert await store.offsets(topic, 4000) == {0: 0}
     assert await store.offsets(topic, 6000) == {0: 2}
     assert await store.offsets(topic, 9001) == {0: 4}
+
+
+@here
+async def test_all_partitions_are_read_merged_by_time(store, make_topic, written):
+    topic = await make_topic(partitions=3)
+    for number in range(12):
+        await written(topic, Message(b"%d" % number, partition=number % 3, timestamp=1000 + number))
+
+    async def everything(read):
+        found = []
+        run = await read.first(5.0, 1 << 20)
+        while run is not None:
+            found += [int(record.value) for record in run[1]]
+            run = await read.next(1 << 20)
+        return found
+
+    assert await everything(MergedRead(store, topic, 1003, reactor)) == list(range(3, 12))
+    assert await everything(NewestRead(store, topic, 5, reactor)) == list(range(7, 12))
+    assert await everything(NewestRead(store, topic, 50, reactor)) == list(range(12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,52 @@ async def test_read_of_a_partition_that_is_not_there_is_404(gateway: RunningGate
     assert (await gateway.request("POST", f"{T}?partition=0", b"x")).status == 201
     for query in ("offset=earliest", "offset=-1", "timestamp=1"):
         assert (await gateway.request("GET", f"{T}?partition=999&{query}")).status == 404
+
+
+async def merged(gateway: RunningGateway, query: str) -> list[str]:
+    found = await gateway.request("GET", f"{T}?{query}", headers={"Accept": "application/x-ndjson"})
+    return (
+        [json.loads(line)["value"] for line in found.body.splitlines()] if found.status == 200 else [str(found.status)]
+    )
+
+
+@here
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("last=3", ["d", "e", "f"]),
+        ("last=100", ["a", "b", "c", "d", "e", "f"]),
+        ("last=3&limit=2", ["d", "e"]),
+        ("last=2&partition=0", ["d", "e"]),
+        ("timestamp=3000&limit=10", ["c", "d", "e", "f"]),
+        ("timestamp=3000&limit=2", ["c", "d"]),
+        ("timestamp=9000&limit=10&timeout=0.1", ["204"]),
+        ("last=10001", ["400"]),
+        ("offset=1", ["400"]),
+        ("limit=1", ["400"]),
+    ],
+)
+async def test_all_partitions_are_read_merged_by_time(gateway: RunningGateway, query: str, expected: list[str]) -> None:
+    for partition, value, timestamp in (
+        (0, b"a", 1000),
+        (1, b"b", 2000),
+        (2, b"c", 3000),
+        (0, b"d", 4000),
+        (0, b"e", 5000),
+        (1, b"f", 6000),
+    ):
+        written = await gateway.request("POST", f"{T}?partition={partition}&timestamp={timestamp}", value)
+        assert written.status == 201
+    assert await merged(gateway, query) == expected
+
+
+@here
+async def test_last_of_a_topic_without_records_waits_for_the_first(gateway: RunningGateway) -> None:
+    await gateway.request("GET", f"{T}/g?timeout=0")
+    waiting = gateway.spawn(gateway.request("GET", f"{T}?last=1&timeout=10"))
+    await gateway.request("GET", f"{T}?last=1&timeout=0.1")
+    assert (await gateway.request("POST", f"{T}?partition=1", b"new")).status == 201
+    assert (await waiting).body == b"new"
 
 
 @here

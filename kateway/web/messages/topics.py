@@ -10,10 +10,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from kateway.core.access.control import AuthorizedRequest, Place
-from kateway.core.gateway import Gateway, Start
+from kateway.core.gateway import Gateway
+from kateway.core.reads import Read, Run
 from kateway.errors import KatewayError
 from kateway.model import Record
-from kateway.storage.interface import Fetched
 from kateway.web import params
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, Exchange, Response
@@ -22,8 +22,6 @@ from kateway.web.formats.raw import RawForm, single
 from kateway.web.messages.admission import Admission
 from kateway.web.messages.negotiate import form
 from kateway.web.messages.response_body import FormBody
-
-ONE_READ_BYTES = 1 << 20
 
 _log = Logger()
 
@@ -35,8 +33,8 @@ class TopicEdge:
         self._gateway = gateway
         self._admission = admission
         self._queries = params.Cache(params.read_query)
-        self._waiting: set[Deferred[Fetched]] = set()
-        """Reads that wait at the end of a partition."""
+        self._waiting: set[Deferred[Run | None]] = set()
+        """Reads that wait for their first record."""
         self._draining = False
 
     def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
@@ -45,20 +43,21 @@ class TopicEdge:
     async def _answer(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
         query = self._queries(raw_query)
         admission = self._admission
-        if query.partition is None or query.start is None:
+        if query.start is None:
             authorized = admission.enter(exchange, "describe", path)
             admission.count_request(exchange, authorized)
             return await self._info(authorized.place, path)
         with admission.recorded(exchange, "read", path, wanted=admission.audit.subscribes) as event:
             authorized = event.authorized = admission.enter(exchange, "subscribe", path)
             admission.count_request(exchange, authorized)
-            return await self._permitted(exchange, authorized, query.partition, query.start, query)
+            read = self._gateway.read(authorized.place, query.partition, query.start)
+            return await self._permitted(exchange, authorized, read, query)
 
     async def _permitted(
-        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, start: Start, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, read: Read, query: params.ReadQuery
     ) -> Response | None:
         """Reads for as long as it is allowed: a permission that goes ends the wait, and cuts a response that began."""
-        reading = Deferred.fromCoroutine(self._read(exchange, authorized, partition, start, query))
+        reading = Deferred.fromCoroutine(self._read(exchange, authorized, read, query))
         refusals: list[KatewayError] = []
 
         def end(error: KatewayError) -> None:
@@ -87,36 +86,29 @@ class TopicEdge:
         )
 
     async def _read(
-        self, exchange: Exchange, authorized: AuthorizedRequest, partition: int, start: Start, query: params.ReadQuery
+        self, exchange: Exchange, authorized: AuthorizedRequest, read: Read, query: params.ReadQuery
     ) -> Response | None:
         """Waits for the first record, then gives what is there, up to ``limit`` records and ``max_bytes``."""
         wanted = form(exchange.request.listed(b"accept"))
-        place = authorized.place
         pause = self._admission.pause(authorized)
         if pause is not None:
             # reading is slowed, not refused
             await self._paused(pause(0))
-        offset = await self._gateway.start(place, partition, start)
-        fetched = await self._first(place, partition, offset, query)
-        if fetched is None or not fetched.records:
+        run = await self._first(read, query)
+        if run is None:
             return Response(204, (), b"")
         if query.limit == 1 and isinstance(wanted, RawForm):
-            headers, body = single(partition, fetched.records[0], None, None, wanted.content_type)
+            partition, records = run
+            headers, body = single(partition, records[0], None, None, wanted.content_type)
             if pause is not None:
                 pause(len(body))
             return Response(200, headers, body)
         stream = _Stream(exchange, wanted, query)
         try:
-            while await stream.give(partition, fetched.records) and fetched.next_offset < fetched.end:
+            while run is not None and await stream.give(*run):
                 if pause is not None:
                     await self._paused(pause(stream.take_given()))
-                fetched = await self._gateway.read(
-                    place,
-                    partition,
-                    fetched.next_offset,
-                    max_bytes=min(stream.bytes_left, ONE_READ_BYTES),
-                    wait_seconds=0,
-                )
+                run = await read.next(stream.bytes_left)
         except BaseException as error:
             # a response that has begun and cannot go on is cut, so that it is not taken for whole; the failure is
             # still one for the log and the audit
@@ -129,12 +121,9 @@ class TopicEdge:
         stream.end()
         return None
 
-    async def _first(self, place: Place, partition: int, offset: int, query: params.ReadQuery) -> Fetched | None:
-        """What is there, waited for; ``None`` when the gateway shuts down meanwhile."""
-        most = min(query.max_bytes, ONE_READ_BYTES)
-        wait_seconds = 0 if self._draining else query.timeout
-        reading = self._gateway.read(place, partition, offset, max_bytes=most, wait_seconds=wait_seconds)
-        waiting = Deferred.fromCoroutine(reading)
+    async def _first(self, read: Read, query: params.ReadQuery) -> Run | None:
+        """Waits for the first records; ``None`` where none come, or the gateway shuts down meanwhile."""
+        waiting = Deferred.fromCoroutine(read.first(0 if self._draining else query.timeout, query.max_bytes))
         self._waiting.add(waiting)
         try:
             return await waiting

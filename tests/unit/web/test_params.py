@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME
 from kateway.core.access.control import OPEN_NAME
-from kateway.core.gateway import Start
+from kateway.core.reads import Start
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, KatewayError, UnknownParameter
 from kateway.web import params
 from kateway.web.params import TopicPath
@@ -183,6 +183,7 @@ def test_a_subscription_that_cannot_be_is_refused(raw: bytes) -> None:
         (b"offset=latest", Start("latest")),
         (b"offset=-5", Start("last", 5)),
         (b"timestamp=1000", Start("timestamp", 1000)),
+        (b"last=5", Start("last", 5)),
     ],
 )
 def test_read_begins_where_its_query_says(raw: bytes, start: Start) -> None:
@@ -191,7 +192,16 @@ def test_read_begins_where_its_query_says(raw: bytes, start: Start) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"offset=middle", b"offset=-0", b"offset=-", b"offset=--1", b"timestamp=-1", b"offset=1&timestamp=1"],
+    [
+        b"offset=middle",
+        b"offset=-0",
+        b"offset=-",
+        b"offset=--1",
+        b"timestamp=-1",
+        b"offset=1&timestamp=1",
+        b"offset=1&last=1",
+        b"last=0",
+    ],
 )
 def test_start_that_is_none_is_refused(raw: bytes) -> None:
     with pytest.raises(KatewayError):
@@ -202,6 +212,12 @@ def test_start_that_is_none_is_refused(raw: bytes) -> None:
 def test_a_read_needs_partition_and_offset(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         params.read_query(raw)
+
+
+def test_read_of_all_partitions_begins_at_a_time_or_with_the_last() -> None:
+    assert params.read_query(b"last=5") == (None, Start("last", 5), 5, 30.0, 1 << 20)
+    assert params.read_query(b"last=5&limit=2").limit == 2
+    assert params.read_query(b"timestamp=9&limit=7") == (None, Start("timestamp", 9), 7, 30.0, 1 << 20)
 
 
 def test_a_read_has_the_bounds_of_a_subscription() -> None:
