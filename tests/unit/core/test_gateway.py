@@ -14,6 +14,7 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.access.control import Place
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
+from kateway.core.reads import Start
 from kateway.errors import (
     InvalidRecord,
     MalformedBatch,
@@ -204,7 +205,9 @@ def test_questions_about_a_topic_that_does_not_exist_are_refused() -> None:
         gateway.lag(place, "g"),
         gateway.committed(place, "g"),
         gateway.acknowledge(place, "g", [], sync=False),
-        gateway.read(place, 0, 0, max_bytes=1, wait_seconds=0),
+        gateway.read(place, 0, Start("earliest")).first(0, 1),
+        gateway.read(place, None, Start("last", 1)).first(0, 1),
+        gateway.read(place, None, Start("timestamp", 1)).first(0, 1),
     ):
         with pytest.raises(TopicNotFound):
             world.now(question)
@@ -214,4 +217,4 @@ def test_questions_about_a_topic_that_does_not_exist_are_refused() -> None:
 def test_reading_a_partition_that_does_not_exist_is_refused() -> None:
     world = World()
     with pytest.raises(PartitionNotFound):
-        world.now(world.gateway.read(world.place(), 2, 0, max_bytes=1, wait_seconds=0))
+        world.now(world.gateway.read(world.place(), 2, Start("earliest")).first(0, 1))
