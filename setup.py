@@ -43,6 +43,7 @@ setup(
         "google-crc32c>=1.6",
         "orjson>=3.10",
         "pyjwt[crypto]>=2.9",
+        "shtab>=1.7",
         "treq>=24.9",
         "wsproto>=1.2",
     ],

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import shtab
+
 from kateway import __version__
 from kateway.cli.client import AdminClient, Misused, Refused, Unreachable
 from kateway.cli.tables import show, table
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The token comes from --token-file, KATEWAY_ADMIN_TOKEN_FILE or KATEWAY_ADMIN_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"kateway-admin {__version__}")
+    shtab.add_argument_to(parser, "--print-completion", help="print a shell's completion script")
     _common(parser, top=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -83,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     hashing = commands.add_parser("hash-secret", help="the hash of a secret, for a registry file")
     hashing.add_argument("secret", nargs="?", help="better on standard input: others see a command line")
     hashing.add_argument("--new", action="store_true", help="make a secret, and print it before its hash")
+    _json(hashing)
     hashing.set_defaults(run=_hash_secret)
     return parser
 
@@ -157,12 +161,22 @@ def _common(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
     url = os.environ.get("KATEWAY_ADMIN_URL", DEFAULT_URL)
     parser.add_argument("--url", default=default(url), help=f"the admin listener (KATEWAY_ADMIN_URL; now {url})")
     token = os.environ.get("KATEWAY_ADMIN_TOKEN_FILE", "")
-    parser.add_argument("--token-file", default=default(token), metavar="FILE", help="holds the admin token")
-    parser.add_argument("--ca-file", default=default(""), metavar="FILE", help="who signed the listener's certificate")
+    token_file = parser.add_argument(
+        "--token-file", default=default(token), metavar="FILE", help="holds the admin token"
+    )
+    ca_file = parser.add_argument(
+        "--ca-file", default=default(""), metavar="FILE", help="CA of the listener's certificate"
+    )
+    for each in (token_file, ca_file):
+        each.complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--timeout", type=_positive, default=default(30.0), metavar="SECONDS", help="for an answer (default: 30)"
     )
-    parser.add_argument("--json", action="store_true", default=default(False), help="print the API's JSON")
+    _json(parser, default(False))
+
+
+def _json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON")
 
 
 def _group(commands: Any, name: str, help: str) -> Any:
@@ -318,7 +332,8 @@ def _key_path(client: AdminClient, options: argparse.Namespace) -> str:
 def _hash_secret(options: argparse.Namespace) -> int:
     if options.new:
         secret = new_secret()
-        print(table([{"secret": secret, "secret_hash": hash_secret(secret)}]))
+        made = {"secret": secret, "secret_hash": hash_secret(secret)}
+        print(show(made, as_json=True) if options.json else table([made]))
         return 0
     secret = options.secret
     if secret is None:
@@ -326,7 +341,8 @@ def _hash_secret(options: argparse.Namespace) -> int:
     if not secret:
         print("kateway-admin: the secret is empty", file=sys.stderr)
         return 2
-    print(hash_secret(secret))
+    hashed = hash_secret(secret)
+    print(show({"secret_hash": hashed}, as_json=True) if options.json else hashed)
     return 0
 
 

@@ -24,8 +24,8 @@ from kateway.errors import ConfigError
 T = TypeVar("T")
 
 
-def load(path: Path) -> Config:
-    """Reads a TOML file. ``ConfigError`` names every fault by its path, or the line that is not TOML."""
+def read_table(path: Path) -> dict[str, Any]:
+    """Reads a TOML file. ``ConfigError`` names the line that is not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -33,10 +33,14 @@ def load(path: Path) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 text"]) from error
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: {error}"]) from error
-    return from_table(table)
+
+
+def load(path: Path) -> Config:
+    """Reads a TOML file as a ``Config``. ``ConfigError`` names every fault by its path."""
+    return from_table(read_table(path))
 
 
 def from_table(table: dict[str, Any]) -> Config:
@@ -113,9 +117,7 @@ def _table(kind: type[T]) -> Callable[[Any, Any], T]:
             if name not in value:
                 continue
             try:
-                given[name] = _converter.structure(value[name], cast(Any, field.type))
-                if field.validator is not None:
-                    field.validator(None, field, given[name])
+                given[name] = structure_option(value[name], field)
             except ConfigError as error:
                 problems.extend(_below(name, error))
             except (TypeError, ValueError) as error:
@@ -125,6 +127,14 @@ def _table(kind: type[T]) -> Callable[[Any, Any], T]:
         return kind(**given)
 
     return structure
+
+
+def structure_option(value: Any, field: attrs.Attribute[Any]) -> Any:
+    """Returns an option's value, checked. ``TypeError`` and ``ValueError`` say what it must be."""
+    found = _converter.structure(value, cast(Any, field.type))
+    if field.validator is not None:
+        field.validator(None, field, found)
+    return found
 
 
 def _below(name: str, error: ConfigError) -> list[str]:

@@ -1,7 +1,8 @@
-"""The command line of ``twistd kateway``: options that override the configuration file, ``--check``, ``--version``."""
+"""The command line of ``twistd kateway``: options over the environment and the configuration file, ``--check``."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,18 +10,20 @@ import attrs
 from twisted.python import usage
 
 from kateway import __version__
-from kateway.config.file import load
+from kateway.config.environment import overlay
+from kateway.config.file import from_table, read_table
 from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
 from kateway.errors import ConfigError
 
 
 class Options(usage.Options):
-    """The command line; each option overrides the configuration file."""
+    """The command line; each option overrides the environment and the configuration file."""
 
     synopsis = "[options]"
     longdesc = (
         "An HTTP gateway to Kafka. With no options: the embedded store in ./kateway-data, open access, the public "
-        "listener on 127.0.0.1:9090, the admin listener on 127.0.0.1:9093."
+        "listener on 127.0.0.1:9090, the admin listener on 127.0.0.1:9093. KATEWAY_<TABLE>_<OPTION> in the environment "
+        "(KATEWAY_HTTP_MAX_BODY_BYTES) overrides the file, an option here overrides both."
     )
     optParameters = [  # noqa: RUF012  # usage.Options reads it from the class
         ["config", None, None, "The configuration file (TOML)."],
@@ -34,6 +37,10 @@ class Options(usage.Options):
         self["public"] = []
         self["admin"] = []
         self.settings = Config()
+        self._overrides: dict[str, str] = {}
+        """Variable → option."""
+        self._unknown: list[str] = []
+        """Variables that are no option."""
 
     def opt_public(self, endpoint: str) -> None:
         """A Twisted endpoint string for the public listener (may be repeated)."""
@@ -51,14 +58,20 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         try:
             self.settings = self._read()
+            if self["check"] and self._unknown:
+                raise ConfigError([f"{variable}: there is no such option" for variable in self._unknown])
             self._check()
         except ConfigError as error:
             for problem in error.problems:
                 print(f"kateway: {problem}", file=sys.stderr)
             raise SystemExit(1) from error
         if self["check"]:
+            for variable, option in self._overrides.items():
+                print(f"kateway: {variable} overrides {option}")
             print("kateway: the configuration is fine")
             raise SystemExit(0)
+        for variable in self._unknown:
+            print(f"kateway: {variable} is ignored: there is no such option", file=sys.stderr)
 
     def _check(self) -> None:
         # imported late: twistd makes these for --help too
@@ -69,8 +82,8 @@ class Options(usage.Options):
         check(self.settings, reactor)
 
     def read(self) -> Config:
-        """The configuration file, as it is now, with the command line over it. ``ConfigError`` names every problem in
-        what they say.
+        """The configuration file, as it is now, with environment and command line over it. ``ConfigError`` names every
+        problem in them.
         """
         from kateway.daemon.check import across
 
@@ -81,7 +94,9 @@ class Options(usage.Options):
         return settings
 
     def _read(self) -> Config:
-        settings = load(Path(self["config"])) if self["config"] else Config()
+        file = read_table(Path(self["config"])) if self["config"] else {}
+        table, self._overrides, self._unknown = overlay(file, os.environ)
+        settings = from_table(table)
         http = settings.http
         if self["public"]:
             http = attrs.evolve(http, public=tuple(self["public"]))

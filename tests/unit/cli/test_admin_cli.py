@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -379,3 +381,39 @@ def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
             read_token(str(tmp_path / "token"), ["tcp:1"])
     with pytest.raises(ConfigError, match="No such file"):
         read_token(str(tmp_path / "missing"), ["tcp:1"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_is_printed_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", shell])
+    assert ended.value.code == 0
+    script = capsys.readouterr().out
+    assert "kateway-admin" in script
+    assert "hash-secret" in script
+
+
+def test_completion_in_bash_offers_commands_actions_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    with script.open("w") as file, pytest.raises(SystemExit), contextlib.redirect_stdout(file):
+        main(["--print-completion", "bash"])
+
+    def offered(line: str) -> list[str]:
+        words = line.split(" ")
+        program = (
+            f"source {script}; COMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; "
+            "$(complete -p kateway-admin | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo \"${COMPREPLY[@]}\""
+        )
+        return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert offered("kateway-admin ap") == ["apps"]
+    assert offered("kateway-admin apps pu") == ["put"]
+    assert "--json" in offered("kateway-admin apps list --js")
+
+
+def test_hashed_secret_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hash-secret", "other", "--json"]) == 0
+    assert matches("other", json.loads(capsys.readouterr().out)["secret_hash"])
+    assert main(["hash-secret", "--new", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert matches(made["secret"], made["secret_hash"])

@@ -37,6 +37,36 @@ def test_endpoints_replace_the_files(tmp_path: Path) -> None:
     assert found.http.admin == ("tcp:2222:interface=127.0.0.1",)
 
 
+def test_command_line_overrides_the_environment_and_that_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kateway.toml"
+    file.write_text('[http]\npublic = ["tcp:1111"]\nadmin = ["tcp:2222:interface=127.0.0.1"]\n')
+    monkeypatch.setenv("KATEWAY_HTTP_PUBLIC", "tcp:4444")
+    monkeypatch.setenv("KATEWAY_HTTP_ADMIN", "tcp:5555:interface=127.0.0.1")
+    found = settings("--config", str(file), "--public", "tcp:3333")
+    assert (found.http.public, found.http.admin) == (("tcp:3333",), ("tcp:5555:interface=127.0.0.1",))
+
+
+def test_check_prints_the_variables_that_are_in_force(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KATEWAY_HTTP_MAX_BODY_BYTES", "5000")
+    with pytest.raises(SystemExit) as ended:
+        settings("--check", "--public", "tcp:0:interface=127.0.0.1", "--admin", "tcp:0:interface=127.0.0.1")
+    assert ended.value.code == 0
+    assert "KATEWAY_HTTP_MAX_BODY_BYTES overrides http.max_body_bytes" in capsys.readouterr().out
+
+
+def test_variable_of_no_table_is_a_fault_for_check_and_named_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KATEWAY_HTPP_PUBLIC", "tcp:1")
+    assert refused(capsys, "--check") == "kateway: KATEWAY_HTPP_PUBLIC: there is no such option\n"
+    settings("--public", "tcp:0:interface=127.0.0.1", "--admin", "tcp:0:interface=127.0.0.1")
+    assert "KATEWAY_HTPP_PUBLIC is ignored" in capsys.readouterr().err
+
+
 def test_data_is_the_default_stores_folder() -> None:
     default = settings("--data", "/srv/kateway").storage["default"]
     assert isinstance(default, EmbeddedStorageConfig)
