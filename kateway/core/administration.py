@@ -281,6 +281,15 @@ class Administration:
         """Carries out any other change with its event: a reload."""
         return await self._audited(change, by, action, object)
 
+    def record_refusal(self, by: By, action: str, object: str, error: KatewayError) -> None:
+        """Records a change that was refused before it was tried. Without an actor it has no reserved room: anybody can
+        send such.
+        """
+        change = bool(by.actor)
+        self._audit.record(
+            by.actor, action, object, error.code, request_id=by.request_id, address=by.address, change=change
+        )
+
     async def _audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
         async def carry_out() -> R:
             outcome = "ok"

@@ -344,8 +344,12 @@ class GatewayService(Service):
         if self._access_log is not None:
             self._access_log.reopen_quietly()
         self._reloads.succeeded()
-        await self._administration.make_topics()
         _log.info("configuration and registry were reloaded: generation {number}", number=self._reloads.generation)
+        try:
+            await self._administration.make_topics()
+        except Exception:
+            # the reload holds; the regular work tries again within seconds
+            _log.failure("registered topics could not be made after the reload")
 
     async def _read_registry_file(self, problems: Problems) -> None:
         """Only for what is wrong with it, when something else is: what is right with it must not come into force."""

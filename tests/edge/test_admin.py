@@ -26,7 +26,7 @@ from kateway.registry.secrets import matches
 from kateway.registry.sqlite import EmbeddedRegistry
 from kateway.storage.embedded import EmbeddedStore
 from kateway.web.admin.access import Guard
-from kateway.web.admin.api import AdminEdge
+from kateway.web.admin.api import ROUTES, AdminEdge
 from kateway.web.exchange import Request, Response
 
 TOKEN = b"a-long-enough-token"
@@ -704,3 +704,54 @@ async def test_another_origins_page_changes_nothing_token_or_not(origin: str) ->
     await admin("GET", "/status", origin=origin, host="localhost:9093", authorization=token)
     await admin("POST", "/reload", origin="http://localhost:9093", host="localhost:9093", authorization=token)
     assert admin.running.reloads == 1
+
+
+# --- what is refused before it is tried ------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_change_without_the_token_is_in_the_audit_and_a_question_is_not() -> None:
+    admin = Admin(OpenRegistry(), None, TOKEN)
+    await admin("PUT", "/applications/app1", {}, expect=401)
+    await admin("POST", "/applications/app1/keys", {}, expect=401, authorization="Bearer wrong")
+    await admin("POST", "/reload", expect=401, authorization="Bearer wrong")
+    await admin("GET", "/status", expect=401, authorization="Bearer wrong")
+    await admin("PUT", "/nothing/here", {}, expect=401)
+    assert [(e.actor, e.action, e.object, e.outcome, e.address) for e in admin.events.seen] == [
+        ("", "application.put", "app1", "unauthorized", "127.0.0.1"),
+        ("", "key.make", "app1", "unauthorized", "127.0.0.1"),
+        ("", "reload", "configuration", "unauthorized", "127.0.0.1"),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_change_by_another_origins_page_is_in_the_audit() -> None:
+    admin = Admin(OpenRegistry(), None)
+    await admin("POST", "/reload", expect=403, origin="http://evil.example")
+    await admin("DELETE", "/topics/app1/foo/v1", expect=421, host="evil.example")
+    assert [(e.actor, e.action, e.object, e.outcome) for e in admin.events.seen] == [
+        ("", "reload", "configuration", "denied"),
+        ("", "topic.delete", "app1/foo/v1", "misdirected"),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_change_that_the_registry_cannot_take_is_in_the_audit() -> None:
+    admin = Admin(OpenRegistry(), None)
+    await admin("PUT", "/bindings/app2/app1/foo/v1", {"groups": ["*"]}, expect=409)
+    assert [(e.actor, e.action, e.object, e.outcome) for e in admin.events.seen] == [
+        ("admin", "binding.put", "app2/app1/foo/v1", "registry-open")
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_flood_with_wrong_tokens_does_not_fill_the_audit() -> None:
+    admin = Admin(OpenRegistry(), None, TOKEN)
+    for _ in range(100):
+        answered = admin.begin("POST", "/reload", None, {"authorization": "Bearer wrong"})
+        await answered.response
+    assert len(admin.events.seen) == 20
+
+
+def test_every_change_has_an_action_for_the_audit() -> None:
+    assert [route for route in ROUTES if bool(route.action) != (route.method != "GET")] == []

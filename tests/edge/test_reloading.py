@@ -281,3 +281,17 @@ async def test_use_of_a_key_just_before_a_reload_is_noted(gateway: FromFile) -> 
     gateway.write(http="keepalive_idle_seconds = 50")
     assert (await gateway.admin("POST", "/reload")).status == 200
     assert "app1-pub" in gateway.service._just_used()
+
+
+@here
+async def test_reload_holds_though_registered_topics_cannot_be_made(
+    gateway: FromFile, logged_errors: list[dict[str, Any]]
+) -> None:
+    async def breaks() -> None:
+        raise ZeroDivisionError
+
+    gateway.service._administration.make_topics = breaks  # type: ignore[method-assign]
+    await gateway.service.reload()
+    assert gateway.service.status()["configuration"]["last_reload"]["ok"]
+    assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
+    logged_errors.clear()

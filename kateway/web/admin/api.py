@@ -7,6 +7,7 @@ a segment. ``openapi.json`` says the same as ``ROUTES``; a test holds the two to
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, Protocol
@@ -15,10 +16,18 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from twisted.internet.defer import CancelledError
 
-from kateway.core.administration import Administration
-from kateway.errors import ConfigError, InvalidName, MethodNotAllowed, NotFound, Unprocessable
+from kateway.core.administration import Administration, By
+from kateway.errors import (
+    ConfigError,
+    InvalidName,
+    KatewayError,
+    MethodNotAllowed,
+    NotFound,
+    TooManyFailures,
+    Unprocessable,
+)
 from kateway.registry.documents import gateway_to_table
-from kateway.web.admin.access import Guard
+from kateway.web.admin.access import SAFE, Guard
 from kateway.web.admin.requests import AdminCall, Pages, answer, query_of, unless_known
 from kateway.web.admin.resources import Resources, by
 from kateway.web.coroutine_handler import serve
@@ -28,40 +37,50 @@ from kateway.web.problems import problem_object
 PREFIX = "/admin/v1"
 _PAGED = frozenset({"after", "limit"})
 _NONE: frozenset[str] = frozenset()
+_DELETE = frozenset({"delete_records"})
 
 
 class AdminRoute(NamedTuple):
-    """A path below ``PREFIX`` with its names in braces, a method, the handler's name and the query it takes."""
+    """A path below ``PREFIX`` with its names in braces, a method, the handler's name and the query it takes; a change
+    has its action's name in the audit.
+    """
 
     method: str
     path: str
     handler: str
     query: frozenset[str] = _NONE
+    action: str = ""
 
 
 ROUTES = (
     AdminRoute("GET", "/status", "status"),
-    AdminRoute("POST", "/reload", "reload"),
+    AdminRoute("POST", "/reload", "reload", action="reload"),
     AdminRoute("GET", "/openapi.json", "openapi"),
     AdminRoute("GET", "/gateways", "gateways", _PAGED),
     AdminRoute("GET", "/applications", "applications", _PAGED),
     AdminRoute("GET", "/applications/{app}", "application"),
-    AdminRoute("PUT", "/applications/{app}", "put_application"),
-    AdminRoute("DELETE", "/applications/{app}", "delete_application"),
+    AdminRoute("PUT", "/applications/{app}", "put_application", action="application.put"),
+    AdminRoute("DELETE", "/applications/{app}", "delete_application", action="application.delete"),
     AdminRoute("GET", "/applications/{app}/keys", "keys", _PAGED),
-    AdminRoute("POST", "/applications/{app}/keys", "make_key"),
+    AdminRoute("POST", "/applications/{app}/keys", "make_key", action="key.make"),
     AdminRoute("GET", "/applications/{app}/keys/{key}", "key"),
-    AdminRoute("PUT", "/applications/{app}/keys/{key}", "set_key_quota"),
-    AdminRoute("DELETE", "/applications/{app}/keys/{key}", "delete_key"),
-    AdminRoute("POST", "/applications/{app}/keys/{key}/rotate", "rotate_key"),
+    AdminRoute("PUT", "/applications/{app}/keys/{key}", "set_key_quota", action="key.quota"),
+    AdminRoute("DELETE", "/applications/{app}/keys/{key}", "delete_key", action="key.delete"),
+    AdminRoute("POST", "/applications/{app}/keys/{key}/rotate", "rotate_key", action="key.rotate"),
     AdminRoute("GET", "/topics", "topics", _PAGED),
     AdminRoute("GET", "/topics/{app}/{topic}/{version}", "topic"),
-    AdminRoute("PUT", "/topics/{app}/{topic}/{version}", "put_topic"),
-    AdminRoute("DELETE", "/topics/{app}/{topic}/{version}", "delete_topic", frozenset({"delete_records"})),
+    AdminRoute("PUT", "/topics/{app}/{topic}/{version}", "put_topic", action="topic.put"),
+    AdminRoute(
+        "DELETE",
+        "/topics/{app}/{topic}/{version}",
+        "delete_topic",
+        _DELETE,
+        action="topic.delete",
+    ),
     AdminRoute("GET", "/bindings", "bindings", _PAGED),
     AdminRoute("GET", "/bindings/{subscriber}/{app}/{topic}/{version}", "binding"),
-    AdminRoute("PUT", "/bindings/{subscriber}/{app}/{topic}/{version}", "put_binding"),
-    AdminRoute("DELETE", "/bindings/{subscriber}/{app}/{topic}/{version}", "delete_binding"),
+    AdminRoute("PUT", "/bindings/{subscriber}/{app}/{topic}/{version}", "put_binding", action="binding.put"),
+    AdminRoute("DELETE", "/bindings/{subscriber}/{app}/{topic}/{version}", "delete_binding", action="binding.delete"),
 )
 
 
@@ -101,9 +120,13 @@ class AdminEdge:
         serve(exchange, self._answer(exchange.request))
 
     async def _answer(self, request: Request) -> Response:
-        self.guard.check_origin(request)
-        self.guard.check_token(request)
         path, _, raw_query = request.target.partition(b"?")
+        try:
+            self.guard.check_origin(request)
+            self.guard.check_token(request)
+        except KatewayError as error:
+            self._record_refusal(request, path, error, "")
+            raise
         methods, names = self._find(path)
         found = methods.get(request.method)
         if found is None:
@@ -113,8 +136,12 @@ class AdminEdge:
             raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
         route, handler = found
         call = AdminCall(request, names, query_of(raw_query, route.query))
-        if route.method != "GET" and route.path != "/reload":
-            self._do.check_writable()
+        if route.action and route.path != "/reload":
+            try:
+                self._do.check_writable()
+            except KatewayError as error:
+                self._record_refusal(request, path, error, "admin")
+                raise
         try:
             return unless_known(request, await handler(call))
         except CancelledError:
@@ -124,6 +151,17 @@ class AdminEdge:
             refused = problem_object(Unprocessable(str(error)), request.id)
             refused["problems"] = error.problems
             return Response(422, ((b"Content-Type", b"application/problem+json"),), orjson.dumps(refused))
+
+    def _record_refusal(self, request: Request, path: bytes, error: KatewayError, actor: str) -> None:
+        """Records a change that was refused before it was tried; of a flood with wrong tokens the first ones."""
+        if request.method in SAFE or isinstance(error, TooManyFailures):
+            return
+        with suppress(KatewayError):
+            methods, names = self._find(path)
+            found = methods.get(request.method)
+            if found is not None and found[0].action:
+                changed = "/".join(names.values()) or "configuration"
+                self._do.record_refusal(By(actor, request.id, request.peer), found[0].action, changed, error)
 
     def _find(self, path: bytes) -> tuple[dict[bytes, tuple[AdminRoute, Handler]], dict[str, str]]:
         prefix, segments = PREFIX.encode() + b"/", []
