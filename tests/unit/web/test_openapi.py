@@ -49,7 +49,7 @@ def test_the_admin_routes_are_all_there_and_no_other() -> None:
         if path.startswith(PREFIX)
         for method, operation in operations(path).items()
     }
-    assert documented == {tuple(route) for route in ROUTES}
+    assert documented == {tuple(route[:4]) for route in ROUTES}
 
 
 def test_every_name_in_a_path_is_declared() -> None:
