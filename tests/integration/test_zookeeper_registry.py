@@ -473,3 +473,22 @@ async def test_ten_thousand_bindings_are_read_whole(hosts: str, start: Start) ->
     second = await start(hosts)
     await until(lambda: len(second.snapshot.bindings) == 10_000, seconds=30)
     assert second.snapshot.bindings["subscriber-09999", "app1", "foobar", "v1"].allows("group2")
+
+
+@pytest_twisted.ensureDeferred
+async def test_look_that_breaks_unforeseen_is_tried_again(
+    hosts: str, start: Start, logged_errors: list[dict[str, Any]]
+) -> None:
+    one, two = await start(hosts), await start(hosts)
+    catch_up = two._catch_up
+
+    async def breaks(revision: Any) -> None:
+        two._catch_up = catch_up  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    two._catch_up = breaks  # type: ignore[method-assign]
+    await one.put_application(APP1)
+    await until(lambda: "app1" in two.snapshot.applications)
+    assert two.health().healthy
+    assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
+    logged_errors.clear()

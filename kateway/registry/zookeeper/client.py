@@ -47,7 +47,7 @@ _ACLS: Final = {
 }
 
 
-EventKind = Literal["created", "deleted", "changed", "child", "lost"]
+EventKind = Literal["created", "deleted", "changed", "lost"]
 
 
 class WatchEvent(NamedTuple):
@@ -65,7 +65,6 @@ _EVENTS: Final[dict[str, EventKind]] = {
     EventType.CREATED: "created",
     EventType.DELETED: "deleted",
     EventType.CHANGED: "changed",
-    EventType.CHILD: "child",
 }
 
 
@@ -153,20 +152,13 @@ class ZookeeperClient:
         watch, heard = self._watch()
         return self._ask(self._client.get_async, path, heard), watch
 
-    def exists(self, path: str) -> Deferred[Any]:
-        """The node's stat, or ``None``."""
-        return self._ask(self._client.exists_async, path)
-
     def exists_and_watch(self, path: str) -> tuple[Deferred[Any], Deferred[WatchEvent]]:
+        """The node's stat, or ``None``; the watch fires for a node that is made, too."""
         watch, heard = self._watch()
         return self._ask(self._client.exists_async, path, heard), watch
 
     def get_children(self, path: str) -> Deferred[list[str]]:
         return self._ask(self._client.get_children_async, path)
-
-    def get_children_and_watch(self, path: str) -> tuple[Deferred[list[str]], Deferred[WatchEvent]]:
-        watch, heard = self._watch()
-        return self._ask(self._client.get_children_async, path, heard), watch
 
     def get_many(self, paths: Sequence[str]) -> Deferred[dict[str, Node]]:
         """Data and stat of many nodes, those that do not exist left out. Not of one moment: others write meanwhile."""
@@ -212,12 +204,9 @@ class ZookeeperClient:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def create(
-        self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False, makepath: bool = False
-    ) -> Deferred[str]:
+    def create(self, path: str, data: bytes = b"", *, ephemeral: bool = False) -> Deferred[str]:
         """Makes a node and answers its path."""
-        create = self._client.create_async
-        return self._ask(create, path, data, ephemeral=ephemeral, sequence=sequence, makepath=makepath)
+        return self._ask(self._client.create_async, path, data, ephemeral=ephemeral)
 
     def ensure_path(self, path: str) -> Deferred[str]:
         """Makes a node and those above it, as far as they are missing."""
@@ -294,10 +283,12 @@ class ZookeeperClient:
         self.state = state
         if not self._stopped:
             for callback in list(self._listeners):
-                callback(state)
+                with _goes_on:
+                    callback(state)
 
 
 _log = Logger(namespace="kateway.registry.zookeeper.client")
+_goes_on = _log.failureHandler("a listener of the ZooKeeper session broke; the others are called")
 
 
 class _ToTwisted(logging.Handler):

@@ -180,6 +180,10 @@ class ZookeeperRegistry(WritableRegistry):
                     self._fault = ""
                 except KazooException as error:
                     self._again(error)
+                except Exception as error:
+                    self._fault = f"the registry could not be read: {error!r}"
+                    self._log.failure("a look at the registry broke; it is tried again")
+                    self._wake_soon()
         finally:
             self._looking = False
 
