@@ -30,6 +30,29 @@ class KatewayError(Exception):
     maybe_written: ClassVar[bool] = False
     default_retry_after_seconds: ClassVar[float | None] = None
 
+    def __init_subclass__(
+        cls,
+        *,
+        status: int | None = None,
+        code: str = "",
+        title: str = "",
+        retriable: bool | None = None,
+        maybe_written: bool | None = None,
+        default_retry_after_seconds: float | None = None,
+    ) -> None:
+        """Takes a class's row of the table; members that are not given are the base's."""
+        given = {
+            "status": status,
+            "code": code or None,
+            "title": title or None,
+            "retriable": retriable,
+            "maybe_written": maybe_written,
+            "default_retry_after_seconds": default_retry_after_seconds,
+        }
+        for name, value in given.items():
+            if value is not None:
+                setattr(cls, name, value)
+
     def __init__(
         self,
         detail: str = "",
@@ -50,314 +73,224 @@ class KatewayError(Exception):
 # --- the caller's: nothing was written -------------------------------------------------------------------------
 
 
-class BadRequest(KatewayError):
-    status = 400
-    code = "bad-request"
-    title = "The request is malformed"
+class BadRequest(KatewayError, status=400, code="bad-request", title="The request is malformed"): ...
 
 
-class InvalidName(BadRequest):
-    code = "invalid-name"
-    title = "A version, topic or group is outside its grammar"
+class InvalidName(BadRequest, code="invalid-name", title="A version, topic or group is outside its grammar"): ...
 
 
-class InvalidParameter(BadRequest):
-    code = "invalid-parameter"
-    title = "A parameter has a value it cannot have"
+class InvalidParameter(BadRequest, code="invalid-parameter", title="A parameter has a value it cannot have"): ...
 
 
-class UnknownParameter(BadRequest):
-    code = "unknown-parameter"
-    title = "There is no such query parameter"
+class UnknownParameter(BadRequest, code="unknown-parameter", title="There is no such query parameter"): ...
 
 
-class Contradiction(BadRequest):
-    code = "contradiction"
-    title = "A query parameter and its header differ"
+class Contradiction(BadRequest, code="contradiction", title="A query parameter and its header differ"): ...
 
 
-class MalformedBatch(BadRequest):
-    code = "malformed-batch"
-    title = "The batch cannot be read; nothing was written"
+class MalformedBatch(BadRequest, code="malformed-batch", title="The batch cannot be read; nothing was written"): ...
 
 
-class InvalidTopic(BadRequest):
-    code = "invalid-topic"
-    title = "The store does not allow such a topic"
+class InvalidTopic(BadRequest, code="invalid-topic", title="The store does not allow such a topic"): ...
 
 
-class InvalidRecord(BadRequest):
-    code = "invalid-record"
-    title = "The store refuses the record"
+class InvalidRecord(BadRequest, code="invalid-record", title="The store refuses the record"): ...
 
 
-class Unauthorized(KatewayError):
-    status = 401
-    code = "unauthorized"
-    title = "The credentials are missing or wrong"
+class Unauthorized(KatewayError, status=401, code="unauthorized", title="The credentials are missing or wrong"): ...
 
 
-class CredentialsExpired(Unauthorized):
-    code = "credentials-expired"
-    title = "The credentials were good once and have expired"
+class CredentialsExpired(
+    Unauthorized, code="credentials-expired", title="The credentials were good once and have expired"
+): ...
 
 
-class Denied(KatewayError):
-    status = 403
-    code = "denied"
-    title = "The credentials do not allow this"
+class Denied(KatewayError, status=403, code="denied", title="The credentials do not allow this"): ...
 
 
-class NotFound(KatewayError):
-    status = 404
-    code = "not-found"
-    title = "There is nothing here"
+class NotFound(KatewayError, status=404, code="not-found", title="There is nothing here"): ...
 
 
-class TopicNotFound(NotFound):
-    code = "topic-not-found"
-    title = "There is no such topic"
+class TopicNotFound(NotFound, code="topic-not-found", title="There is no such topic"): ...
 
 
-class PartitionNotFound(NotFound):
-    code = "partition-not-found"
-    title = "The topic has no such partition"
+class PartitionNotFound(NotFound, code="partition-not-found", title="The topic has no such partition"): ...
 
 
-class RegistryEntryNotFound(NotFound):
-    code = "registry-entry-not-found"
-    title = "The registry has no such entry"
+class RegistryEntryNotFound(NotFound, code="registry-entry-not-found", title="The registry has no such entry"): ...
 
 
-class MethodNotAllowed(KatewayError):
-    status = 405
-    code = "method-not-allowed"
-    title = "The method is not allowed here"
+class MethodNotAllowed(KatewayError, status=405, code="method-not-allowed", title="The method is not allowed here"): ...
 
 
-class NotAcceptable(KatewayError):
-    status = 406
-    code = "not-acceptable"
-    title = "None of the accepted media types can be given"
+class NotAcceptable(
+    KatewayError, status=406, code="not-acceptable", title="None of the accepted media types can be given"
+): ...
 
 
-class RequestTimeout(KatewayError):
-    status = 408
-    code = "request-timeout"
-    title = "The request did not arrive in time"
+class RequestTimeout(KatewayError, status=408, code="request-timeout", title="The request did not arrive in time"): ...
 
 
-class Conflict(KatewayError):
-    status = 409
-    code = "conflict"
-    title = "The request conflicts with what is there"
+class Conflict(KatewayError, status=409, code="conflict", title="The request conflicts with what is there"): ...
 
 
-class TooManyConsumers(Conflict):
-    code = "too-many-consumers"
-    title = "Every partition is held by another reader of the group"
-    retriable = True
+class TooManyConsumers(
+    Conflict, code="too-many-consumers", title="Every partition is held by another reader of the group", retriable=True
+): ...
 
 
-class GroupBusy(Conflict):
-    code = "group-busy"
-    title = "The group has readers"
-    retriable = True
+class GroupBusy(Conflict, code="group-busy", title="The group has readers", retriable=True): ...
 
 
-class StillReferred(Conflict):
-    code = "still-referred"
-    title = "Other entries refer to it"
+class StillReferred(Conflict, code="still-referred", title="Other entries refer to it"): ...
 
 
-class AmbiguousTopic(Conflict):
-    code = "ambiguous-topic"
-    title = "Topics of several applications have that name; say application.name"
+class AmbiguousTopic(
+    Conflict, code="ambiguous-topic", title="Topics of several applications have that name; say application.name"
+): ...
 
 
-class TopicRetired(KatewayError):
-    status = 410
-    code = "topic-retired"
-    title = "The topic is retired"
+class TopicRetired(KatewayError, status=410, code="topic-retired", title="The topic is retired"): ...
 
 
-class RegistryReadOnly(Conflict):
-    code = "registry-read-only"
-    title = "The registry cannot be changed through the gateway"
+class RegistryReadOnly(
+    Conflict, code="registry-read-only", title="The registry cannot be changed through the gateway"
+): ...
 
 
-class RegistryOpen(Conflict):
-    code = "registry-open"
-    title = "The gateway is open: it has no registry to change"
+class RegistryOpen(Conflict, code="registry-open", title="The gateway is open: it has no registry to change"): ...
 
 
-class LengthRequired(KatewayError):
-    status = 411
-    code = "length-required"
-    title = "The request needs a Content-Length or a chunked body"
+class LengthRequired(
+    KatewayError, status=411, code="length-required", title="The request needs a Content-Length or a chunked body"
+): ...
 
 
-class PreconditionFailed(KatewayError):
-    status = 412
-    code = "precondition-failed"
-    title = "The entry is not the one that If-Match names"
+class PreconditionFailed(
+    KatewayError, status=412, code="precondition-failed", title="The entry is not the one that If-Match names"
+): ...
 
 
-class TooLarge(KatewayError):
-    status = 413
-    code = "too-large"
-    title = "The body or a record is too large"
+class TooLarge(KatewayError, status=413, code="too-large", title="The body or a record is too large"): ...
 
 
-class UriTooLong(KatewayError):
-    status = 414
-    code = "uri-too-long"
-    title = "The request line is too long"
+class UriTooLong(KatewayError, status=414, code="uri-too-long", title="The request line is too long"): ...
 
 
-class UnsupportedMediaType(KatewayError):
-    status = 415
-    code = "unsupported-media-type"
-    title = "The body's media type is not one that is understood here"
+class UnsupportedMediaType(
+    KatewayError,
+    status=415,
+    code="unsupported-media-type",
+    title="The body's media type is not one that is understood here",
+): ...
 
 
-class OffsetOutOfRange(KatewayError):
-    status = 416
-    code = "offset-out-of-range"
-    title = "The partition does not hold that offset"
+class OffsetOutOfRange(
+    KatewayError, status=416, code="offset-out-of-range", title="The partition does not hold that offset"
+): ...
 
 
-class Misdirected(KatewayError):
-    status = 421
-    code = "misdirected"
-    title = "The Host is not one of this listener"
+class Misdirected(KatewayError, status=421, code="misdirected", title="The Host is not one of this listener"): ...
 
 
-class ExpectationFailed(KatewayError):
-    status = 417
-    code = "expectation-failed"
-    title = "The expectation cannot be met"
+class ExpectationFailed(KatewayError, status=417, code="expectation-failed", title="The expectation cannot be met"): ...
 
 
-class Unprocessable(KatewayError):
-    status = 422
-    code = "unprocessable"
-    title = "The content cannot be applied"
+class Unprocessable(KatewayError, status=422, code="unprocessable", title="The content cannot be applied"): ...
 
 
-class TooManyRequests(KatewayError):
-    status = 429
-    code = "too-many-requests"
-    title = "Too much at once"
-    retriable = True
-    default_retry_after_seconds = 1.0
+class TooManyRequests(
+    KatewayError,
+    status=429,
+    code="too-many-requests",
+    title="Too much at once",
+    retriable=True,
+    default_retry_after_seconds=1.0,
+): ...
 
 
-class Throttled(TooManyRequests):
-    code = "throttled"
-    title = "The store throttles the gateway"
+class Throttled(TooManyRequests, code="throttled", title="The store throttles the gateway"): ...
 
 
-class QuotaExceeded(TooManyRequests):
-    code = "quota-exceeded"
-    title = "The application's quota is used up"
+class QuotaExceeded(TooManyRequests, code="quota-exceeded", title="The application's quota is used up"): ...
 
 
-class TooManyFailures(TooManyRequests):
-    code = "too-many-failures"
-    title = "Too many wrong credentials for this key from this address"
+class TooManyFailures(
+    TooManyRequests, code="too-many-failures", title="Too many wrong credentials for this key from this address"
+): ...
 
 
-class UpgradeRequired(KatewayError):
-    status = 426
-    code = "upgrade-required"
-    title = "Another version of the protocol is needed"
+class UpgradeRequired(
+    KatewayError, status=426, code="upgrade-required", title="Another version of the protocol is needed"
+): ...
 
 
-class HeadersTooLarge(KatewayError):
-    status = 431
-    code = "headers-too-large"
-    title = "The request headers are too large or too many"
+class HeadersTooLarge(
+    KatewayError, status=431, code="headers-too-large", title="The request headers are too large or too many"
+): ...
 
 
 # --- ours ------------------------------------------------------------------------------------------------------
 
 
-class NotImplementedHere(KatewayError):
-    status = 501
-    code = "not-implemented"
-    title = "The gateway does not do that"
+class NotImplementedHere(KatewayError, status=501, code="not-implemented", title="The gateway does not do that"): ...
 
 
-class Unsupported(NotImplementedHere):
-    code = "unsupported-by-store"
-    title = "The store does not support that"
+class Unsupported(NotImplementedHere, code="unsupported-by-store", title="The store does not support that"): ...
 
 
-class Unavailable(KatewayError):
+class Unavailable(
+    KatewayError,
+    status=503,
+    code="unavailable",
+    title="The store cannot be reached",
+    retriable=True,
+    default_retry_after_seconds=1.0,
+):
     """Nothing was written; try again."""
 
-    status = 503
-    code = "unavailable"
-    title = "The store cannot be reached"
-    retriable = True
-    default_retry_after_seconds = 1.0
+
+class NotEnoughReplicas(Unavailable, code="not-enough-replicas", title="Too few replicas are in sync"): ...
 
 
-class NotEnoughReplicas(Unavailable):
-    code = "not-enough-replicas"
-    title = "Too few replicas are in sync"
+class Overloaded(Unavailable, code="overloaded", title="The gateway holds as much as it may"): ...
 
 
-class Overloaded(Unavailable):
-    code = "overloaded"
-    title = "The gateway holds as much as it may"
+class StorageFull(
+    Unavailable, code="storage-full", title="The store has no room left", default_retry_after_seconds=5.0
+): ...
 
 
-class StorageFull(Unavailable):
-    code = "storage-full"
-    title = "The store has no room left"
-    default_retry_after_seconds = 5.0
+class Draining(Unavailable, code="draining", title="The gateway is shutting down"): ...
 
 
-class Draining(Unavailable):
-    code = "draining"
-    title = "The gateway is shutting down"
-
-
-class RegistryUnavailable(Unavailable):
+class RegistryUnavailable(Unavailable, code="registry-unavailable", title="The registry cannot be reached"):
     """Nothing was changed; try again."""
 
-    code = "registry-unavailable"
-    title = "The registry cannot be reached"
 
-
-class OutcomeUnknown(KatewayError):
+class OutcomeUnknown(
+    KatewayError,
+    status=504,
+    code="outcome-unknown",
+    title="The store did not answer in time",
+    retriable=True,
+    maybe_written=True,
+):
     """The request was sent and no answer came: it may have been written."""
 
-    status = 504
-    code = "outcome-unknown"
-    title = "The store did not answer in time"
-    retriable = True
-    maybe_written = True
+
+class WrittenTooNarrowly(
+    OutcomeUnknown, code="written-too-narrowly", title="Written, but to fewer replicas than asked for"
+): ...
 
 
-class WrittenTooNarrowly(OutcomeUnknown):
-    code = "written-too-narrowly"
-    title = "Written, but to fewer replicas than asked for"
-
-
-class CorruptRecords(KatewayError):
+class CorruptRecords(KatewayError, code="corrupt-records", title="The store holds records that cannot be read"):
     """What the store gave back cannot be read; it was not damaged by reading it."""
 
-    code = "corrupt-records"
-    title = "The store holds records that cannot be read"
 
-
-class HttpVersionNotSupported(KatewayError):
-    status = 505
-    code = "http-version-not-supported"
-    title = "Only HTTP/1.0 and HTTP/1.1 are spoken here"
+class HttpVersionNotSupported(
+    KatewayError, status=505, code="http-version-not-supported", title="Only HTTP/1.0 and HTTP/1.1 are spoken here"
+): ...
 
 
 # --- of starting and configuring, never sent to a client ---------------------------------------------------------
@@ -396,6 +329,6 @@ class Problems:
             raise ConfigError(list(dict.fromkeys(self.found)))
 
 
-class DataDirectoryLocked(KatewayError):
-    code = "data-directory-locked"
-    title = "Another process uses the data directory"
+class DataDirectoryLocked(
+    KatewayError, code="data-directory-locked", title="Another process uses the data directory"
+): ...

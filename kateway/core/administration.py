@@ -34,6 +34,7 @@ from kateway.registry.interface import (
     Written,
 )
 from kateway.registry.secrets import hash_secret, new_key, new_secret
+from kateway.shield import shield
 from kateway.storage.interface import FOR_EVER, Store
 
 DEFAULT_PARTITIONS = 4
@@ -309,10 +310,7 @@ class Administration:
                     by.actor, action, object, outcome, request_id=by.request_id, address=by.address, change=True
                 )
 
-        # not cancelled with its caller
-        answer: Deferred[R] = Deferred()
-        Deferred.fromCoroutine(carry_out()).addCallbacks(answer.callback, answer.errback)
-        return await answer
+        return await shield(Deferred.fromCoroutine(carry_out()))
 
     def _now_ms(self) -> int:
         return round(self._now() * 1000)

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from kateway.backoff import Backoff
 from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ack
@@ -120,7 +121,7 @@ class Gateway:
     async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
         """Publishes once more the messages that surely were not written: after making the topic, or after a pause."""
         place, messages, acks, deadline, retries = publish
-        pause = FIRST_RETRY_SECONDS
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         created = False
         while True:
             again = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, TopicNotFound)]
@@ -132,11 +133,11 @@ class Gateway:
                     return [error if isinstance(outcome, TopicNotFound) else outcome for outcome in outcomes]
             else:
                 again = [index for index, outcome in enumerate(outcomes) if _worth_a_retry(outcome)]
+                pause = backoff.next()
                 if not again or retries <= 0 or self._clock.seconds() + pause >= deadline:
                     return outcomes
                 retries -= 1
                 await deferLater(self._clock, pause)
-                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
             repeated = await place.store.publish(place.topic, [messages[index] for index in again], acks, deadline)
             for index, outcome in zip(again, repeated, strict=True):
                 outcomes[index] = outcome

@@ -9,8 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from twisted.internet.defer import Deferred
-
 from kateway.registry import plans
 from kateway.registry.current import Current
 from kateway.registry.documents import kind_of, name_of
@@ -29,14 +27,6 @@ from kateway.registry.interface import (
 from kateway.registry.plans import Plan
 
 E = TypeVar("E", bound=Entry)
-T = TypeVar("T")
-
-
-def abandonable(running: Deferred[T]) -> Deferred[T]:
-    """Answers with a task's result; the task goes on when the caller is cancelled."""
-    answer: Deferred[T] = Deferred()
-    running.addCallbacks(answer.callback, answer.errback)
-    return answer
 
 
 class Changes(ABC):

@@ -20,10 +20,11 @@ from twisted.internet.threads import deferToThreadPool
 from kateway.errors import BadRequest, ConfigError, DataDirectoryLocked, RegistryUnavailable
 from kateway.model import Health
 from kateway.registry import plans
-from kateway.registry.changes import WritableRegistry, abandonable
+from kateway.registry.changes import WritableRegistry
 from kateway.registry.documents import from_table, to_table
 from kateway.registry.interface import Entry, GatewayEntry, Snapshot
 from kateway.registry.plans import Change, Plan
+from kateway.shield import shield
 
 FILE_NAME: Final = "registry.db"
 LAYOUT: Final = 1
@@ -87,7 +88,7 @@ class EmbeddedRegistry(WritableRegistry):
 
     async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
         # the write goes on, and into force, when its caller is cancelled: what is on disk must be in the snapshot
-        return await abandonable(Deferred.fromCoroutine(self._carry_out(plan)))
+        return await shield(Deferred.fromCoroutine(self._carry_out(plan)))
 
     async def _carry_out(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
         await self._lock.acquire()
@@ -113,7 +114,7 @@ class EmbeddedRegistry(WritableRegistry):
             finally:
                 self._lock.release()
 
-        return await abandonable(Deferred.fromCoroutine(turn()))
+        return await shield(Deferred.fromCoroutine(turn()))
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
+from kateway.bounded_cache import BoundedCache
 from kateway.core.reads import Start
 from kateway.errors import BadRequest, Contradiction, InvalidName, InvalidParameter, UnknownParameter
 from kateway.model import Headers
@@ -92,22 +93,20 @@ class ReadQuery(NamedTuple):
 
 
 class Cache(Generic[T]):
-    """A bounded table of parsed byte strings. When it is full it is emptied: what is in use comes back at once."""
+    """A bounded table of parsed byte strings."""
 
     __slots__ = ("_parse", "_table")
 
     def __init__(self, parse: Callable[[bytes], T]) -> None:
         self._parse = parse
-        self._table: dict[bytes, T] = {}
+        self._table: BoundedCache[bytes, T] = BoundedCache(CACHED_TARGETS)
 
     def __call__(self, raw: bytes) -> T:
         found = self._table.get(raw)
         if found is None:
             found = self._parse(raw)
             if len(raw) <= MAX_CACHED_TARGET_BYTES:
-                if len(self._table) >= CACHED_TARGETS:
-                    self._table.clear()
-                self._table[raw] = found
+                self._table.keep(raw, found)
         return found
 
 

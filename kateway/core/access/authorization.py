@@ -13,6 +13,7 @@ import re
 from email.utils import formatdate
 from typing import Final, NamedTuple, Protocol
 
+from kateway.bounded_cache import BoundedCache
 from kateway.core import plugins
 from kateway.core.access.authentication import Purpose
 from kateway.errors import AmbiguousTopic, Denied, TopicNotFound, TopicRetired
@@ -68,7 +69,7 @@ class BindingAuthorizer:
     def __init__(self, max_deliveries: int = 0) -> None:
         self._max_deliveries = max_deliveries
         self._snapshot: Snapshot | None = None
-        self._grants: dict[tuple[str, AccessRequest], Grant] = {}
+        self._grants: BoundedCache[tuple[str, AccessRequest], Grant] = BoundedCache(MAX_REMEMBERED)
         self._bound: dict[tuple[str, str, str], list[Binding]] | None = None
 
     def authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
@@ -79,10 +80,7 @@ class BindingAuthorizer:
         question = (principal.application, asked)
         grant = self._grants.get(question)
         if grant is None:
-            grant = self._decide(principal.application, asked, snapshot)
-            if len(self._grants) >= MAX_REMEMBERED:
-                self._grants.clear()
-            self._grants[question] = grant
+            grant = self._grants.keep(question, self._decide(principal.application, asked, snapshot))
         return grant
 
     def _decide(self, caller: str, asked: AccessRequest, snapshot: Snapshot) -> Grant:

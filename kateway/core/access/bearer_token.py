@@ -17,6 +17,7 @@ from typing import Any
 import jwt
 from jwt.exceptions import ExpiredSignatureError, PyJWKError, PyJWKSetError, PyJWTError
 
+from kateway.bounded_cache import BoundedCache
 from kateway.config.schema import JwtConfig
 from kateway.core.access.authentication import KIND_FOR, AuthenticatorContext, Credentials, Purpose, SnapshotNow
 from kateway.errors import ConfigError, CredentialsExpired, Denied, Unauthorized
@@ -52,9 +53,8 @@ class BearerToken:
         self._secret = secret
         self._snapshot = snapshot
         self._now = now
-        self._max_cached = max_cached
         self._digest = blake2b(key=os.urandom(32), digest_size=16)
-        self._known: dict[bytes, tuple[Principal, frozenset[str] | None]] = {}
+        self._known: BoundedCache[bytes, tuple[Principal, frozenset[str] | None]] = BoundedCache(max_cached)
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
         """The application that the token's claim names; ``None`` without a token."""
@@ -68,10 +68,7 @@ class BearerToken:
         seen = digest.digest()
         known = self._known.get(seen)
         if known is None:
-            known = self._verify(token)
-            if len(self._known) >= self._max_cached:
-                del self._known[next(iter(self._known))]
-            self._known[seen] = known
+            known = self._known.keep(seen, self._verify(token))
         principal, kinds = known
         if principal.expires is not None and principal.expires <= self._now():
             self._known.pop(seen, None)

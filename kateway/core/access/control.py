@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from kateway.bounded_cache import BoundedCache
 from kateway.core.access.authentication import Credentials, Purpose, SnapshotNow
 from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, AccessRequest
 from kateway.core.access.policy import Access, Permission
@@ -120,7 +121,7 @@ class OpenAccess:
     def __init__(self, stores: Mapping[str, Store]) -> None:
         self._cluster = "default" if "default" in stores else next(iter(stores))
         self._store = stores[self._cluster]
-        self._authorized: dict[AccessRequest, AuthorizedRequest] = {}
+        self._authorized: BoundedCache[AccessRequest, AuthorizedRequest] = BoundedCache(MAX_REMEMBERED)
 
     def rules(self) -> object:
         return None
@@ -131,11 +132,9 @@ class OpenAccess:
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         authorized = self._authorized.get(asked)
         if authorized is None:
-            if len(self._authorized) >= MAX_REMEMBERED:
-                self._authorized.clear()
             place = Place(self._cluster, self._store, open_topic(asked.topic, asked.version))
-            authorized = self._authorized[asked] = AuthorizedRequest(
-                place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None
+            authorized = self._authorized.keep(
+                asked, AuthorizedRequest(place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None)
             )
         return authorized
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 
+from kateway.bounded_cache import BoundedCache
 from kateway.core.access.authentication import AuthenticatorContext, Credentials, Purpose, SnapshotNow, check_kind
 from kateway.errors import Unauthorized
 from kateway.model import Principal
@@ -31,9 +32,8 @@ class KeySecret:
     def __init__(self, *, snapshot: SnapshotNow, now: Callable[[], float], max_cached: int = 10_000) -> None:
         self._snapshot = snapshot
         self._now = now
-        self._max_cached = max_cached
         self._digest = blake2b(key=os.urandom(32), digest_size=16)
-        self._matched: dict[bytes, tuple[Principal, str]] = {}
+        self._matched: BoundedCache[bytes, tuple[Principal, str]] = BoundedCache(max_cached)
         """By the digest of key and secret: the principal, and the hash that they matched."""
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
@@ -71,9 +71,7 @@ class KeySecret:
         if key is None or matched is None:
             raise Unauthorized(_WRONG)
         principal = _principal(key, matched)
-        if len(self._matched) >= self._max_cached:
-            del self._matched[next(iter(self._matched))]
-        self._matched[pair] = (principal, matched)
+        self._matched.keep(pair, (principal, matched))
         check_kind(key, purpose)
         return principal
 

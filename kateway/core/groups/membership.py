@@ -28,6 +28,7 @@ from kateway.core.groups.revocation import Revocations
 from kateway.core.groups.wakeups import Wakeups
 from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
 from kateway.model import Committed
+from kateway.shield import shield
 from kateway.storage.interface import Listener, Subscription
 
 TICK_SECONDS = 0.25
@@ -153,9 +154,7 @@ class Membership:
             closed = self.dispatch.subscription.close() if self.dispatch.subscription is not None else succeed(None)
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
             closed.addBoth(self._closed)
-        waiter: Deferred[None] = Deferred()
-        self._closing.addCallback(lambda _: waiter.callback(None))
-        return waiter
+        return shield(self._closing)
 
     def _closed(self, _result: object) -> None:
         assert self._closing is not None

@@ -17,6 +17,7 @@ from kateway.core.groups.membership import Membership
 from kateway.core.groups.reader import Mode, Reader
 from kateway.core.groups.retained import RetainedState
 from kateway.errors import Draining, GroupBusy, KatewayError, NotFound
+from kateway.shield import shield
 from kateway.storage.interface import Reset, Store
 
 Key = tuple[str, str, str]
@@ -143,7 +144,7 @@ class Memberships:
         for other, lingering in list(self._groups.items()):
             if other[:2] == key[:2] and not lingering.readers:
                 self._close(other, lingering)
-        await DeferredList([_shared(closing) for other, closing in self._closing.items() if other[:2] == key[:2]])
+        await DeferredList([shield(closing) for other, closing in self._closing.items() if other[:2] == key[:2]])
         self._kept.forget(key)
 
     async def stop(self, grace_seconds: float) -> None:
@@ -158,7 +159,7 @@ class Memberships:
             for reader in list(member.readers):
                 reader.fail(Draining())
             self._close(key, member)
-        await DeferredList([_shared(closing) for closing in self._closing.values()])
+        await DeferredList([shield(closing) for closing in self._closing.values()])
         self._kept.stop()
 
     def _member(self, key: Key, reset: Reset, max_deliveries: int | None) -> Membership:
@@ -183,7 +184,7 @@ class Memberships:
         self._groups[key] = member
         if closing is not None:
             # the former membership is being left: two at once would be two members
-            _shared(closing).addCallback(_start_behind, member)
+            shield(closing).addCallback(_start_behind, member)
         return member
 
     def _close(self, key: Key, member: Membership) -> None:
@@ -205,10 +206,3 @@ def _start_behind(_: None, member: Membership) -> None:
         member.start()
     except KatewayError as error:
         member.end(error)
-
-
-def _shared(closing: Deferred[None]) -> Deferred[None]:
-    """Another Deferred that fires when ``closing`` does; cancelling it cancels nothing else."""
-    waiter: Deferred[None] = Deferred()
-    closing.addCallback(lambda _: waiter.callback(None) if not waiter.called else None)
-    return waiter

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from kateway.errors import BadRequest, KatewayError, OutcomeUnknown, RegistryUnavailable
 from kateway.model import Health
 from kateway.registry import plans
-from kateway.registry.changes import WritableRegistry, abandonable
+from kateway.registry.changes import WritableRegistry
 from kateway.registry.documents import Kind
 from kateway.registry.interface import GatewayEntry, Snapshot
 from kateway.registry.plans import Change, Plan
@@ -40,6 +40,7 @@ from kateway.registry.zookeeper.client import Access, State, ZookeeperClient
 from kateway.registry.zookeeper.gateways import Presence
 from kateway.registry.zookeeper.key_use import KeyUse
 from kateway.registry.zookeeper.multi_read import Node
+from kateway.shield import shield
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ class ZookeeperRegistry(WritableRegistry):
         self._wake_waiting()
         await self._client.stop()
         if self._following is not None:
-            await abandonable(self._following)
+            await shield(self._following)
 
     async def reload(self) -> None:
         await self._within(self._alone(self._load_all), self._refusal)
@@ -364,7 +365,7 @@ class ZookeeperRegistry(WritableRegistry):
         def late(_result: T | Failure, _seconds: float) -> T:
             raise refusal()
 
-        answer = abandonable(Deferred.fromCoroutine(work))
+        answer = shield(Deferred.fromCoroutine(work))
         try:
             return await answer.addTimeout(self._write_timeout_seconds, self._reactor, late)
         except AWAY as error:

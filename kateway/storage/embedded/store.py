@@ -29,6 +29,7 @@ from kateway.errors import (
     Unavailable,
 )
 from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
+from kateway.shield import shield
 from kateway.storage.embedded import database
 from kateway.storage.embedded.directory import DataDirectory
 from kateway.storage.embedded.listeners import NextTurn
@@ -167,7 +168,7 @@ class EmbeddedStore:
             raise Conflict(f"the topic {topic} exists")
         # what is known follows the file, though nobody may wait for the answer
         work = self._write(database.create_topic, topic, partitions, retention_ms)
-        return await _abandonable(work.addCallback(self._created, topic, retention_ms))
+        return await shield(work.addCallback(self._created, topic, retention_ms))
 
     def _created(
         self, created: tuple[int, list[database.Loaded]] | None, topic: str, retention_ms: int | None
@@ -184,7 +185,7 @@ class EmbeddedStore:
         if total > MAX_PARTITIONS:
             raise InvalidTopic(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {total}")
         work = self._write(database.add_partitions, known.id, total)
-        return await _abandonable(work.addCallback(self._grown, known))
+        return await shield(work.addCallback(self._grown, known))
 
     def _grown(self, partitions: list[database.Loaded], topic: TopicState) -> TopicInfo:
         topic.grow(partitions)
@@ -196,7 +197,7 @@ class EmbeddedStore:
     async def set_retention(self, topic: str, retention_ms: int) -> None:
         known = self._topic(topic)
         work = self._write(database.set_retention, known.id, retention_ms)
-        await _abandonable(work.addCallback(lambda _: setattr(known, "retention_ms", retention_ms)))
+        await shield(work.addCallback(lambda _: setattr(known, "retention_ms", retention_ms)))
 
     async def delete_topic(self, topic: str) -> None:
         known = self._topic(topic)
@@ -204,7 +205,7 @@ class EmbeddedStore:
             partition.dropped = True
         work = self._write(database.delete_topic, known.id)
         work.addCallbacks(self._deleted, self._not_deleted, callbackArgs=(known,), errbackArgs=(known,))
-        await _abandonable(work)
+        await shield(work)
 
     def _deleted(self, _: None, topic: TopicState) -> None:
         if self._topics.get(topic.name) is topic:
@@ -378,10 +379,3 @@ def _translated(failure: Failure) -> Failure:
     if failure.check(CancelledError):
         return failure
     return Failure(database.translate(failure.value))
-
-
-def _abandonable(work: Deferred[T]) -> Deferred[T]:
-    """Another Deferred with the same answer: cancelling it leaves the work alone."""
-    answer: Deferred[T] = Deferred()
-    work.addCallbacks(answer.callback, answer.errback)
-    return answer

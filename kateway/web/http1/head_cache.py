@@ -6,6 +6,7 @@ expectation), or leaves open how its body comes, is not kept.
 
 from __future__ import annotations
 
+from kateway.bounded_cache import BoundedCache
 from kateway.web.exchange import Head, Request
 
 MOST_HEADS = 1024
@@ -15,10 +16,10 @@ _OF_ONE_REQUEST = frozenset((b"x-request-id", b"expect", b"transfer-encoding", b
 
 
 class Heads:
-    """The heads of all connections of a factory. When the table is full it is emptied: what is in use comes back."""
+    """The heads of all connections of a factory."""
 
     def __init__(self) -> None:
-        self._table: dict[bytes, Head] = {}
+        self._table: BoundedCache[bytes, Head] = BoundedCache(MOST_HEADS)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -40,6 +41,4 @@ class Heads:
             return
         if any(name in _OF_ONE_REQUEST for name, _ in request.headers):
             return
-        if len(self._table) >= MOST_HEADS:
-            self._table.clear()
-        request.head = self._table[data[:end]] = Head(request, length)
+        request.head = self._table.keep(data[:end], Head(request, length))

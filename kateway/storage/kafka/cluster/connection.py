@@ -20,13 +20,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.backoff import Backoff
 from kateway.config.addresses import Address
 from kateway.storage.kafka.protocol.primitives import request_header, size_and_correlation, string
 
 MAX_ANSWER_BYTES = 1 << 28
 """A larger size is not a size: what talks there does not talk Kafka (TLS alerts and HTTP answers are caught by it)."""
 
+FIRST_RECONNECT_DELAY_SECONDS = 0.1
 MAX_RECONNECT_DELAY_SECONDS = 1.0
+"""Short, because the return of a broker must be noticed within seconds."""
 CLOSE_GRACE_SECONDS = 1.0
 
 EndpointFactory = Callable[[Any, str, int], IStreamClientEndpoint]
@@ -125,10 +128,10 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
     ) -> None:
         self.connector: Deferred[Any] | None
         self.proto: FrameReceiver | None
-        super().__init__(reactor, endpoint_factory, _Broker(node_id, *address), client_id, _reconnect_delay_seconds)
+        super().__init__(reactor, endpoint_factory, _Broker(node_id, *address), client_id, self._pause)
         self.address = address
-        self.failures = 0
-        """Connections in a row that were refused or were closed before anything was answered."""
+        self.backoff = Backoff(FIRST_RECONNECT_DELAY_SECONDS, MAX_RECONNECT_DELAY_SECONDS)
+        """After connections that were refused, or were closed before anything was answered."""
         self.last_failure = ""
         self._client_id = string(client_id)
         self._heard = heard
@@ -219,13 +222,17 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
             down.addBoth(self._settled, late)
         return down
 
+    def _pause(self, _failures: int) -> float:
+        """afkak's retry policy."""
+        return self.backoff.next()
+
     # --- what the wire does ------------------------------------------------------------------------------------
 
     def answered(self, correlation_id: int, body: bytes) -> None:
         """Hands an answer to who asked."""
         if not self._answered_any:
             self._answered_any = True
-            self.failures = 0
+            self.backoff.reset()
             self.last_failure = ""
         self._heard()
         state = self.requests.pop(correlation_id, None)
@@ -252,10 +259,9 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         now = self._reactor.seconds()
         if not self._answered_any and self.requests:
             # accepted, then closed without a word: as bad as refused
-            self.failures += 1
             if not self.last_failure:
                 self.last_failure = f"{self.address} closed the connection without an answer"
-            self._not_before = now + _reconnect_delay_seconds(self.failures)
+            self._not_before = now + self.backoff.next()
         why = self.last_failure or _why(f"{self.address} closed the connection", reason)
         self._fail_all(why)
         if self._dDown is not None:
@@ -303,8 +309,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         if self._dDown is not None:
             return reason  # close() waits for it
         self.connector = None
-        self.failures += 1
-        self._not_before = self._reactor.seconds() + _reconnect_delay_seconds(self.failures)
+        self._not_before = self._reactor.seconds() + self.backoff.next()
         self.last_failure = _why(f"{self.address} cannot be reached", reason)
         self._fail_all(self.last_failure)
         return None
@@ -312,11 +317,6 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
 
 def _nothing(_result: object) -> bytes:
     return b""
-
-
-def _reconnect_delay_seconds(failures: int) -> float:
-    """0.1, 0.2, 0.4, 0.8, then a second: short, because a broker's return must be noticed within seconds."""
-    return float(min(MAX_RECONNECT_DELAY_SECONDS, 0.05 * 2 ** min(failures, 10)))
 
 
 def _why(what: str, reason: Failure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from kateway.bounded_cache import BoundedCache
 from kateway.errors import Unavailable
 from kateway.storage.kafka.cluster.client import Client, Pool
 from kateway.storage.kafka.cluster.connection import RequestFailed
@@ -31,7 +32,7 @@ class Coordinators:
     def __init__(self, client: Client, pool: Pool) -> None:
         self._client = client
         self._pool = pool
-        self._known: dict[str, int] = {}
+        self._known: BoundedCache[str, int] = BoundedCache(MAX_KNOWN_GROUPS)
         self._join_versions: dict[int, int] = {}
 
     async def find(self, group: str) -> int:
@@ -65,10 +66,7 @@ class Coordinators:
                 raise error_for(error, f"asking for the coordinator of group {group}")
             if coordinator not in self._client.view.brokers:
                 await self._client.refresh()
-            if len(self._known) >= MAX_KNOWN_GROUPS:
-                self._known.clear()
-            self._known[group] = coordinator
-            return coordinator
+            return self._known.keep(group, coordinator)
         raise Unavailable(f"the coordinator of group {group} is not known just now: {failure}")
 
     async def join_version(self, node: int) -> int:

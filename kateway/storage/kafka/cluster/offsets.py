@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from twisted.internet.task import deferLater
 
+from kateway.backoff import Backoff
 from kateway.errors import (
     GroupBusy,
     KatewayError,
@@ -180,15 +181,15 @@ class Offsets:
     ) -> T:
         """Repeats a call within the request timeout while its failure may pass; each call here may be repeated."""
         deadline = self._client.reactor.seconds() + self._timeout_seconds
-        pause = RETRY_SECONDS
+        backoff = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         while True:
             try:
                 return await attempt()
             except (RequestFailed, MalformedResponse, Unavailable, OutcomeUnknown) as error:
+                pause = backoff.next()
                 if self._client.reactor.seconds() + pause > deadline or not self._client.health().healthy:
                     raise as_unavailable(error) from error
             await deferLater(self._client.reactor, pause)
-            pause = min(MAX_RETRY_SECONDS, pause * 2)
             await before_the_next()
 
 

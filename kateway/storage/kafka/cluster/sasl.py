@@ -30,6 +30,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from kateway.backoff import Backoff
 from kateway.config.schema import KafkaStorageConfig, SaslConfig, TlsConfig
 from kateway.errors import ConfigError
 from kateway.storage.kafka.cluster.connection import FrameReceiver
@@ -42,6 +43,7 @@ SASL_AUTHENTICATE = 36
 NOT_SECURED = 34
 """ILLEGAL_SASL_STATE."""
 MAX_ANSWER_BYTES = 1 << 20
+FIRST_REFUSED_DELAY_SECONDS = 1.0
 MAX_REFUSED_DELAY_SECONDS = 10.0
 """So often at least a broker that refused a secret is shown it again. Another secret is shown at once."""
 RENEWED_AT = (0.7, 0.85)
@@ -146,7 +148,7 @@ class _Refusal:
     secret: str
     reason: str
     until: float
-    delay_seconds: float
+    backoff: Backoff
 
 
 class Refusals:
@@ -169,12 +171,12 @@ class Refusals:
         now = self._clock.seconds()
         before = self._refused.get(broker)
         if before is None or before.secret != secret:
-            delay = 1.0
+            backoff = Backoff(FIRST_REFUSED_DELAY_SECONDS, MAX_REFUSED_DELAY_SECONDS)
         elif now < before.until:
             return  # begun when it was not known yet
         else:
-            delay = min(before.delay_seconds * 2, MAX_REFUSED_DELAY_SECONDS)
-        self._refused[broker] = _Refusal(secret, reason, now + delay, delay)
+            backoff = before.backoff
+        self._refused[broker] = _Refusal(secret, reason, now + backoff.next(), backoff)
 
     def forget(self, broker: str) -> None:
         self._refused.pop(broker, None)

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.backoff import Backoff
 from kateway.errors import CorruptRecords, KatewayError
 from kateway.storage.kafka.cluster.client import Client, Pool
 from kateway.storage.kafka.cluster.connection import RequestFailed
@@ -88,7 +89,7 @@ class _Lane:
         self.session = FetchSession(former_session)
         self.under_way: Deferred[bytes] | None = None
         self.waiting: IDelayedCall | None = None
-        self.failures = 0
+        self.backoff = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self.short_wait_ms = SHORT_WAIT_MS
 
 
@@ -269,7 +270,7 @@ class Fetcher:
             return
         asked = lane.session.asked
         lane.session.answered(session)
-        lane.failures = 0
+        lane.backoff.reset()
         reroute = False
         arrived: list[int] = []
         for found in partitions:
@@ -332,8 +333,9 @@ class Fetcher:
         lane.session.lost()
         if error in SESSION_LOST:
             # it keeps only so many, and none over its restart
-            lane.failures += 1
-            self._again(lane, 0 if lane.failures == 1 else MAX_RETRY_SECONDS)
+            first = not lane.backoff.seconds
+            lane.backoff.next()
+            self._again(lane, 0 if first else MAX_RETRY_SECONDS)
             return
         self._reading.report_error(error_for(error, f"fetching from {self._topic}"))
         self._again(lane, MAX_RETRY_SECONDS)
@@ -367,9 +369,8 @@ class Fetcher:
         self._again(lane, MAX_RETRY_SECONDS)
 
     def _look_again(self, lane: _Lane) -> None:
-        lane.failures += 1
         self._client.refresh().addErrback(lambda failure: failure.trap(KatewayError, CancelledError) and None)
-        self._again(lane, min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(lane.failures - 1, 5)))
+        self._again(lane, lane.backoff.next())
 
     def _again(self, lane: _Lane, seconds: float) -> None:
         if self._closed or lane.waiting is not None or lane is not self._lanes.get(lane.way):

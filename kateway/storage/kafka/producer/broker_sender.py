@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from kateway.backoff import Backoff
 from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import KatewayError, OutcomeUnknown, Unavailable
 from kateway.model import Receipt
@@ -72,7 +73,7 @@ _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
 class PartitionLane(Lane[Pending]):
     """A lane and where it is served."""
 
-    __slots__ = ("acks", "active", "backoff_seconds", "deadline", "not_before", "sender", "sent_by", "used", "why")
+    __slots__ = ("acks", "active", "backoff", "deadline", "not_before", "sender", "sent_by", "used", "why")
 
     def __init__(self, topic: str, partition: int, acks: int, *, numbered: bool, max_batch_bytes: int) -> None:
         super().__init__(topic, partition, numbered=numbered, max_batch_bytes=max_batch_bytes)
@@ -85,7 +86,7 @@ class PartitionLane(Lane[Pending]):
         self.deadline = float("inf")
         """No caller's deadline is earlier."""
         self.not_before = 0.0
-        self.backoff_seconds = 0.0
+        self.backoff = Backoff(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
         self.used: object = None
         """The last id: it must not be given again."""
         self.why: tuple[type[KatewayError], str] | None = None
@@ -148,7 +149,7 @@ class Sender:
         self._greeted = False
         self._greeting: Deferred[None] | None = None
         self._greet_not_before = 0.0
-        self._greet_backoff_seconds = 0.0
+        self._greet_backoff = Backoff(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
         self.why = ""
         """Why the broker cannot be sent anything, for a person."""
 
@@ -196,14 +197,13 @@ class Sender:
     def _welcome(self, _body: bytes) -> None:
         self._greeting = None
         self._greeted = True
-        self._greet_backoff_seconds = 0.0
+        self._greet_backoff.reset()
         self.why = ""
         self.flush(force=True)
 
     def _unwelcome(self, failure: Failure) -> None:
         self._greeting = None
-        self._greet_backoff_seconds = _longer(self._greet_backoff_seconds)
-        self._greet_not_before = self._seconds() + self._greet_backoff_seconds
+        self._greet_not_before = self._seconds() + self._greet_backoff.next()
         self.why = failure.getErrorMessage()
 
     # --- sending -----------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class Sender:
     def _written(
         self, lane: PartitionLane, items: list[Pending], offset: int, told: list[tuple[Pending, Outcome]]
     ) -> None:
-        lane.backoff_seconds = 0.0
+        lane.backoff.reset()
         lane.why = None
         partition = lane.partition
         size = 0
@@ -330,8 +330,7 @@ class Sender:
 
     def _fail(self, lane: PartitionLane, batch: QueuedBatch[Pending], verdict: Verdict, error: KatewayError) -> None:
         if verdict not in _NO_BACKOFF:
-            lane.backoff_seconds = _longer(lane.backoff_seconds)
-            lane.not_before = self._seconds() + lane.backoff_seconds
+            lane.not_before = self._seconds() + lane.backoff.next()
         lane.why = type(error), error.detail
         self._failed(lane, batch, verdict, error)
         if lane.sender is not None and lane.sendable:
@@ -369,7 +368,3 @@ def _why_unknown(failure: Failure) -> str:
     if failure.check(CancelledError):
         return "the broker did not answer, and another one leads now"
     return failure.getErrorMessage()
-
-
-def _longer(backoff_seconds: float) -> float:
-    return min(max(2 * backoff_seconds, FIRST_BACKOFF_SECONDS), MAX_BACKOFF_SECONDS)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
+from kateway.bounded_cache import BoundedCache
 from kateway.errors import CorruptRecords
 from kateway.model import NO_HEADERS, Headers, Message, Record
 from kateway.storage.kafka.protocol import message_sets as messagesets
@@ -78,7 +79,7 @@ def _varint(value: int) -> bytes:
 
 _TABLE_SIZE = 8192
 _TABLE = [_varint(value) for value in range(_TABLE_SIZE)]
-_encoded_headers: dict[Headers, bytes] = {}
+_encoded_headers: BoundedCache[Headers, bytes] = BoundedCache(_CACHED_SECTIONS)
 
 
 def _encode_headers(headers: Headers) -> bytes:
@@ -95,9 +96,7 @@ def _encode_headers(headers: Headers) -> bytes:
             parts += (_varint(len(value)), value)
     section = b"".join(parts)
     if len(section) <= _CACHED_SECTION_BYTES:
-        if len(_encoded_headers) >= _CACHED_SECTIONS:
-            _encoded_headers.clear()
-        _encoded_headers[headers] = section
+        _encoded_headers.keep(headers, section)
     return section
 
 
@@ -256,7 +255,7 @@ def decode(batch: RecordBatch, from_offset: int = 0, *, max_bytes: int = MAX_DEC
     return found
 
 
-_decoded_headers: dict[bytes, Headers] = {}
+_decoded_headers: BoundedCache[bytes, Headers] = BoundedCache(_CACHED_SECTIONS)
 
 
 def _decode_records(  # noqa: PLR0915  # calls inside would cost more than the work
@@ -358,9 +357,7 @@ def _decode_headers(section: bytes) -> Headers:
         raise IndexError
     headers = tuple(pairs)
     if len(section) <= _CACHED_SECTION_BYTES:
-        if len(_decoded_headers) >= _CACHED_SECTIONS:
-            _decoded_headers.clear()
-        _decoded_headers[section] = headers
+        _decoded_headers.keep(section, headers)
     return headers
 
 

@@ -109,7 +109,7 @@ def test_a_refused_connection_fails_what_waits_as_never_sent_and_is_not_tried_ag
     broker.accept()
     broker.answer(2, b"")
     assert second == [b""]
-    assert broker.connection.failures == 0
+    assert broker.connection.backoff.seconds == 0
 
 
 def test_what_was_sent_and_not_answered_fails_when_the_connection_goes_and_is_not_sent_again(broker):
@@ -132,7 +132,7 @@ def test_connections_closed_right_after_they_were_accepted_are_spaced_out(broker
     outcome(broker.ask())
     broker.reactor.advance(0.3)
     assert broker.attempts == before
-    assert broker.connection.failures == 4
+    assert broker.connection.backoff.seconds == 0.8
 
 
 def test_an_overdue_answer_drops_the_connection_and_fails_all_behind_it(broker):
