@@ -71,7 +71,7 @@ class BearerToken:
             known = self._known.keep(seen, self._verify(token))
         principal, kinds = known
         if principal.expires is not None and principal.expires <= self._now():
-            self._known.pop(seen, None)
+            # it stays known: to verify it again for each request would cost more than to remember it
             raise CredentialsExpired("the token has expired")
         if principal.application not in self._snapshot().applications:
             raise Denied("the token's application is not registered")

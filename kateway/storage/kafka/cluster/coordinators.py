@@ -82,5 +82,7 @@ class Coordinators:
         return version
 
     def forget(self, group: str) -> None:
-        """To be asked anew next time."""
-        self._known.pop(group, None)
+        """Forgets the coordinator, and the version that it joins by: a broker may come back as another version."""
+        node = self._known.pop(group, None)
+        if node is not None:
+            self._join_versions.pop(node, None)
