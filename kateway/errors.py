@@ -67,7 +67,7 @@ class KatewayError(Exception):
         )
         self.headers = headers
         self.actor = ""
-        """Who was refused, where that was known by then: for the audit."""
+        """The refused caller, where it was known by then: for the audit."""
 
 
 # --- the caller's: nothing was written -------------------------------------------------------------------------

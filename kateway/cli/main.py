@@ -1,7 +1,7 @@
 """``kateway-admin``: the admin API for people and scripts.
 
 Tables for people, the API's own JSON with ``--json``. ``put`` reads the entry first, changes what the options name
-and writes it back on the condition that nobody changed it meanwhile. Exit status: 0 done, 1 refused, 2 misused,
+and writes it back on the condition that it was not changed meanwhile. Exit status: 0 done, 1 refused, 2 misused,
 3 the gateway cannot be reached.
 """
 
@@ -65,7 +65,7 @@ def console() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kateway-admin",
-        description="Administers a kateway gateway: who may do what, and what goes on.",
+        description="Administers a kateway gateway: applications, keys, topics, bindings, and its state.",
         epilog="The token comes from --token-file, KATEWAY_ADMIN_TOKEN_FILE or KATEWAY_ADMIN_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"kateway-admin {__version__}")
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _apps(_group(commands, "apps", "applications"))
     _keys(_group(commands, "keys", "an application's keys"))
     _topics(_group(commands, "topics", "topics and their versions"))
-    _bindings(_group(commands, "bindings", "who may read whose topics"))
+    _bindings(_group(commands, "bindings", "the right of one application to read another's topic"))
     _command(commands, "gateways", "the live gateways", lambda client, _options: client.list("/gateways"))
     _command(commands, "status", "the gateway's state", lambda client, _options: client.call("GET", "/status").body)
     _command(
@@ -132,7 +132,9 @@ def _topics(topics: Any) -> None:
     )
     put.add_argument("--storage-name", help="take over this topic of the store")
     put.add_argument(
-        "--state", choices=("active", "deprecated", "retired"), help="deprecated: tells who uses it; retired: 410"
+        "--state",
+        choices=("active", "deprecated", "retired"),
+        help="deprecated: responses carry a warning; retired: 410",
     )
     put.add_argument("--sunset", metavar="TIME", help="when it is to be retired: 2027-01-01T00:00:00Z")
     delete = _deleting(topics, TOPIC, "/topics/{}")

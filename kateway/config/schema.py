@@ -63,7 +63,7 @@ class HttpConfig:
 
 @attrs.frozen(kw_only=True)
 class AdminConfig:
-    """Who may use the admin listener."""
+    """Access to the admin listener."""
 
     token_file: str = ""
     hosts: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ class DeliveryConfig:
 
 @attrs.frozen(kw_only=True)
 class RegistryConfig:
-    """Who may do what: ``open`` lets anybody on loopback do everything.
+    """Applications and their rights: ``open`` lets every caller on loopback do everything.
 
     All but ``path`` and ``driver`` are for ZooKeeper. Its credentials, ``user:password`` of the digest scheme, come
     from a file or the environment, never from this file.
@@ -197,7 +197,7 @@ class ClientCertificateConfig:
 
 @attrs.frozen(kw_only=True)
 class AuthConfig:
-    """Who is asking: the ways to tell, tried in their order, and what repeated failures lead to."""
+    """Authentication: its methods, tried in their order, and the consequences of repeated failures."""
 
     methods: tuple[str, ...] = ("key-secret",)
     authorizer: str = "bindings"
@@ -215,7 +215,7 @@ class AuthConfig:
 
 @attrs.frozen(kw_only=True)
 class QuotasConfig:
-    """What the gateway spends on counting; how much anybody may do stands in the registry."""
+    """Memory for counting; the quotas themselves are in the registry."""
 
     max_tracked: int = attrs.field(default=100000, validator=_between(1, 10000000))
     headers: bool = True

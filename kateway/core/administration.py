@@ -283,8 +283,8 @@ class Administration:
         return await self._audited(change, by, action, object)
 
     def record_refusal(self, by: By, action: str, object: str, error: KatewayError) -> None:
-        """Records a change that was refused before it was tried. Without an actor it has no reserved room: anybody can
-        send such.
+        """Records a change that was refused before it was tried. Without an actor it has no reserved room: such a
+        request can come from any caller.
         """
         change = bool(by.actor)
         self._audit.record(

@@ -32,7 +32,7 @@ from kateway.web.messages.websocket_publish import SocketPublishEdge
 
 
 def open_mode(settings: Config) -> bool:
-    """Whether there is no registry, so that everybody may do everything."""
+    """Whether there is no registry, so that every caller may do everything."""
     return settings.registry.driver == "open"
 
 

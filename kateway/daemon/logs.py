@@ -42,7 +42,7 @@ class Forward(logging.Handler):
 
 
 def announce(settings: Config) -> None:
-    """One line that a person who has started it looks for: where it listens, what is behind it."""
+    """One line for the person at the console: the listeners, the stores, the registry."""
     _log.info(
         "kateway {version} is up: public {public}, admin {admin}, stores {stores}, registry {registry}",
         version=__version__,

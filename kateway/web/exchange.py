@@ -116,7 +116,7 @@ class Exchange(Protocol):
 
     request: Request
     caller: str
-    """Who asks, for the access log: a handler sets it once it knows; empty until then."""
+    """The caller, for the access log: a handler sets it once it is known; empty until then."""
     extra_headers: Sequence[Header]
     """What every response of this exchange carries besides its own headers; a handler may set it at any time."""
     upgrade: bool

@@ -1,4 +1,4 @@
-"""Who is asking: credentials to a principal, by the configured ways in their order.
+"""Authentication: credentials to a principal, by the configured ways in their order.
 
 Each way is an ``Authenticator``, found by the entry point group ``kateway.authenticators``. It answers ``None`` to
 credentials that are not of its kind, a principal to good ones, and raises ``Unauthorized`` for wrong ones (the next
@@ -33,7 +33,7 @@ SnapshotNow = Callable[[], Snapshot]
 
 
 class Credentials(NamedTuple):
-    """What a request brings to say who is asking; undecoded, and empty where it brings nothing of that kind."""
+    """A request's credentials; undecoded, and empty where it brings none of that kind."""
 
     address: str
     """The client's, without port."""
@@ -60,13 +60,13 @@ class Credentials(NamedTuple):
 
 
 class Authenticator(Protocol):
-    """One way to tell who is asking."""
+    """One authentication method."""
 
     challenge: str
     """Its part of ``WWW-Authenticate``; empty where there is none."""
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
-        """Who is asking; ``None`` where the credentials are not of this kind. ``Unauthorized``, ``Denied``.
+        """Names the caller; ``None`` where the credentials are not of this kind. ``Unauthorized``, ``Denied``.
         A principal whose ``key`` is no key of the registry has a colon in it: ``jwt:alice``. An open stream's
         credentials are shown again when the registry or the configuration changes, and when its principal expires.
         """
@@ -107,7 +107,7 @@ class Authentication:
         self._used: set[str] = set()
 
     def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal:
-        """Who is asking. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
+        """Names the caller. ``Unauthorized`` (401) without good credentials, ``Denied`` (403) with good ones of the
         wrong kind, ``TooManyFailures`` (429) for credentials that were wrong too often from that address.
         """
         failures, address = self.failures, credentials.address
@@ -137,13 +137,13 @@ class Authentication:
         raise self.challenged(failure)
 
     def challenged(self, failure: KatewayError) -> KatewayError:
-        """A 401 with the ``WWW-Authenticate`` that it needs: one for each way to say who is asking."""
+        """A 401 with the ``WWW-Authenticate`` that it needs: one for each authentication method."""
         failure.headers = (*failure.headers, *self._challenges)
         return failure
 
     def again(self, credentials: Credentials, purpose: Purpose) -> Principal:
-        """Who it is by the rules of now that brought these credentials some time ago; ``Unauthorized`` and ``Denied``
-        where they are good no more. Counts nothing: nobody asks.
+        """Names the caller that brought these credentials some time ago, by the present rules;
+        ``Unauthorized`` and ``Denied`` where they are good no more. Counts nothing: it is no new request.
         """
         for method in self._methods:
             try:

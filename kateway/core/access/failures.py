@@ -3,7 +3,7 @@
 Failures are counted by (address, name), the name being a key or ``bearer``, ``admin``; and by address over all names.
 A pair with ``max_failures`` within the window is refused without a look at its secret; with ``max_address_failures``
 the address is, but for names that were right from there of late. Credentials that were right from there of late are
-looked at all the same: a neighbour's guesses, or its revoked key, lock nobody else out.
+looked at all the same: a neighbour's guesses, or its revoked key, lock no other caller out.
 
 An IPv6 address stands for its /64, of which one caller has all. Bounded in each table; no timers. No secret is kept,
 only its digest, whose key is this process's own.

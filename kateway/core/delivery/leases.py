@@ -25,7 +25,7 @@ class Leases:
         self.due = inf
         """No lease and no delay ends before this."""
         self.dying: list[Lease] = []
-        """To be written to the dead-letter queue by whoever owns this."""
+        """To be written to the dead-letter queue by the owner of the leases."""
 
     def has_ready(self) -> bool:
         """Whether records that came back wait for a reader."""

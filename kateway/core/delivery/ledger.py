@@ -11,7 +11,7 @@ Every offset is in exactly one place:
 - at or above ``frontier``: not taken from the store.
 
 A record stands for a *tile*: the offsets from the end of the record before it up to and with its own. Offsets that
-nobody may see (control records, compacted ones) so belong to the next record's tile, and the tiles between the floor
+are invisible (control records, compacted ones) so belong to the next record's tile, and the tiles between the floor
 and the frontier cover everything: what is not outstanding is done.
 
 The ``ack=auto`` path works on batches; nothing here is done for each of its records unless some come back.
@@ -270,7 +270,7 @@ class Ledger:
         return NotFound("this gateway has delivered no such record")
 
     def acknowledge_upto(self, offset: int) -> KatewayError | None:
-        """Everything delivered up to and with ``offset`` has been read, whoever has it."""
+        """Everything delivered up to and with ``offset`` has been read, by whichever reader."""
         frontier, floor = self.frontier, self.floor
         if frontier is None or floor is None:
             return NotFound("this gateway has delivered no such record")
@@ -331,7 +331,7 @@ class Ledger:
         return bool(self.in_flight or self.leases.items)
 
     def step(self, position: int | None) -> None:
-        """With everything taken done, steps over what nobody may see behind the last record."""
+        """With everything taken done, steps over invisible offsets behind the last record."""
         floor, frontier = self.floor, self.frontier
         if position is None or floor is None or frontier is None or floor < frontier or position <= floor:
             return
@@ -382,7 +382,7 @@ class Ledger:
         return count, max(now - since, 0.0)
 
     def busy(self) -> bool:
-        """Whether somebody still has a record of this partition in hand, or one is on its way to the dead letters."""
+        """Whether a reader still has a record of this partition, or one is on its way to the dead letters."""
         if self.in_flight:
             return True
         return any(lease.state is State.LEASED or lease.state is State.DYING for lease in self.leases.items.values())

@@ -93,7 +93,7 @@ class Ranges:
 
     @classmethod
     def decode(cls, floor: int, text: str) -> Ranges:
-        """Reads what ``encode`` wrote; text that somebody else wrote, or that is damaged, holds no ranges."""
+        """Reads what ``encode`` wrote; foreign or damaged text holds no ranges."""
         ranges = cls()
         try:
             bounds = _decode(floor, text)

@@ -154,7 +154,7 @@ def assign(
             held[reader].append(number)
         else:
             free.append(number)
-    # those who hold most keep the odd ones
+    # the readers that hold most keep the odd ones
     for place, reader in enumerate(sorted(readers, key=lambda reader: -len(held[reader]))):
         quota = least + (place < extra)
         surplus = len(held[reader]) - quota

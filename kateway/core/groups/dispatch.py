@@ -100,7 +100,7 @@ class Dispatch:
         if self.subscription is not None:
             for owned in self.portions[reader].owned_partitions:
                 self.subscription.pause(owned.partition)
-                owned.readable = True  # nobody will be told of anything before there was a take
+                owned.readable = True  # no ``readable`` comes before there was a take
 
     def _take_auto(self, owned: OwnedPartition, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         delivery = owned.delivery
@@ -150,7 +150,7 @@ class Dispatch:
             if not records:
                 owned.readable = False
                 if delivery.committed is not None and not delivery.outstanding():
-                    self._advanced()  # perhaps there was something that nobody may see
+                    self._advanced()  # perhaps there were invisible records
                 return None
             start, fresh = delivery.receive(records, position)
             if fresh:
@@ -171,7 +171,7 @@ class Dispatch:
             owned.delivery.skip(offset)
 
     def step(self, owned_partitions: Iterable[OwnedPartition]) -> None:
-        """Steps over what nobody may see, wherever everything taken is done and something was committed or can be."""
+        """Steps over invisible records, wherever everything taken is done and something was committed or can be."""
         for owned in owned_partitions:
             delivery = owned.delivery
             if self.subscription is not None and (delivery.committed or delivery.to_commit()):

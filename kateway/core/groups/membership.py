@@ -353,7 +353,7 @@ class Membership:
             self._revocations.look(self.now())
 
     def commit_soon(self) -> None:
-        """Somebody went: let who looks at the committed offsets see it."""
+        """Commits soon: a client went, and its records should show in the committed offsets."""
         if self._closing is None and self.dispatch.subscription is not None:
             self._commits.soon()
 

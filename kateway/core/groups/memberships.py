@@ -24,9 +24,9 @@ Key = tuple[str, str, str]
 """Store, group and topic, as they are named in the store."""
 
 MOST_PARTITIONS = 1 << 31
-"""Where nobody says how many a topic has."""
+"""Where the topic's count is not given."""
 BURIAL_SECONDS = 5.0
-"""How long who looks for dead letters waits for those that are being written."""
+"""How long a reader of dead letters waits for those that are being written."""
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -68,7 +68,7 @@ class Memberships:
         max_deliveries: int | None = None,
         partitions: int = MOST_PARTITIONS,
     ) -> Reader:
-        """A new reader, at once; it joins the group if nobody of ours is a member.
+        """A new reader, at once; it joins the group if this process is not a member.
 
         ``short``: a poll that ends soon; false for followers and long streams. ``partitions``: how many the topic has.
         ``reset`` and ``max_deliveries`` (``None``: as configured) are those of the reader for whom the group was
@@ -83,7 +83,7 @@ class Memberships:
     def acknowledge_at_once(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]
     ) -> list[KatewayError | None] | None:
-        """As ``acknowledge``, where there is nothing to wait for: ``None`` where nobody of ours is a member."""
+        """As ``acknowledge``, where there is nothing to wait for: ``None`` where this process is not a member."""
         member = self._groups.get((store, group, topic))
         return None if member is None or member.rebalancing else member.acknowledge(acks)
 
@@ -91,7 +91,7 @@ class Memberships:
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
     ) -> list[KatewayError | None]:
         """Applies acknowledgements in order. Answers for each ``None`` where it holds (or held before), ``NotFound``
-        where this gateway has delivered no such record, ``Conflict`` where its lease has passed to somebody else.
+        where this gateway has delivered no such record, ``Conflict`` where its lease has passed to another reader.
         ``sync``: answers when it is committed, and among the dead letters where it goes there; raises what the store
         says where it cannot be.
         """
@@ -115,7 +115,7 @@ class Memberships:
     async def _acknowledged_before(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]
     ) -> list[KatewayError | None]:
-        """Nobody of ours is a member, so no lease holds: only what is committed is fine."""
+        """This process is not a member, so no lease holds: only committed records are fine."""
         committed = await self._lookup(store).committed(group, topic)
         results: list[KatewayError | None] = []
         for ack in acks:

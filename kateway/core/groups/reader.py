@@ -215,7 +215,7 @@ class Reader:
 
     def look(self, now: float, confirmed: int | None) -> None:
         """Settles what is confirmed and lived for long enough, or was followed by a request. ``confirmed``: the
-        position that the client's TCP acknowledged; ``None`` where nobody knows, then only settling counts.
+        position that the client's TCP acknowledged; ``None`` where it is unknown, then only settling counts.
         """
         unsettled = self._unsettled
         if not unsettled:
@@ -229,7 +229,7 @@ class Reader:
                 break
             if batch.confirmed_at is None:
                 batch.confirmed_at = now
-                batch.lengths = ()  # wholly confirmed: nobody will ask where a record ends
+                batch.lengths = ()  # wholly confirmed: the records' ends are not needed any more
             if batch.end <= self._asked_end or now - max(batch.confirmed_at, self._open_since) >= settle_seconds:
                 done += 1
         if done:
@@ -251,7 +251,7 @@ class Reader:
         return self._source.config.max_unsettled_bytes - (self._sent_end - confirmed)
 
     def arrived(self) -> int | None:
-        """How much of the connection's stream its client's TCP has acknowledged; ``None`` where nobody knows."""
+        """How much of the connection's stream its client's TCP has acknowledged; ``None`` where it is unknown."""
         return self._connection.confirmed()
 
     def _may_be_full(self) -> bool:

@@ -3,7 +3,7 @@
 kazoo has threads of its own; everything crosses to the reactor's by ``callFromThread``, and only there are callers
 called. Calls fail with kazoo's exceptions (``kazoo.exceptions``). The ``…_and_watch`` calls answer two Deferreds:
 the result, and a watch that fires once, when the node changes or when the watch itself is lost with the connection
-(``WatchEvent.lost``): whoever watches reads again either way. A watch whose call failed never fires.
+(``WatchEvent.lost``): the caller reads again either way. A watch whose call failed never fires.
 
 The session is kept for as long as it can be and begun anew when it has expired; ``on_state`` tells.
 """
@@ -292,7 +292,7 @@ _goes_on = _log.failureHandler("a listener of the ZooKeeper session broke; the o
 
 
 class _ToTwisted(logging.Handler):
-    """kazoo's own messages, for whoever debugs: it warns of every refused connection, which is ours to say once."""
+    """kazoo's own messages, for debugging: it warns of every refused connection, which the registry reports once."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _log.debug("kazoo: {message}", message=record.getMessage())

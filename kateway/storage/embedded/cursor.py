@@ -1,4 +1,4 @@
-"""Reads one partition ahead of whoever takes from it, within bounds."""
+"""Reads one partition ahead of its reader, within bounds."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Cursor:
     """A place in a partition with what lies ahead of it.
 
     The window of bytes read ahead starts small, doubles while it is emptied within a quarter of a second and halves
-    while that takes longer than two: who takes fast is never kept waiting, thousands who take slowly cost little.
-    What nobody takes from for ``IDLE_SECONDS`` is let go of, and read again when somebody does.
+    while that takes longer than two: a fast reader is never kept waiting, thousands of slow ones cost little.
+    Records that are not taken for ``IDLE_SECONDS`` are dropped, and read again with the next ``take``.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Cursor:
         self._fetched_at = float("-inf")
         self._retry: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
-        # while something is held: whether anybody takes
+        # of the last take, while something is held
         self._taken_at = 0.0
         self._asleep = False
-        # what was held was let go of: nothing is read until somebody takes
+        # the held records were dropped: nothing is read until the next take
         self._closed = False
         self.position = offset
         """The next offset that ``take`` looks at."""
@@ -115,7 +115,7 @@ class Cursor:
         self._fetch()
 
     def pause(self) -> None:
-        """Lets go of what was read ahead; nothing is read until somebody takes."""
+        """Drops the prefetched records; nothing is read until the next ``take``."""
         self._drop()
         self._next = self.position
         self._window = self._least_window
@@ -180,7 +180,7 @@ class Cursor:
         self._fetch()
 
     def _let_go(self) -> None:
-        """Drops what nobody takes; the next ``take`` finds nothing, and what is read then is told of as new."""
+        """Drops records that are not taken; the next ``take`` finds none, and those read then are announced as new."""
         self._look = None
         if not self._slices:
             return

@@ -166,7 +166,7 @@ class EmbeddedStore:
             raise InvalidTopic(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
         if topic in self._topics:
             raise Conflict(f"the topic {topic} exists")
-        # what is known follows the file, though nobody may wait for the answer
+        # the memory follows the file, though the caller may have gone
         work = self._write(database.create_topic, topic, partitions, retention_ms)
         return await shield(work.addCallback(self._created, topic, retention_ms))
 
@@ -268,7 +268,7 @@ class EmbeddedStore:
             full = Overloaded(f"{self._config.max_inflight_bytes} bytes are waiting to be written")
             return succeed([each if isinstance(each, KatewayError) else full for each in outcomes])
         if not entries or not acks:
-            # nobody waits for these: the outcomes they are given are not looked at
+            # no caller waits for these: their outcomes are not looked at
             if entries:
                 self._writer.publish(PendingWrite(list(outcomes), entries, size, newest, deadline, None))
             return succeed(outcomes)  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ class PendingWrite:
         self.newest = newest
         self.deadline = deadline
         self.answer = answer
-        """``None`` where nobody waits (any more)."""
+        """``None`` where no caller waits (any more)."""
 
     def fail(self, error: KatewayError) -> None:
         """Answers that none of the entries was written as asked."""

@@ -1,4 +1,4 @@
-"""Who may come in on the admin listener: not a browser that was led there, and only with the token where one is set.
+"""Access to the admin listener: not for a browser that was led there, and only with the token where one is set.
 
 Any web page can have a browser send requests to a loopback port. Two things give such requests away: a name in
 ``Host`` that is not ours (DNS rebinding), and an ``Origin`` that is not ours on a request that would change something.

@@ -147,7 +147,7 @@ class AdminEdge:
         except CancelledError:
             raise
         except ConfigError as error:
-            # not ours, but what somebody wrote: a file that a reload read
+            # the fault is in a file that a reload read, not in the request
             refused = problem_object(Unprocessable(str(error)), request.id)
             refused["problems"] = error.problems
             return Response(422, ((b"Content-Type", b"application/problem+json"),), orjson.dumps(refused))

@@ -17,7 +17,7 @@ DEFAULT_GRACE_SECONDS = 3600
 
 
 def by(call: AdminCall) -> By:
-    """The admin token is nobody's in particular: the address tells more."""
+    """The admin token names no person: the address tells more."""
     return By("admin", call.request.id, call.request.peer)
 
 
@@ -48,7 +48,7 @@ class Resources:
 
     @property
     def _snapshot(self) -> Snapshot:
-        """What is registered. ``RegistryUnavailable`` while nothing is known yet: it would look like nobody."""
+        """The registry's entries. ``RegistryUnavailable`` while none are known yet: an empty list would be wrong."""
         snapshot = self._registry.snapshot
         if not snapshot.known:
             raise RegistryUnavailable(self._registry.health().reason or "the registry has not answered yet")
@@ -212,7 +212,7 @@ def _gone() -> Response:
 
 def _where_it_lies(topic: Topic | None) -> dict[str, Any]:
     """What a change of a registered topic keeps unless it says otherwise: another store, or fewer hours, would be a
-    loss of records that nobody asked for.
+    loss of records that was not asked for.
     """
     if topic is None:
         return {}

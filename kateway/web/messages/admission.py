@@ -64,7 +64,7 @@ class Admission:
         seen: Shown | None = None
         now = self._seconds()
         last: Remembered | None = connection.remembered
-        # most requests are like the one before on their connection: whoever was let in a moment ago is let in again,
+        # most requests are like the one before on their connection: a caller admitted a moment ago is admitted again,
         # unless anything at all has changed in the registry or the rules
         if (
             last is not None
@@ -158,7 +158,7 @@ class Admission:
         self._event(exchange, actor(authorized.principal), action, what, error)
 
     def record_refused(self, exchange: Exchange, action: str, path: params.TopicPath, error: BaseException) -> None:
-        """An event of a request that was not let in. Nobody is its actor where nobody was recognised."""
+        """Records a request that was not admitted. It has no actor where the caller was not recognised."""
         who = error.actor if isinstance(error, KatewayError) else ""
         owner, _, topic = path.topic.rpartition(".")
         what = _object(owner or who.partition("/")[0], topic, path.version, path.group)

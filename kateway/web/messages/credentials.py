@@ -1,4 +1,4 @@
-"""What a request's headers say of who is asking: keys and secrets, Basic, Bearer, undecoded."""
+"""Credentials in a request's headers: keys and secrets, Basic, Bearer, undecoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shown = tuple[bytes, bytes, bytes, bytes]
 
 
 def shown(headers: Sequence[Header]) -> Shown:
-    """What a request's headers (names in lower case) say of who is asking, in one pass: this runs for every request."""
+    """Reads the credentials from a request's headers (names in lower case) in one pass: this runs for every request."""
     pubkey = subkey = secret = authorization = b""
     for name, value in headers:
         if name in _NAMES:

@@ -42,8 +42,8 @@ class GroupEdge:
         serve(exchange, self._reset(exchange, path, raw_query))
 
     def acknowledge(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
-        """Answers at once where nothing has to be waited for. Callbacks: who acknowledges one by one comes here for
-        every record.
+        """Answers at once where nothing has to be waited for. Callbacks: a client that acknowledges one by one
+        comes here for every record.
         """
         admission = self._admission
         request = exchange.request

@@ -96,7 +96,7 @@ class SubscribeEdge:
             connection=exchange.connection,
         )
         try:
-            # it may have gone while it waited for its turn, and nobody watched over its permission
+            # the permission may have been withdrawn while the request waited for its turn
             self._admission.control.review(authorized)
         except BaseException:
             reader.finish()

@@ -31,7 +31,7 @@ class SocketOutlet:
     """Feeds a WebSocket. After each batch a ping is sent; its pong says that the client's program has read so far.
 
     At most one ping is unanswered at a time, so little is kept. One that stays unanswered for two heartbeats means
-    that nobody is there.
+    that the client is gone.
     """
 
     def __init__(self, socket: Socket, reader: Reader, acknowledge: Acknowledge, request_id: str) -> None:
@@ -101,7 +101,7 @@ class SocketOutlet:
 
     def _pong(self, payload: bytes) -> None:
         if self._pinged is None or payload != b"%d" % self._pings:
-            return  # one that nobody asked for is allowed (RFC 6455 5.5.3)
+            return  # an unsolicited one is allowed (RFC 6455 5.5.3)
         read, self._pinged = self._pinged, None
         if read and self._reader.mode == "auto":
             self._reader.settled(read)

@@ -1,4 +1,4 @@
-"""A plain ``twisted.web`` request as an exchange: the same handlers, in memory or under anybody's ``Site``.
+"""A plain ``twisted.web`` request as an exchange: the same handlers, in memory or under any ``Site``.
 
 The stock channel knows nothing of what the client's TCP has acknowledged, so ``confirmed`` is ``None`` and delivery
 rests on settling alone. Behind our own channel the native exchange is used instead (``site.exchange_of``).

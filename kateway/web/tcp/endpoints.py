@@ -42,7 +42,7 @@ class Listening(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody from another machine can reach it."""
+        """Whether it cannot be reached from another machine."""
         if self.kind == "unix":
             return True
         address = address_of(self.interface)
@@ -65,12 +65,12 @@ def parse_endpoint(endpoint: str) -> Listening:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether nobody from another machine can reach an endpoint."""
+    """Whether an endpoint cannot be reached from another machine."""
     return parse_endpoint(endpoint).is_loopback
 
 
 def unusable(endpoint: str) -> str | None:
-    """What keeps this machine from listening there, other than that somebody does already; nothing is left open."""
+    """Returns the reason why this machine cannot listen there, a port in use excepted; leaves nothing open."""
     listening = parse_endpoint(endpoint)
     if listening.kind == "unix":
         folder = Path(listening.options.get("address", "")).absolute().parent
@@ -124,7 +124,7 @@ def _overlap(one: Listening, other: Listening) -> bool:
 
 
 def _meant(endpoint: str) -> str:
-    """What somebody who gave a host and a port wanted to say."""
+    """Suggests the endpoint string for a host and a port."""
     host, _, port = endpoint.rpartition(":")
     if not port.isdigit() or ":" in host:
         return ""

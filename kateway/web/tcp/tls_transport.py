@@ -89,7 +89,7 @@ class CountingTls(TLSMemoryBIOProtocol):
             self.wire.connectionLost(Failure(main.CONNECTION_DONE))
 
     def writeConnectionLost(self) -> None:
-        """Nobody ends only one way of a TLS connection."""
+        """Does nothing: a TLS connection is never closed in one direction alone."""
 
     def _unbufferPendingWrites(self) -> None:
         super()._unbufferPendingWrites()  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
-"""A cluster as this process sees it: who leads what, is it alive, and pools of connections to its brokers.
+"""A cluster as this process sees it: leaders, health, and pools of connections to its brokers.
 
 A Kafka connection is strictly serial: one long poll or held join delays everything behind it. So every purpose
 (produce, acks0, admin, each group's coordinator, each group's fetches) has a ``Pool`` of its own, one connection a
 broker in each. All pools share one view of the cluster, which one loop keeps fresh: a full listing every
-``metadata_refresh_seconds`` and whenever somebody asks (together, and not more than a few a second), a probe each
+``metadata_refresh_seconds`` and on request (together, and not more than a few a second), a probe each
 second in between. No request ever names a topic that is not in the listing, and none may create one.
 """
 
@@ -229,7 +229,7 @@ class Client:
         return waiter
 
     async def look_for(self, topic: str) -> TopicView | None:
-        """A topic that is not known, by fresh listings; ``None`` where two have none. One is not enough: who made a
+        """A topic that is not known, by fresh listings; ``None`` where two have none. One is not enough: the maker of a
         topic is answered some milliseconds before brokers tell of it.
         """
         await self.refresh()
@@ -263,7 +263,7 @@ class Client:
         return BrokerConnection(self.reactor, self._endpoint_factory, node_id, address, self.client_id)
 
     def let_go(self, closes: BrokerConnection | Pool) -> None:
-        """Closes what nobody waits for the end of but ``stop``."""
+        """Closes a connection in the background; only ``stop`` waits for its end."""
         closing = closes.close()
         self._going.add(closing)
         closing.addBoth(lambda _: self._going.discard(closing))
@@ -277,7 +277,7 @@ class Client:
     # --- the loop ----------------------------------------------------------------------------------------------
 
     async def _look_after(self) -> None:
-        # whoever is answered may stop us from there: cancelling does not reach a coroutine that is running
+        # an answered caller may stop us from there: cancelling does not reach a coroutine that is running
         while not self._stopped:
             listing = self._listing_is_due()
             waiters = self._waiters if listing else []
@@ -327,7 +327,7 @@ class Client:
                 self._resuming.cancel()
 
     def _hurry(self) -> None:
-        """Ends the pause early for those who wait for a listing, but not while nobody answers anyway."""
+        """Ends the pause early for callers that wait for a listing, but not while no broker answers anyway."""
         if self._resuming is None or not self._resuming.active() or not self._waiters or not self._health.healthy:
             return
         now = self.reactor.seconds()
@@ -385,7 +385,7 @@ class Client:
         for changed in list(self._watchers.values()):
             try:
                 changed()
-            except Exception:  # whoever looks on must not end the looking
+            except Exception:  # an observer must not end the loop
                 self._log.failure("a change of the metadata was not taken in")
 
     def _known_addresses(self) -> set[Address]:

@@ -229,7 +229,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
     # --- what the wire does ------------------------------------------------------------------------------------
 
     def answered(self, correlation_id: int, body: bytes) -> None:
-        """Hands an answer to who asked."""
+        """Gives an answer to its request."""
         if not self._answered_any:
             self._answered_any = True
             self.backoff.reset()
@@ -237,7 +237,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         self._heard()
         state = self.requests.pop(correlation_id, None)
         if state is None:
-            self._log.warn("{address} answered what nobody asked", address=str(self.address))
+            self._log.warn("{address} sent an answer without a request", address=str(self.address))
             self.abort()
         elif state.cancelled is None:
             state.d.callback(body)
@@ -273,7 +273,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         waiting = list(self.requests.values())
         self.requests.clear()
         for state in waiting:
-            # whoever hears of one failure may give up others of them
+            # the callback of one failure may cancel others of them
             if state.cancelled is None and not state.d.called:
                 state.d.errback(NeverSent(why) if state.sent is None else NoAnswer(why))
 

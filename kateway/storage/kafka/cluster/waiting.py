@@ -1,4 +1,4 @@
-"""Waiting for something, but not for ever; and the end of it for all who wait."""
+"""Waits with a time limit, and one outcome for several waiting callers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 
 def answer_all(waiters: Iterable[Deferred[None]], error: Exception | None) -> None:
-    """Tells everybody who has not given up that it is done, or how it failed."""
+    """Answers every waiting caller: done, or the failure."""
     for waiter in waiters:
         if waiter.called:
             continue

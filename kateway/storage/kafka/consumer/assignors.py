@@ -1,4 +1,4 @@
-"""Who gets which partitions: the ``range`` and ``roundrobin`` strategies, as the Java client and librdkafka have them.
+"""Partition assignment: the ``range`` and ``roundrobin`` strategies, as the Java client and librdkafka have them.
 
 The member that the broker makes the leader assigns for all, by the strategy that all members offer. Pure.
 """

@@ -1,4 +1,4 @@
-"""Reads without a group: one fetch at a time on a connection that nobody else waits behind."""
+"""Reads without a group: one fetch at a time on a connection of its own."""
 
 from __future__ import annotations
 

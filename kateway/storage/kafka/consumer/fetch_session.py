@@ -80,5 +80,5 @@ class FetchSession:
             self.lost()
 
     def lost(self) -> None:
-        """Nobody knows what the broker knows: the next request says everything."""
+        """The broker's state is unknown: the next request is a full one."""
         self.epoch = 0

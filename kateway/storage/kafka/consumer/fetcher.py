@@ -43,7 +43,7 @@ MAX_RETRY_SECONDS = 1.0
 CORRUPT_RETRY_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 LET_GO_SECONDS = 2.0
-"""What nobody takes for so long is dropped: a reader that stands still holds nothing."""
+"""Records not taken for so long are dropped: a reader that stands still holds no memory."""
 FIRST_ASK_BYTES = 32768
 """Of all partitions of a subscription together, at the start."""
 LEAST_ASK_BYTES = 4096
@@ -56,7 +56,7 @@ MAX_SHARES = 16
 
 
 class Reading(Protocol):
-    """Who is told what the fetches bring."""
+    """The fetcher's owner: notified of arrivals and errors."""
 
     def arrived(self, partition: int) -> None:
         """There is something to take where there was nothing."""
@@ -114,7 +114,7 @@ class Fetcher:
         """What brokers may still hold of lanes that are gone: the next request to one ends it."""
         self._held: set[int] = set()
         self._looking: IDelayedCall | None = None
-        # while something is at hand: whether anybody takes it
+        # while records are at hand: looks whether they are taken
         self._filling: IDelayedCall | None = None
         self._closed = False
         self.buffers: dict[int, Prefetch] = {}
@@ -161,7 +161,7 @@ class Fetcher:
         return gatherResults([pool.close() for pool in pools]).addCallback(lambda _: None)
 
     def wake(self, buffer: Prefetch) -> None:
-        """Somebody takes again from where nobody did; often from other partitions, too, in the same turn."""
+        """A reader takes again from a partition at rest; often from other partitions, too, in the same turn."""
         buffer.wake()
         self.taken(buffer)
 
@@ -174,7 +174,7 @@ class Fetcher:
             if lane.under_way is not None or lane.waiting is not None:
                 return
         if self._filling is None and buffer.wants:
-            # whoever took may say in this turn that it takes no more
+            # the reader may pause the partition in this turn
             self._filling = self._reactor.callLater(0, self._fill_now)
 
     def _fill_now(self) -> None:
@@ -278,7 +278,7 @@ class Fetcher:
             if buffer is None or buffer.position is None or want is None or buffer.next_fetch != want.offset:
                 continue  # moved meanwhile
             if buffer.asleep:
-                continue  # nobody takes it any more
+                continue  # not read any more
             if found.error:
                 reroute = self._refused(buffer, found) or reroute
                 continue
@@ -305,7 +305,7 @@ class Fetcher:
         if not had:
             buffer.taken_at = self._reactor.seconds()
             self._look_later()
-        # whoever gets data goes to the end: a broker fills a request's partitions in their order
+        # a partition with data goes to the end: a broker fills a request's partitions in their order
         buffers = self._lane_of[buffer.partition].buffers
         buffers[buffer.partition] = buffers.pop(buffer.partition)
         return not had and buffer.readable
@@ -315,7 +315,7 @@ class Fetcher:
             self._looking = self._reactor.callLater(LET_GO_SECONDS, self._let_go)
 
     def _let_go(self) -> None:
-        """Drops what nobody has taken for a while; asks for little again where nobody has for longer."""
+        """Drops records that were not taken for a while; shrinks the fetch size where none was for longer."""
         self._looking = None
         again = False
         now = self._reactor.seconds()

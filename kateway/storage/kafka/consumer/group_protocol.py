@@ -41,14 +41,14 @@ COORDINATOR_NOT_AVAILABLE = 15
 
 
 class Generation(NamedTuple):
-    """What a commit has to show: of which generation, and who."""
+    """A commit's credentials: generation and member id."""
 
     number: int
     member: str
 
 
 class Holder(Protocol):
-    """Who holds the partitions that a membership brings."""
+    """The owner of the partitions that a membership brings."""
 
     def take_over(self, partitions: frozenset[int]) -> None:
         """These are ours, after none were."""
@@ -117,7 +117,7 @@ class Membership:
     async def stop(self) -> None:
         """Leaves the group, without a word to the holder. Takes at most twice ``LEAVE_SECONDS``."""
         if self._first_join is not None:
-            # only the answer will say who we are: a member that left without it would hold the group up
+            # only the answer has our member id: a member that left without it would hold the group up
             await at_most(self._reactor, LEAVE_SECONDS, self._first_join)
         if self._running is not None:
             self._running.cancel()

@@ -35,9 +35,9 @@ class Prefetch:
         self.taken_at = 0.0
         """When something was last taken, or came where there was nothing, by the reader's clock."""
         self.asleep = False
-        """What was at hand was let go of, because nobody took it: nothing is wanted until somebody does."""
+        """The records at hand were dropped, because none was taken: none is fetched until the next ``take``."""
         self.changes: set[int] = set()
-        """Of partitions that are to be asked for differently, or not: whoever asks puts its own set here."""
+        """Partitions whose part of the next fetch request changes; the fetcher puts its own set here."""
         self._least = limit
         self._most = most
         self._batches: list[RecordBatch] = []
@@ -130,14 +130,14 @@ class Prefetch:
         return taken
 
     def let_go(self) -> None:
-        """Drops what nobody takes; it is fetched again when somebody does."""
+        """Drops records that are not taken; the next ``take`` has them fetched again."""
         assert self.position is not None
         self.start_at(self.position)
         self.shrink()
         self.asleep = True
 
     def wake(self) -> None:
-        """Somebody takes again."""
+        """Fetches again: there was a ``take``."""
         self.asleep = False
         self.changes.add(self.partition)
 
@@ -147,7 +147,7 @@ class Prefetch:
         self.changes.add(self.partition)
 
     def shrink(self) -> None:
-        """Nobody takes: what comes next is as little as at the start."""
+        """Shrinks to the first size: nothing was taken for a while."""
         self.limit = self._least
         self._drained = False
         self.changes.add(self.partition)
@@ -160,7 +160,7 @@ class Prefetch:
     # --- the head batch ----------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Moves the position past what nobody may see, so that what is left at the head can be taken."""
+        """Moves the position past invisible records, so that a visible one is at the head."""
         while self._at >= len(self._records) and self._batches:
             head = self._batches[0]
             assert self.position is not None

@@ -30,7 +30,7 @@ EXPELLED = frozenset({22, 25})
 """Of a commit: the generation is over, or the coordinator does not know the member."""
 
 HAND_OVER_SHARE = 0.4
-"""Of the session: what the listener gets for its last commits. Nobody heartbeats meanwhile."""
+"""Of the session: what the listener gets for its last commits. No heartbeats are sent meanwhile."""
 RETRY_SECONDS = 0.5
 
 
@@ -134,7 +134,7 @@ class KafkaSubscription:
             self._fetcher.fill()
 
     def pause(self, partition: int) -> None:
-        """Lets go of what was fetched, until somebody takes."""
+        """Drops the fetched records until the next ``take``."""
         buffer = self._fetcher.buffers.get(partition)
         if buffer is not None and buffer.position is not None:
             buffer.let_go()
@@ -346,7 +346,7 @@ class KafkaSubscription:
         self._tell(self._listener.failed, error)
 
     async def _end(self) -> None:
-        await deferLater(self._reactor, 0)  # whoever said that it is over still runs
+        await deferLater(self._reactor, 0)  # the caller that ended it still runs
         self.close()
 
     # --- what the fetcher brings -------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ class KafkaSubscription:
         await deferLater(self._reactor, 0)
         self.report_error(error)
 
-    # --- coroutines that nobody waits for ----------------------------------------------------------------------
+    # --- coroutines without a waiting caller ----------------------------------------------------------------------
 
     async def _insist(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Asks until there is an answer; what cannot be mended by asking again ends the subscription."""

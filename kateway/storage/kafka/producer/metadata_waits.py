@@ -1,5 +1,5 @@
 """Fresh looks at the cluster: publishes to topics and partitions that are not known wait for one, and so does
-whoever finds that what is known of leaders is old. Those who ask at once share a look.
+a caller that finds its leaders out of date. Callers in the same moment share a lookup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kateway.storage.kafka.cluster.client import Client
 LOOK_SECONDS = 0.25
 """How often leaders are looked for while some partition has none that answers, and topics that are not known."""
 LOOKS = 2
-"""What so many do not find is not there. Who made a topic is answered a little before brokers tell of it."""
+"""A topic that so many lookups do not find does not exist: brokers list a new one a little after it is made."""
 
 
 @attrs.define(eq=False)
@@ -48,7 +48,7 @@ class Lookups:
         released: Callable[[int], None],
     ) -> None:
         self.wanted = False
-        """A look is due, though nobody waits for it."""
+        """A lookup is due, though no publish waits for it."""
         self.looked_at = -float("inf")
         self._client = client
         self._send = send
@@ -67,8 +67,8 @@ class Lookups:
         self._look()
 
     def view_changed(self) -> None:
-        """Sends what can be sent now, in the order it came: those who publish from now on must be behind it."""
-        waiting, self._waiting = self._waiting, []  # sending may answer callers, who may publish again
+        """Sends what can be sent now, in the order it came: later publishes must be behind it."""
+        waiting, self._waiting = self._waiting, []  # sending may answer callers, which may publish again
         unsent = [lookup for lookup in waiting if not self._send(lookup, False)]
         self._waiting = unsent + self._waiting
 
@@ -115,7 +115,7 @@ class Lookups:
             self._look()
 
     def _look_failed(self, failure: Failure) -> None:
-        """Nobody could be asked: the sweep tries again until they are overdue."""
+        """No broker could be asked: the sweep tries again until they are overdue."""
         self._looking = None
         failure.trap(KatewayError, CancelledError)
 

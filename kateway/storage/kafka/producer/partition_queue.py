@@ -125,7 +125,7 @@ class Lane(Generic[I]):
         self.proven = False
         """Whether a batch was acknowledged under this identity."""
         self.dropped_bytes = 0
-        """Of settled items that the lane has let go by itself; whoever counts takes them and sets it to 0."""
+        """Of settled items that the lane has dropped by itself; the producer adds them up and sets it to 0."""
         self._acknowledged = 0
         self._repairing = False
         self._broken = False

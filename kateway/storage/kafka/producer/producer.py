@@ -42,7 +42,7 @@ from kateway.storage.partitioner import Partitioner
 
 SWEEP_SECONDS = 0.05
 SILENCE_SECONDS = 1.0
-"""A request unanswered for so long has us ask other brokers who leads."""
+"""After a request that is unanswered for so long, other brokers are asked for the leader."""
 
 _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""

@@ -47,7 +47,7 @@ class Identities:
         self._turn = 0
 
     def fetch_early(self) -> None:
-        """Has the first id at hand before anybody publishes."""
+        """Has the first id at hand before the first publish."""
         if self._shared is None and self.allowed and self._client.view.brokers:
             self._ask()
 
