@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class KatewayError(Exception):
-    """A failure with a name. ``detail`` is one sentence for the client: what is wrong and what to do.
+    """A failure with a name. ``detail`` is one sentence for the client: the fault and the remedy.
 
     ``retry_after_seconds`` is sent as ``Retry-After``; every 429 and 503 has one.
     ``headers`` are further response headers (``Allow``, ``WWW-Authenticate``).

@@ -241,7 +241,7 @@ class AuditConfig:
 
 @attrs.frozen(kw_only=True)
 class LogConfig:
-    """What is logged and how. ``access``: one event a request, to the log or to ``access_file``."""
+    """Logging. ``access``: one event a request, to the log or to ``access_file``."""
 
     format: Literal["text", "json"] = "text"
     access: bool = True

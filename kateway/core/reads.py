@@ -108,7 +108,7 @@ class PartitionRead:
 
 
 class _Part:
-    """One partition of a merged read: what is held of it, and where it goes on."""
+    """One partition of a merged read: its held records, and where it goes on."""
 
     __slots__ = ("end", "held", "next", "number")
 
@@ -271,7 +271,7 @@ class _Parts:
             return []
         part.next = fetched.next_offset
         if part.next >= fetched.end:
-            # of what was counted as the end, the rest cannot be seen: an open transaction, or a topic made anew
+            # the records up to the end cannot be seen: an open transaction, or a topic made anew
             part.end = min(part.end, part.next)
             return fetched.records
         return [record for record in fetched.records if record.offset < part.end]

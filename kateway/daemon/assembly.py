@@ -37,7 +37,7 @@ def open_mode(settings: Config) -> bool:
 
 
 def data_directory(settings: Config) -> Path:
-    """Where what belongs to no store is kept: beside the default embedded store, else ``kateway-data``."""
+    """The directory of audit and registry: beside the default embedded store, else ``kateway-data``."""
     if settings.data_directory:
         return Path(settings.data_directory)
     default = settings.storage.get("default")

@@ -1,4 +1,5 @@
-"""What would keep the gateway from starting, or would not mean what it says: all of it, before anything is started.
+"""Checks the whole configuration before anything is started: faults that would keep the gateway from starting, and
+options that contradict each other.
 
 ``--check`` ends after it, every start begins with it. Files are read (certificates, secrets, a registry's file) and the
 parts are made as the start makes them, but nothing is written, no server is asked and no port stays taken.
@@ -93,7 +94,7 @@ def _parts(problems: Problems, config: Config, reactor: Any) -> None:
 
 
 def _no_directory(path: str, folder: Path) -> list[str]:
-    """What is wrong with a directory that is to be used, and made where it is missing."""
+    """Names the faults of a directory that is to be used, and made where it is missing."""
     folder = folder.absolute()
     nearest = next(one for one in (folder, *folder.parents) if one.exists())
     if not nearest.is_dir():
@@ -104,7 +105,7 @@ def _no_directory(path: str, folder: Path) -> list[str]:
 
 
 def _no_file(path: str, file: Path) -> list[str]:
-    """What is wrong with a file that is to be appended to, and made where it is missing; its folder has to be there."""
+    """Names the faults of a file that is to be appended to, and made where it is missing; its folder has to exist."""
     if file.is_dir():
         return [f"{path}: {file} is a directory"]
     if not file.absolute().parent.exists():
@@ -156,7 +157,7 @@ def _cluster(name: str, cluster: StorageConfig) -> list[str]:
 
 
 def _no_servers(path: str, hosts: str) -> list[str]:
-    """What is wrong with ZooKeeper's servers, ``HOST[:PORT][,HOST[:PORT]…][/ROOT]``."""
+    """Names the faults of ZooKeeper's servers, ``HOST[:PORT][,HOST[:PORT]…][/ROOT]``."""
     return _no_addresses(path, hosts.partition("/")[0].split(","), 2181)
 
 

@@ -1,6 +1,6 @@
 """Where log events go: text lines as twistd writes them, or one JSON object a line; stdlib loggers are forwarded.
 
-Nothing here or below ever logs a payload or a secret: what is logged of a request is in ``web/access_log.py``.
+Nothing here or below ever logs a payload or a secret: ``web/access_log.py`` has the members logged of a request.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class RegularWork:
         self._loops.append(loop)
 
     def stop(self) -> None:
-        """Begins nothing more; what is under way goes on to its end."""
+        """Begins no further call; calls under way go on to their end."""
         for loop in self._loops:
             if loop.running:
                 loop.stop()

@@ -175,7 +175,7 @@ class GatewayService(Service):
     def _factory(self, tree: Resource, router: Any) -> HttpFactory:
         return HttpFactory(router, Site(tree), self.settings.http, self._reactor, access=self._access_log)
 
-    # --- what is known of it ---------------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------
 
     def health(self) -> Mapping[str, Health]:
         """Of each part in use, by its name in the configuration. A registry that is away leaves its last snapshot in
@@ -240,7 +240,7 @@ class GatewayService(Service):
         if isinstance(self.control, RegistryAccess):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
-        # what is loaded now stays: the collector need not look through it again and again, nor after few objects
+        # the objects loaded now stay: the collector need not look through it again and again, nor after few objects
         gc.collect()
         gc.freeze()
         gc.set_threshold(20000, 10, 50)
@@ -301,7 +301,7 @@ class GatewayService(Service):
     async def reload(self) -> None:
         """Re-reads configuration, certificates and registry, all or nothing. ``ConfigError`` names every problem;
         ``RegistryUnavailable`` where the registry's server is away. No connection is dropped. One after the other:
-        what was read last is what is in force in the end.
+        the configuration read last is in force in the end.
         """
         await self._reloading.run(lambda: Deferred.fromCoroutine(self._reload()))
 
@@ -352,7 +352,7 @@ class GatewayService(Service):
             _log.failure("registered topics could not be made after the reload")
 
     async def _read_registry_file(self, problems: Problems) -> None:
-        """Only for what is wrong with it, when something else is: what is right with it must not come into force."""
+        """Adds the registry file's faults to others that were found; its entries must not come into force."""
         try:
             await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read_registry_file, self.settings)
         except ConfigError as error:
@@ -365,8 +365,8 @@ class GatewayService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        """Drains: no new connections, long polls end with what they have, publishes finish, what was confirmed and
-        acknowledged is committed, groups are left. Takes at most ``drain_seconds``.
+        """Drains: no new connections, long polls end with their records so far, publishes finish, confirmed and
+        acknowledged records are committed, groups are left. Takes at most ``drain_seconds``.
         """
         if self.started is not None:
             self.started.cancel()

@@ -87,7 +87,7 @@ class EmbeddedRegistry(WritableRegistry):
     # --- turns -------------------------------------------------------------------------------------------------
 
     async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
-        # the write goes on, and into force, when its caller is cancelled: what is on disk must be in the snapshot
+        # the write goes on, and into force, when its caller is cancelled: an entry on disk must be in the snapshot
         return await shield(Deferred.fromCoroutine(self._carry_out(plan)))
 
     async def _carry_out(self, plan: Plan) -> tuple[Snapshot, Snapshot]:

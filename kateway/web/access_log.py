@@ -84,7 +84,7 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits, now."""
+        """Writes the waiting lines now."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flush()
@@ -106,7 +106,7 @@ class AccessLog:
             _log.warn("the access log could not be opened anew: {error}", error=error)
 
     def stop(self) -> None:
-        """Writes what waits and closes the file."""
+        """Writes the waiting lines and closes the file."""
         self.flush()
         if self._file is not None:
             os.close(self._file)

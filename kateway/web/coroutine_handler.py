@@ -19,7 +19,7 @@ def serve(exchange: Exchange, handler: Coroutine[Any, Any, Response | None]) -> 
     """
     serving = Deferred.fromCoroutine(handler)
     if not serving.called:
-        # one that is done already may stream, and has said itself what is to happen when the client goes
+        # one that is done already may stream, and has set its own callback for a client that goes
         exchange.on_gone(serving.cancel)
 
     def succeeded(response: Response | None) -> None:

@@ -56,7 +56,7 @@ class Request:
         head: Head | None = None,
     ) -> None:
         self.head = head
-        """Where the same head came before: what is known of it."""
+        """Where the same head came before: its memo."""
         self.method = method
         """Upper case, as sent."""
         self.target = target
@@ -153,9 +153,10 @@ class Exchange(Protocol):
         """Ends a streamed response with the last chunk."""
 
     def abort(self) -> None:
-        """Cuts the connection, so that what was sent of the body cannot be taken for whole."""
+        """Cuts the connection, so that the part of the body that was sent cannot be taken for whole."""
 
     def take_over(self, protocol: Any, head: bytes) -> bytes:
         """Sends ``head``, the whole 101 response, and hands the connection to ``protocol``, which hears
-        ``dataReceived``, ``drained``, ``leave`` and ``connectionLost`` from now on. Answers what had arrived already.
+        ``dataReceived``, ``drained``, ``leave`` and ``connectionLost`` from now on. Returns the bytes that had arrived
+        already.
         """

@@ -36,8 +36,8 @@ def problem_object(error: BaseException, instance: str) -> dict[str, Any]:
 
 
 def problem(error: BaseException, request_id: str) -> Response:
-    """The response to a failure. Logs what is not a ``KatewayError`` with its traceback; a ``CancelledError``
-    and what is no ``Exception`` (a keyboard interrupt) is raised again: it is not a failure to answer.
+    """The response to a failure. Logs any other error than a ``KatewayError`` with its traceback; a ``CancelledError``
+    and an error that is no ``Exception`` (a keyboard interrupt) are raised again: they are not failures to answer.
     """
     if isinstance(error, CancelledError) or not isinstance(error, Exception):
         raise error

@@ -132,7 +132,7 @@ class Authentication:
         if failure is None:
             raise Unauthorized("this needs credentials", headers=self._challenges)
         if not isinstance(failure, CredentialsExpired):
-            # what was good until lately is no guess
+            # credentials that were good until lately are no guess
             failures.wrong(address, name, credentials.proof)
         raise self.challenged(failure)
 

@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Is notified by its connection of whether what was sent has arrived."""
+    """Is notified by its connection of whether sent records have arrived."""
 
     def unsettled(self) -> bool:
         """Whether anything that was sent may still come back."""

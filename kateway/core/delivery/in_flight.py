@@ -13,7 +13,7 @@ class InFlight(list[Batch]):
     __slots__ = ()
 
     def depart(self, batch: Batch) -> None:
-        """Puts in what lies below batches that left before."""
+        """Puts in a batch that lies below batches that left before."""
         later = sum(1 for flight in self if flight.start > batch.start)
         self.insert(len(self) - later, batch)
 
@@ -29,7 +29,7 @@ class InFlight(list[Batch]):
 
     def turn_back(self, batch: Batch) -> list[tuple[int, int]]:
         """Takes a batch out with all behind it; returns how often their records were delivered, as runs.
-        What was sent counts as an attempt.
+        A sent record counts as an attempt.
         """
         runs: list[tuple[int, int]] = []
         while True:

@@ -1,10 +1,10 @@
-"""What was delivered, confirmed, leased and acknowledged in one partition of a group: pure state, no I/O, no clock.
+"""Delivered, confirmed, leased and acknowledged records in one partition of a group: pure state, no I/O, no clock.
 
 Every offset is in exactly one place:
 
 - below ``floor``: done with, and committable;
 - in ``done``: done with out of order, kept as ranges until the floor reaches them;
-- in a ``Batch`` of ``in_flight``: on its way to an ``ack=auto`` reader, not settled yet; what comes back from there
+- in a ``Batch`` of ``in_flight``: on its way to an ``ack=auto`` reader, not settled yet; one that comes back from there
   lies above the frontier again and is read from the store once more, so that nothing has to be kept for it;
 - an ``Lease``: a record tracked (and kept) by itself, because it is leased (``ack=explicit``), put off, on its way to
   the dead-letter queue, or came back from a lease and waits for the next reader;
@@ -12,7 +12,7 @@ Every offset is in exactly one place:
 
 A record stands for a *tile*: the offsets from the end of the record before it up to and with its own. Offsets that
 are invisible (control records, compacted ones) so belong to the next record's tile, and the tiles between the floor
-and the frontier cover everything: what is not outstanding is done.
+and the frontier cover everything: a tile that is not outstanding is done.
 
 The ``ack=auto`` path works on batches; nothing here is done for each of its records unless some come back.
 """
@@ -35,7 +35,7 @@ __all__ = ["Ack", "Batch", "Lease", "Ledger", "State"]
 MAX_METADATA_CHARS = 4000
 """A commit's metadata: Kafka refuses more than 4,096 bytes (``offset.metadata.max.bytes``)."""
 ROOM_FOR_RANGES_CHARS = 2500
-"""Beyond this nothing fresh is taken: what is out already can still make the ranges longer when it is acknowledged."""
+"""Beyond this nothing fresh is taken: leased records can still make the ranges longer when they are acknowledged."""
 
 
 class Ledger:
@@ -68,7 +68,7 @@ class Ledger:
             self.floor = self.done.absorb(self.floor)
         self.in_flight = InFlight()
         self.redeliveries = Redeliveries()
-        """Of what is read from the store again after batches came back."""
+        """Of records that are read from the store again after batches came back."""
         self.committed = committed
         """The last commit that the store is known to have."""
         self.offered = committed
@@ -97,7 +97,7 @@ class Ledger:
         assert floor is not None
         if self.done or floor > first or (self.leases.items and next(reversed(self.leases.items)) >= first):
             # what ranges restored from the last owner's commit hold was read already, and after a rewind some
-            # of what comes again is tracked by itself
+            # of the records that come again is tracked by itself
             done, items = self.done, self.leases.items
             fresh = [
                 record
@@ -145,7 +145,7 @@ class Ledger:
             return None
         attempts = [lease.attempts + 1 for lease in items]
         batch = Batch(self.partition, items[0].start, [lease.record for lease in items], attempts, now)
-        # leases that readers of another mode left behind end below what has been taken since
+        # leases that readers of another mode left behind end below the records taken since
         self.in_flight.depart(batch)
         return batch
 
@@ -192,7 +192,7 @@ class Ledger:
         return batch
 
     def room(self, max_records: int, max_bytes: int) -> int:
-        """How many fresh records may still be leased: the window of what is unacknowledged, and room for ranges."""
+        """How many fresh records may still be leased: the window of unacknowledged records, and room for ranges."""
         if self.leases.bytes >= max_bytes:
             return 0
         many = len(self.done) > ROOM_FOR_RANGES_CHARS // 8
@@ -217,7 +217,7 @@ class Ledger:
 
     def give_back(self, batch: Batch) -> int | None:
         """A batch, and every later one of the partition, goes to the next reader: answers where the store has to be
-        read on from, ``None`` where nothing is to be read again. What was sent counts as an attempt.
+        read on from, ``None`` where nothing is to be read again. A sent record counts as an attempt.
         """
         if batch.items is not None:
             self._give_back_leases(batch)
@@ -241,7 +241,7 @@ class Ledger:
     # --- acknowledging a record ---------------------------------------------------------------------------------
 
     def acknowledge(self, ack: Ack, now: float) -> KatewayError | None:
-        """Applies one acknowledgement; answers ``None`` where it is done or was before, else what is wrong with it."""
+        """Applies one acknowledgement; returns ``None`` where it is done or was before, else the error."""
         if ack.upto:
             return self.acknowledge_upto(ack.offset)
         lease = self.leases.items.get(ack.offset)
@@ -306,7 +306,7 @@ class Ledger:
             self._settled(lease.start, lease.record.offset + 1)
 
     def expire(self, now: float) -> bool:
-        """Brings back what was leased or put off until now; answers whether something can be taken again.
+        """Brings back records leased or put off until now; returns whether some can be taken again.
 
         Looks at every item, but only when something may be due: a lease is as long as the scan is rare.
         """
@@ -350,7 +350,7 @@ class Ledger:
         return None if now == self.committed else now
 
     def place(self) -> Committed | None:
-        """How far everything is done, and what is beyond; ``None`` before anything is known."""
+        """Returns how far everything is done, and the ranges beyond; ``None`` before anything is known."""
         return None if self.floor is None else Committed(self.floor, self.done.encode(self.floor, MAX_METADATA_CHARS))
 
     @property

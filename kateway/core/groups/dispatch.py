@@ -31,7 +31,7 @@ class OwnedPartition:
         self.assigned_to: Reader | None = None
         """The ``ack=auto`` reader that it belongs to, as soon as nothing of another's is unsettled."""
         self.sent_to: Reader | None = None
-        """The one that what is unsettled was sent to."""
+        """The reader of the unsettled records."""
 
 
 class Portion:
@@ -96,7 +96,7 @@ class Dispatch:
         return any(self.subscription.lag(owned.partition) != 0 for owned in owned_partitions)
 
     def pause(self, reader: Reader) -> None:
-        """Lets go of what is read ahead for a reader, until it takes again."""
+        """Drops the prefetched records for a reader, until it takes again."""
         if self.subscription is not None:
             for owned in self.portions[reader].owned_partitions:
                 self.subscription.pause(owned.partition)
@@ -165,7 +165,7 @@ class Dispatch:
         if offset is None or position is None or subscription is None:
             return
         lag = subscription.lag(owned.partition)
-        # no client is believed beyond the end: what will be written there it cannot have read
+        # no client is believed beyond the end: it cannot have read records that are yet to be written
         if lag is not None and offset < position + lag:
             owned.delivery.begin(position)
             owned.delivery.skip(offset)

@@ -34,7 +34,7 @@ from kateway.storage.interface import Listener, Subscription
 TICK_SECONDS = 0.25
 """How often is looked whether clients have confirmed and leases have ended, while there are any."""
 BLOCKED_TICK_SECONDS = 0.02
-"""The same while a reader that has just made progress may not take for what is unconfirmed."""
+"""The same while a reader that has just made progress may not take because of unconfirmed records."""
 
 _log = Logger()
 _goes_on = _log.failureHandler("a reader broke; the others of its group go on")
@@ -57,7 +57,7 @@ class Membership:
     ) -> None:
         self.config = config
         self.last_error: KatewayError | None = None
-        """What ails the subscription while the driver keeps trying."""
+        """The subscription's error while the driver keeps trying."""
         self.available_since: float | None = None
         """Since when our partitions are known; ``None`` while they are away."""
         self.rebalancing = Rebalancing(clock)
@@ -65,7 +65,7 @@ class Membership:
         self.readers: dict[Reader, None] = {}
         """Those that take."""
         self._departed: dict[Reader, None] = {}
-        """Those that take no more, but sent what is not settled."""
+        """Those that take no more, but sent records that are not settled."""
         self._subscribe = subscribe
         self._clock = clock
         self._key = key
@@ -148,7 +148,7 @@ class Membership:
         self._over(self)
 
     def close(self) -> Deferred[None]:
-        """Leaves the group: commits what is settled, gives up what is not, fails readers that are left."""
+        """Leaves the group: commits settled records, gives up the others, fails the remaining readers."""
         if self._closing is None:
             self._closing = Deferred()
             closed = self.dispatch.subscription.close() if self.dispatch.subscription is not None else succeed(None)
@@ -199,7 +199,7 @@ class Membership:
         for reader in list(self._watched):
             with _goes_on:
                 reader.tick(self.now())
-        # only now: a batch that comes back while they are held up cannot be sought any more, and what is behind it
+        # only now: a batch that comes back while they are held up cannot be sought any more, and records behind it
         # would look as if everything before were done
         self.dispatch.step(owned_partitions)
         held_up = self._revocations.begin(owned_partitions, self.now())
@@ -402,7 +402,7 @@ class Membership:
     # --- acknowledging --------------------------------------------------------------------------------------------
 
     def acknowledge(self, acks: Sequence[Ack]) -> list[KatewayError | None]:
-        """Applies acknowledgements in order; answers ``None`` for each that holds, else what is wrong with it."""
+        """Applies acknowledgements in order; returns ``None`` for each that holds, else its error."""
         now = self.now()
         results: list[KatewayError | None] = []
         for ack in acks:

@@ -106,7 +106,7 @@ class Memberships:
         return results
 
     async def buried(self, store: str, group: str, topic: str) -> None:
-        """Waits, not long, until what was rejected here is among the dead letters."""
+        """Waits, not long, until the records rejected here are among the dead letters."""
         member = self._groups.get((store, group, topic))
         if member is not None:
             buried = member.buried().addErrback(lambda failure: failure.trap(KatewayError) and None)

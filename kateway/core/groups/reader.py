@@ -162,7 +162,7 @@ class Reader:
 
     @property
     def last_error(self) -> KatewayError | None:
-        """What ails the group just now while it keeps trying: to tell a client that waited in vain."""
+        """The group's present error while it keeps trying: for a client that waited in vain."""
         return self._source.last_error
 
     @property
@@ -177,7 +177,7 @@ class Reader:
         self._source.read_up_to(self, read)
 
     def finish(self) -> None:
-        """Takes no more, and gives back what was taken and not sent. The response has ended or was cut off; what was
+        """Takes no more, and gives back records taken and not sent. The response has ended or was cut off; records
         sent stays unsettled until the connection tells more, for a bounded time. Twice is fine.
         """
         if not self.reading:
@@ -192,14 +192,14 @@ class Reader:
     # --- what the connection tells (confirmation.Watcher) ---------------------------------------------------------
 
     def asked(self) -> None:
-        """The client's next request arrives: it has read what was sent, as far as that is confirmed."""
+        """The client's next request arrives: it has read the records sent, as far as they are confirmed."""
         self._asked_end = self._sent_end
         if self._unsettled:
             self.look(self._source.now(), self._connection.confirmed())
             self._rest()
 
     def closed(self, confirmed: int, orderly: bool) -> None:
-        """The connection is over: after a FIN what was confirmed has been read, after a reset nothing more."""
+        """The connection is over: after a FIN the confirmed records have been read, after a reset no more."""
         now = self._source.now()
         self.look(now, confirmed)
         unsettled, self._unsettled = self._unsettled, []
@@ -214,7 +214,7 @@ class Reader:
     # --- what the group calls ---------------------------------------------------------------------------------------
 
     def look(self, now: float, confirmed: int | None) -> None:
-        """Settles what is confirmed and lived for long enough, or was followed by a request. ``confirmed``: the
+        """Settles records that are confirmed and old enough, or were followed by a request. ``confirmed``: the
         position that the client's TCP acknowledged; ``None`` where it is unknown, then only settling counts.
         """
         unsettled = self._unsettled

@@ -199,7 +199,7 @@ class ZookeeperClient:
         return found
 
     def sync(self, path: str) -> Deferred[str]:
-        """Makes the server that we are connected to catch up with the leader: what is read then is not stale."""
+        """Makes our server catch up with the leader: later reads are not stale."""
         return self._ask(self._client.sync_async, path)
 
     # --- writing -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ class KeyUse:
         self._folder = f"{root}/used"
 
     async def note(self, used: Mapping[str, int]) -> None:
-        """Keeps the later of what is there and what is told. One after the other: this is never urgent."""
+        """Keeps the later of the stored and the given moment. One key after the other: this is never urgent."""
         noted = await self.last(used)
         for key, at in used.items():
             if noted.get(key, 0) < at:

@@ -24,7 +24,7 @@ IDLE_SECONDS = 2.0
 
 
 class Cursor:
-    """A place in a partition with what lies ahead of it.
+    """A position in a partition, with prefetched records.
 
     The window of bytes read ahead starts small, doubles while it is emptied within a quarter of a second and halves
     while that takes longer than two: a fast reader is never kept waiting, thousands of slow ones cost little.
@@ -57,7 +57,7 @@ class Cursor:
         self._held = 0
         self._next = offset
         self._read_to = 0
-        """What was read ends here: past the partition's end where the news of the write is still on its way."""
+        """The end of the records read: past the partition's end where the news of the write is still on its way."""
         self._fetching: Deferred[Slice | None] | None = None
         self._fetched_at = float("-inf")
         self._retry: IDelayedCall | None = None
@@ -73,7 +73,7 @@ class Cursor:
 
     @property
     def held_bytes(self) -> int:
-        """What is read ahead."""
+        """Bytes prefetched."""
         return self._held
 
     @property
@@ -85,7 +85,7 @@ class Cursor:
         self._fetch()
 
     def take(self, max_records: int, max_bytes: int) -> list[Record]:
-        """What is at hand, within both bounds, but at least one record."""
+        """Takes the records at hand, within both bounds, but at least one."""
         records: list[Record] = []
         slices = self._slices
         self._taken_at = self._reactor.seconds()
@@ -108,7 +108,7 @@ class Cursor:
         return records
 
     def seek(self, offset: int) -> None:
-        """Goes elsewhere; what was read ahead goes."""
+        """Goes elsewhere; drops the prefetched records."""
         self._drop()
         self._asleep = False
         self.position = self._next = offset
@@ -122,7 +122,7 @@ class Cursor:
         self._asleep = True
 
     def close(self) -> None:
-        """Reads no further and lets go of what was read; ``position`` stays."""
+        """Reads no further and drops the prefetched records; ``position`` stays."""
         self._closed = True
         self._drop()
         self._partition.followers.discard(self._follow)
@@ -143,7 +143,7 @@ class Cursor:
             return
         partition = self._partition
         if not partition.earliest <= self._next <= max(partition.end, self._read_to):
-            # what is held lies before it and is still good
+            # the held records lie before it and are still good
             self._next = partition.earliest if self._reset == "earliest" else partition.end
         if not self._slices:
             self.position = self._next
@@ -204,7 +204,7 @@ class Cursor:
             self._on_readable(self._partition.number)
 
     def _follow(self, first: int, count: int, data: bytes) -> None:
-        """New records were written: takes them from memory where they are what comes next and fit, else has them
+        """New records were written: takes them from memory where they are the next ones and fit, else has them
         read.
         """
         if self._asleep:

@@ -228,7 +228,7 @@ def sweep(connection: sqlite3.Connection, max_rows: int) -> bool:
             "DELETE FROM log WHERE id IN (SELECT id FROM log WHERE id BETWEEN ? AND ? LIMIT ?)", (low, high, max_rows)
         ).rowcount
         if gone < max_rows:
-            # also what was committed while the topic was being deleted
+            # also offsets committed while the topic was being deleted
             connection.execute("DELETE FROM commits WHERE partition = ?", dropped)
             connection.execute("DELETE FROM partitions WHERE id = ?", dropped)
         return True

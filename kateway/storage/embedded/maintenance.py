@@ -1,4 +1,4 @@
-"""Looks after the file: what ails it, whether it has recovered, and what is to be removed from it."""
+"""Maintains the file: its health, its recovery, and the removal of old records."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Keeper:
     def _still_in_trouble(self) -> None:
         self._probe = None if self._stopped else self._reactor.callLater(PROBE_SECONDS, self._try)
 
-    # --- removing what is old or deleted
+    # --- removing old records and deleted topics
 
     def look_soon(self) -> None:
         """Looks now for something to remove, and at intervals from then on."""
@@ -163,7 +163,7 @@ class Keeper:
     async def _expire(self, partition: Partition, before_ms: int) -> None:
         if partition.earliest == partition.end:
             return
-        # its last row may go: what is published meanwhile begins a new one
+        # its last row may go: records published meanwhile begin a new one
         partition.expiring = True
         partition.tail = None
         try:

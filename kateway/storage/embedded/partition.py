@@ -30,7 +30,7 @@ class Tail:
 
 
 class Partition:
-    """A partition's ends, and what is about to be written to it."""
+    """A partition's ends, and the records about to be written to it."""
 
     __slots__ = (
         "dropped",
@@ -52,7 +52,7 @@ class Partition:
         self.number = loaded.number
         self.earliest = loaded.earliest
         self.end = loaded.end
-        """The offset of the next record; what is pending is not counted."""
+        """The offset of the next record; pending ones are not counted."""
         self.size = loaded.size
         """Bytes ever written to it."""
         self.newest = loaded.newest
@@ -69,7 +69,7 @@ class Partition:
         """Its oldest rows are being removed, maybe the last one too: not to be appended to."""
 
     def rows(self) -> tuple[list[Row], Tail | None, bytes]:
-        """What is pending as rows of the log, the last row as it will then be, and the encoded records."""
+        """Returns the pending records as rows of the log, the last row as it will then be, and the encoded records."""
         pending, newest = self.pending, self.pending_newest
         added = b"".join(pending)
         tail = None if self.expiring else self.tail

@@ -51,7 +51,7 @@ class SqlThread:
     def call(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
-        """Runs ``function`` on the thread, behind what was asked before. Cancelling abandons the answer alone."""
+        """Runs ``function`` on the thread, behind earlier calls. Cancelling abandons the answer alone."""
         assert not kwargs
         answer: Deferred[T] = Deferred()
         self._jobs.put((function, args, answer))

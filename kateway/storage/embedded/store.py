@@ -134,7 +134,7 @@ class EmbeddedStore:
         try:
             await done
         except Exception:
-            # cancelled by the timeout: what is left over is given up. Otherwise by our caller: the same
+            # cancelled by the timeout: the rest is given up. Otherwise by our caller: the same
             pass
         finally:
             if timeout.active():

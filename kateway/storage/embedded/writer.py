@@ -1,4 +1,4 @@
-"""Group commit: what is published while the disk is busy is written in one transaction, and answered when it is there.
+"""Group commit: messages published while the disk is busy are written in one transaction, and answered when it is done.
 
 The reactor's side: publishes gather until the loop's turn is over and the transaction before theirs has ended, then
 all of them go to the writing thread at once. So there is one transaction under way at most, offsets are given out
@@ -33,7 +33,7 @@ _goes_on = _log.failureHandler("the health of the embedded store could not be no
 
 
 class WriteResult(Deferred[list[Outcome]]):
-    """A publish's answer. Cancelling it does nothing: what was handed over has an outcome whatever its caller does."""
+    """A publish's answer. Cancelling it does nothing: a publish that was handed over has an outcome in any case."""
 
     def cancel(self) -> None:
         pass
@@ -141,7 +141,7 @@ class Writer:
         return answer
 
     def give_up(self) -> None:
-        """Answers everything that is still outstanding: what is gathered is not written any more."""
+        """Answers everything that is still outstanding: gathered messages are not written any more."""
         gathered, self._gathered = self._gathered, deque()
         for publish in gathered:
             self._inflight_bytes -= publish.size
@@ -162,7 +162,7 @@ class Writer:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        """Makes a batch of what has gathered and sends it to the writing thread."""
+        """Makes a batch of the gathered messages and sends it to the writing thread."""
         if self._batch is not None:
             return
         now = self._reactor.seconds()
@@ -253,7 +253,7 @@ class Writer:
                 answer.callback(None)
 
     def _look_at_deadlines(self) -> None:
-        """Answers what has run out of time, and sets the alarm for what is next. One alarm for all: under load it
+        """Answers overdue publishes, and sets the alarm for the next one. One alarm for all: under load it
         rings once for hundreds of thousands of publishes.
         """
         self._alarm = None

@@ -20,11 +20,11 @@ class Form(Protocol):
     one_chunk: bool
     """Whether a batch's pieces travel as one HTTP chunk; otherwise each is a chunk of its own."""
     heartbeat: bytes | None
-    """What is sent to a follower when nothing else is, so that both ends can tell the connection is alive."""
+    """Sent to a follower when nothing else is, so that both ends can tell the connection is alive."""
     opening: bytes
-    """What comes before the first record."""
+    """Bytes before the first record."""
     closing: bytes
-    """What comes after the last."""
+    """Bytes after the last."""
 
     def encode(
         self,

@@ -121,7 +121,7 @@ def _dumps(found: Any) -> bytes:
 def message(element: Any, where: str, key: bytes | None, partition: int | None, headers: Headers) -> Message:
     """A message from a parsed JSON element; ``key``, ``partition`` and ``headers`` are the request's defaults.
 
-    ``MalformedBatch`` says what is wrong and ``where``.
+    ``MalformedBatch`` names the fault and ``where``.
     """
     if isinstance(element, str):
         return Message(_encoded(element, where), key, headers, partition)

@@ -45,7 +45,7 @@ def single(
     extra: list[Header] = []
     for name, value in record.headers:
         if value is None or not _FIELD_VALUE.fullmatch(value):
-            continue  # what cannot be an HTTP header is not made one; every other form carries it
+            continue  # a name that cannot be an HTTP header is left out; every other form carries it
         if name == "content-type":
             content_type = value or default_type
         elif _TOKEN.fullmatch(name):

@@ -102,7 +102,7 @@ class HttpChannel(Protocol):
         head, body = found
         state = self._state
         if state.held_bytes + head.length > state.config.max_inflight_body_bytes:
-            return False  # the parser says what is wrong
+            return False  # the parser names the fault
         state.held_bytes += head.length
         request = Request(
             head.method,
@@ -159,8 +159,8 @@ class HttpChannel(Protocol):
     # --- one after the other ----------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Handles what is ready, one at a time; never from inside a handler or the parser. Requests wait while bytes of
-        earlier responses do: a client that does not read is not answered more and more.
+        """Handles the requests that are ready, one at a time; never from inside a handler or the parser. Requests wait
+        while bytes of earlier responses do: a client that does not read is not answered more and more.
         """
         connection = self.connection
         reading = connection.reading
@@ -231,7 +231,7 @@ class HttpChannel(Protocol):
             self._advance()
 
     def _refuse(self, error: KatewayError) -> None:
-        """Answers what cannot be followed, and closes."""
+        """Answers a request that cannot be parsed, and closes."""
         connection = self.connection
         parser = connection.parser
         given = None if parser is None else parser.refused_id

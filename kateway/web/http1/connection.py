@@ -1,4 +1,4 @@
-"""Holds one client's connection: what has arrived and is sent, the state of its peer, and the ways in which it ends.
+"""Holds one client's connection: received and sent bytes, the state of its peer, and the ways in which it ends.
 
 It ends after its last response, when its client leaves or merely stops sending, and by force. What speaks on it, an
 exchange or a protocol that has taken it over, is known here by what its end needs of it.
@@ -176,7 +176,7 @@ class HttpConnection:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Ends the connection behind what was sent: our FIN first, then the client's, so that it reads that and not a
+        """Ends the connection behind the bytes sent: our FIN first, then the client's, so that it reads that and not a
         reset. What still arrives is dropped.
         """
         if self.closing or self.gone:
@@ -281,7 +281,7 @@ class HttpConnection:
         """Ends the response, or sends what a client that has had its response may ignore."""
         tls = self.peer.tls
         if self._end_held and tls is None:
-            self.send(b"\r\n")  # RFC 6455 1.4: what is behind a Close frame is discarded
+            self.send(b"\r\n")  # RFC 6455 1.4: bytes behind a Close frame are discarded
         elif self.other is not None:
             self.other.leave()
         elif self.exchange is not None:

@@ -79,7 +79,7 @@ def negotiate(offered: bytes | None, max_message_bytes: int) -> tuple[Deflate, b
 
 
 def _agree(deflate: Deflate, parameters: list[str]) -> bytes | None:
-    """RFC 7692 7.1: sets what is agreed, and returns the answer; ``None`` where the offer is not sound."""
+    """RFC 7692 7.1: sets the agreed parameters, and returns the answer; ``None`` where the offer is not sound."""
     answer = [_NAME, f"server_max_window_bits={WINDOW_BITS}"]
     seen: set[str] = set()
     for parameter in parameters:

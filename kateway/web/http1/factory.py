@@ -134,7 +134,7 @@ class HttpFactory(Factory):
         return deferred
 
     def cut_all(self) -> None:
-        """Resets what is left."""
+        """Resets the remaining connections."""
         self._each(self._channels, lambda channel: channel.connection.cut())
 
     def _forget(self, deferred: Deferred[None]) -> None:
@@ -151,7 +151,7 @@ class HttpFactory(Factory):
 
     @staticmethod
     def _each(channels: Iterable[HttpChannel], do: Callable[[HttpChannel], None]) -> None:
-        """What fails on one connection keeps it from no other."""
+        """A failure on one connection does not keep the call from the others."""
         for channel in tuple(channels):
             try:
                 do(channel)

@@ -25,7 +25,7 @@ class Heads:
         return len(self._table)
 
     def clear(self) -> None:
-        """Forgets what was found sound: other limits hold."""
+        """Forgets all heads: other limits hold."""
         self._table.clear()
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:

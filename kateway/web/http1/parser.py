@@ -103,7 +103,7 @@ class RequestParser:
         return not (self.arriving or self.ended or self.rest)
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes as they come. ``rest`` holds what was left when requests enough were waiting."""
+        """Takes bytes as they come. ``rest`` holds the bytes left over when requests enough were waiting."""
         if self.rest:
             data = self.rest + data
             self.rest = b""
@@ -114,7 +114,7 @@ class RequestParser:
             if len(self.ready) >= self._config.max_pipelined_requests or (self.ready and self.ready[-1][2]):
                 self.rest = data
                 return
-            # small steps among heads, so that one read does not become thousands of requests; what is known to be body
+            # small steps among heads, so that one read does not become thousands of requests; bytes known to be body
             # goes in one
             size = max(_SLICE, self._length - self._body_bytes) if self.in_body else _SLICE
             part, data = data[:size], data[size:]
@@ -165,7 +165,7 @@ class RequestParser:
         return BadRequest(f"{text}.")
 
     def _check_arriving(self) -> None:
-        """Bounds what is kept, by llhttp or here, of a request that has not arrived whole."""
+        """Bounds the bytes kept, by llhttp or here, of a request that has not arrived whole."""
         config = self._config
         if len(self._headers) > config.max_header_count:
             self.refusal = self._too_many_headers()
@@ -188,7 +188,7 @@ class RequestParser:
         self.arriving = False
 
     def abandon(self) -> None:
-        """Closes, and lets go of what is ready and of the rest as well: nothing of it is handled any more."""
+        """Closes, and drops the requests that are ready and the rest: nothing of it is handled any more."""
         self.close()
         self._state.held_bytes -= sum(body_bytes for *_, body_bytes in self.ready)
         self.ready = []
@@ -253,7 +253,9 @@ class RequestParser:
             self._refuse(BadRequest("HTTP/1.0 has no transfer codings."))
         if len(headers) > config.max_header_count:
             self._refuse(self._too_many_headers())
-        if self._fed + _SLICE > config.max_header_bytes:  # what came with the end of the request before is not in it
+        if (
+            self._fed + _SLICE > config.max_header_bytes
+        ):  # bytes that came with the end of the request before are not in it
             size = sum(len(name) + len(value) + 4 for name, value in headers)
             if size > config.max_header_bytes:
                 self._refuse(self._headers_too_large())
@@ -274,7 +276,7 @@ class RequestParser:
         self._whole_headers = headers
         self._headers = []
         self.in_body = True
-        # what was fed so far is head, but for the start of a body in the same read
+        # the bytes fed so far are head, but for the start of a body in the same read
         self._head_fed = self._fed
 
     def on_body(self, data: bytes) -> None:

@@ -11,7 +11,7 @@ from kateway.web.http1.server_state import ServerState
 
 
 class Reading:
-    """One connection's. ``read_on`` is called at the end of a pause, when what has arrived may be handled.
+    """One connection's. ``read_on`` is called at the end of a pause, when arrived bytes may be handled.
 
     Over TLS a paused transport still delivers what it has decrypted of its last read, so ``held`` is to be looked at
     before anything is handled.
@@ -40,7 +40,7 @@ class Reading:
         self._wait_until = now + seconds
 
     def set_full(self, full: bool) -> None:
-        """Pauses while what has arrived is more than may wait."""
+        """Pauses while more bytes have arrived than may wait."""
         if full is not self._full:
             self._full = full
             if full:

@@ -1,6 +1,6 @@
 """WebSockets (RFC 6455) on a connection that began as HTTP: the handshake, messages, pings, closing.
 
-What arrives is taken apart by wsproto. What is sent is framed here: a server's frames are not masked, so many messages
+Incoming frames are parsed by wsproto. Outgoing ones are made here: a server's frames are not masked, so many messages
 are one list comprehension and one write, and each message's place in the connection's stream is known.
 """
 
@@ -113,13 +113,13 @@ class Socket:
     ) -> None:
         self.subprotocol = subprotocol
         self.early = b""
-        """What had arrived behind the handshake."""
+        """Bytes that arrived behind the handshake."""
         self._channel: HttpConnection = channel
         self._max_message_bytes = max_message_bytes
         self._deflate = deflate
         self._parser = Parser(ConnectionType.SERVER, [] if deflate is None else [deflate])
         self._events: deque[Event] = deque()
-        # what has been read and waits for the end of a pause
+        # bytes that were read and wait for the end of a pause
         self._paused = False
         self._parts: list[Any] = []
         self._size = 0

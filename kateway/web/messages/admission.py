@@ -50,7 +50,7 @@ class Admission:
         self.open_streams = open_streams
         self.audit = audit
         self.quota_headers = True
-        """Whether responses tell what is left of a quota; a reload may change it."""
+        """Whether responses have the rest of a quota; a reload may change it."""
         self._seconds = seconds
 
     def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> AuthorizedRequest:
@@ -135,14 +135,14 @@ class Admission:
         return authorized.allowance.enter() if authorized.allowance is not None else _nothing
 
     def pause(self, authorized: AuthorizedRequest) -> Callable[[int], float] | None:
-        """What counts bytes read and answers the seconds to wait before more; ``None`` where nothing is counted."""
+        """Returns the counter of bytes read, which returns the seconds to wait; ``None`` where nothing is counted."""
         if authorized.permission is None:
             return None
         control = self.control
         return lambda size: control.read_pause(authorized, size)
 
     # --- audit -----------------------------------------------------------------------------------------------------
-    # whether a kind of event is wanted is asked beforehand, by the edges: what is not costs a look at a flag
+    # the edges ask beforehand whether a kind of event is wanted: one that is not costs a look at a flag
 
     def record(
         self, exchange: Exchange, authorized: AuthorizedRequest, action: str, error: BaseException | None = None
@@ -179,7 +179,7 @@ class Admission:
             self.record(exchange, authorized, action, error)
 
     def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
-        """Records the outcome of what is done within it, where ``wanted``. Not for the hot path."""
+        """Records the outcome of the block, where ``wanted``. Not for the hot path."""
         return Recorded(self, exchange, action, path, wanted)
 
     def _event(self, exchange: Exchange, who: str, action: str, what: str, error: BaseException | None) -> None:

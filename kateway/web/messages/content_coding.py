@@ -18,7 +18,7 @@ Decode = Callable[[bytes, int], bytes]
 
 _GZIP_WBITS = 31
 _GZIP_SLICE_BYTES = 4096
-"""Behind each member zlib copies what is left of its input: a megabyte of empty members, fed whole, is copied
+"""Behind each member zlib copies the rest of its input: a megabyte of empty members, fed whole, is copied
 50,000 times.
 """
 _FIRST_GUESS_BYTES = 65536

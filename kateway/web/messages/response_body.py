@@ -42,12 +42,12 @@ class FormBody:
         return size, self._exchange.write(found, one_chunk=self._form.one_chunk)
 
     def write(self, piece: bytes) -> None:
-        """Sends what is no record: an opening, a heartbeat."""
+        """Sends bytes that are no record: an opening, a heartbeat."""
         if piece:
             self._exchange.write([piece if self._compressor is None else self._compressor.piece(piece)])
 
     def end(self) -> None:
-        """Ends what has begun."""
+        """Ends the body."""
         self.write(self._form.closing)
         if self._compressor is not None:
             self._exchange.write([self._compressor.end()])

@@ -26,8 +26,9 @@ BATCH_RECORDS = 4000
 
 
 LEAST_LOOK_SECONDS = 0.75
-"""How long a poll that would not wait so long looks for what is there but not at hand: the group is being joined, or
-the first fetch is under way. Else a client that polls seldom and never waits would never find anything."""
+"""How long a poll that would not wait so long looks for records that are there but not at hand: the group is being
+joined, or the first fetch is under way. Else a client that polls seldom and never waits would never find anything.
+"""
 LOOK_SECONDS = 0.05
 MOST_AWAY_SECONDS = 10.0
 """So much longer than its ``timeout`` or ``idle`` a response waits at most for partitions that a rebalance took."""
@@ -68,7 +69,7 @@ class Outlet(Protocol):
         """Sends a heartbeat, where the form has one."""
 
     def end(self, last_error: KatewayError | None, *, leaving: bool) -> None:
-        """Ends as whole. ``last_error`` is what ails the group, where nothing was sent and that is the reason;
+        """Ends as whole. ``last_error`` is the group's error, where nothing was sent and that is the reason;
         ``leaving``: the gateway shuts down.
         """
 
@@ -127,7 +128,7 @@ class Feed:
         self._restart(0.0)
         pause = 0.0 if self._pause is None else self._pause(0)
         if pause:
-            # what was read before has used up the quota
+            # the records read before have used up the quota
             self._hold_back(pause)
         else:
             self._turn()
@@ -283,7 +284,7 @@ class Feed:
             return False
         self._over = True
         if self._ended is not None:
-            # first of all: what it gives back must not be lost with what comes
+            # first of all: the records that it gives back must not be lost with those that come
             with _goes_on:
                 self._ended()
         self._reader.on_readable(None)

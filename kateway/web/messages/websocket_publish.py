@@ -92,13 +92,13 @@ class SocketPublishEdge:
             raise
 
     def drain(self) -> None:
-        """Closes every socket as soon as what came on it is answered."""
+        """Closes every socket as soon as its messages are answered."""
         for publisher in list(self._sockets):
             publisher.drain()
 
 
 class Defaults(NamedTuple):
-    """What holds for every message of a socket that does not say otherwise."""
+    """Defaults of a socket's messages."""
 
     authorized: AuthorizedRequest
     key: bytes | None

@@ -31,7 +31,7 @@ def openapi(_request: Request) -> Response:
 
 
 def _wants_html(accept: bytes) -> bool:
-    """RFC 9110 12.5.1: whether HTML is named, and comes before JSON and what may be anything."""
+    """RFC 9110 12.5.1: whether HTML is named, and comes before JSON and wildcards."""
     qualities: dict[bytes, float] = {}
     for part in accept.lower().split(b","):
         media_type, *parameters = (piece.strip() for piece in part.split(b";"))

@@ -40,7 +40,7 @@ class _Flow:
 
 
 class StockConnection:
-    """What is known of a connection under a stock channel: only that it ended before the response did."""
+    """A connection under a stock channel: known only to have ended before the response did."""
 
     def __init__(self) -> None:
         self._watchers: list[Watcher] = []

@@ -20,7 +20,7 @@ def live() -> Response:
 
 
 def ready(parts: Mapping[str, Health], *, draining: bool) -> Response:
-    """200 when every part is healthy and the gateway is not draining, else 503; each part says what ails it.
+    """200 when every part is healthy and the gateway is not draining, else 503; each part has its reason.
 
     A registry that is away only degrades the gateway: its last snapshot stays in force.
     """

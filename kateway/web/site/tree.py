@@ -66,7 +66,7 @@ class Decodable(Resource):
 
 
 class Tree:
-    """What every Klein tree of ours has: exchanges for requests, problems for what fails and what is not there."""
+    """Common to every Klein tree of ours: exchanges for requests, problems for failures and unknown paths."""
 
     def __init__(self, clock: IReactorTime, check: Serve = lambda _exchange: None) -> None:
         """``check`` raises for a request that a browser was led to send."""
@@ -147,7 +147,7 @@ def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, drain
 
 
 def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool], check: Serve) -> tuple[Klein, Tree]:
-    """What both listeners have: health, and problems for what is not there."""
+    """Common to both listeners: health, and problems for unknown paths."""
     app = Klein()
     tree = Tree(clock, check)
 

@@ -1,4 +1,4 @@
-"""Twisted endpoint strings: the kinds there are, what they say, and what keeps them from being listened on."""
+"""Twisted endpoint strings: their kinds, their members, and the faults that keep a listener from starting."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Listening(NamedTuple):
 
 
 def parse_endpoint(endpoint: str) -> Listening:
-    """``ConfigError`` for what is no endpoint, with what was meant where that is to be seen."""
+    """``ConfigError`` for a text that is no endpoint, with a suggestion where one is possible."""
     kind, _, rest = endpoint.partition(":")
     if kind not in KINDS or not rest:
         raise ConfigError(
@@ -88,7 +88,7 @@ def unusable(endpoint: str) -> str | None:
 
 
 def overlaps(endpoints: Iterable[str]) -> list[str]:
-    """Of endpoints that would take each other's port, what is wrong with them."""
+    """Names the faults of endpoints that would take each other's port."""
     taken: list[Listening] = []
     problems: list[str] = []
     for endpoint in endpoints:

@@ -58,15 +58,15 @@ class HalfClose:
         self._later = later
         self._unsettled = unsettled
         self.alive = False
-        """It has acknowledged what came after its FIN: it had not closed."""
+        """It has acknowledged bytes sent after its FIN: it had not closed."""
         self.twice = False
         """It has sent a close alert, had ours, and has then closed."""
         self._acknowledged = wire.confirmed()
         self._whole = self._acknowledged is None or self._acknowledged == wire.offered
-        # what is under way to a client that closes is answered by a reset as well, and nothing can be told from that
+        # bytes under way to a client that closes are answered by a reset as well, and nothing can be told from that
         self._asked = False
         self._prompt = True
-        # a reset that comes now is the answer to what was sent
+        # a reset that comes now is the answer to the bytes sent
         self._prompt_until = self._limit_at = inf
         self._interval = FIRST_LOOK_SECONDS
         self._call: IDelayedCall | None = None
@@ -156,7 +156,7 @@ class HalfClose:
     def _notice(self) -> None:
         confirmed = self._wire.confirmed()
         if confirmed is None:
-            # a UNIX socket takes what is sent only while its other end is open
+            # a UNIX socket takes bytes only while its other end is open
             self.alive = self.alive or (self._asked and not self._wire.reset)
         elif self._acknowledged is not None and confirmed > self._acknowledged:
             self.alive = True

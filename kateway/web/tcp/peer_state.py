@@ -1,7 +1,7 @@
-"""Holds what is known of a connection's peer: how much its TCP has acknowledged, and how it ended.
+"""Holds the known state of a connection's peer: how much its TCP has acknowledged, and how it ended.
 
-Readers of a group watch; ``over`` notifies them in the end of what was confirmed, and of whether the client ended in
-order.
+Readers of a group watch; ``over`` notifies them in the end of the confirmed position, and of whether the client ended
+in order.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ MAX_VERIFY_DEPTH = 9
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificate:
-    """A listener's certificate: what is in force now answers each new connection."""
+    """A listener's certificate: the present one answers each new connection."""
 
     def __init__(self, path: str, *, private_key: Path, certificate: Path, chain: Path | None, client_ca: Path | None):
         """``path`` names the endpoint in messages. Reads the files; ``ConfigError`` names the one that is at fault."""

@@ -140,12 +140,12 @@ class PromptConnection(tcp.Connection):
         return max(self.handed - cast(int, unacknowledged), 0)
 
     def keep_unsent_below(self, size: int) -> None:
-        """Limits what the kernel holds beyond what is on its way to the client: what a slow one costs."""
+        """Limits the kernel's buffer beyond the bytes on their way to the client: the cost of a slow one."""
         if self.counts:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
     def round_trip_seconds(self) -> float:
-        """How long an answer to what is sent now may be under way, as far as the kernel has seen."""
+        """Estimates, from the kernel's measurements, how long an answer to bytes sent now may take."""
         if not self.counts:
             return 0.0
         try:

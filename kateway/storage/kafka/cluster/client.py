@@ -117,7 +117,7 @@ class Pool:
         return connection.address == self._client.view.brokers.get(node_id, connection.address)
 
     def abort(self, node_id: int) -> None:
-        """Drops the connection to a broker: what was sent fails with ``NoAnswer``, what comes next connects again."""
+        """Drops the connection to a broker: requests under way fail with ``NoAnswer``, the next one connects again."""
         connection = self._connections.get(node_id)
         if connection is not None:
             connection.abort()
@@ -129,7 +129,7 @@ class Pool:
                 self._client.let_go(self._connections.pop(node_id))
 
     def close(self) -> Deferred[None]:
-        """Closes every connection; what was not answered fails."""
+        """Closes every connection; unanswered requests fail."""
         self._closed = True
         self._client.pools.discard(self)
         connections, self._connections = self._connections, {}
@@ -198,7 +198,7 @@ class Client:
         self.pools.add(pool)
         return pool
 
-    # --- what is known -----------------------------------------------------------------------------------------
+    # --- the view -----------------------------------------------------------------------------------------
 
     def leader(self, topic: str, partition: int) -> int | None:
         """The broker that leads a partition, ``None`` where that is not known. Hot."""
@@ -247,7 +247,7 @@ class Client:
             self._waiters.remove(waiter)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Has ``changed`` called after each change of the view, until what is returned is called."""
+        """Calls ``changed`` after each change of the view, until the returned function is called."""
         key = object()
         self._watchers[key] = changed
 
@@ -306,7 +306,7 @@ class Client:
             await self._pause(PROBE_INTERVAL_SECONDS)
 
     def _as_known(self, error: Exception) -> KatewayError:
-        """What waiters are answered; logs what was not foreseen. The loop goes on: everything waits for it."""
+        """Turns a failure into the waiters' answer; logs an unforeseen one. The loop goes on."""
         if isinstance(error, KatewayError):
             return error
         self._log.failure("looking after the cluster failed; it is tried again")

@@ -1,6 +1,6 @@
 """One connection to one broker: afkak's broker client, with its answer to every failure replaced.
 
-afkak resends what was not answered to the same broker for ever, and reconnects at once to a broker that closes every
+afkak resends unanswered requests to the same broker for ever, and reconnects at once to a broker that closes every
 connection. Here a request that cannot be answered fails, and says whether it was sent; connecting is spaced out
 whether it is refused or closed after it was accepted. Answers are collected in linear time (twisted's
 ``Int32StringReceiver``, which afkak uses, is quadratic: a 16 MB answer blocks the reactor for 0.26 s).
@@ -101,7 +101,7 @@ class FrameReceiver(Protocol):
             self._held += data[at:] if at else data
 
     def renew(self) -> None:
-        """Makes way for another connection once what was sent on this one is answered."""
+        """Makes way for another connection once the requests on this one are answered."""
         self.factory.renew(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -153,7 +153,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         """Sends a request and answers the response's body, without its header.
 
         Fails with ``NeverSent`` or ``NoAnswer``. An answer overdue drops the connection: Kafka answers in order,
-        so everything behind it would be overdue too. Cancelling takes back what was not sent, else drops the answer.
+        so everything behind it would be overdue too. Cancelling takes back an unsent request, else drops the answer.
         Without ``expect_response`` it answers ``b""`` when the request was handed to the transport.
         """
         self._correlation_id = correlation_id = (self._correlation_id + 1) & 0x7FFFFFFF
@@ -186,13 +186,13 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         self.abort()
 
     def abort(self) -> None:
-        """Drops the connection at once; what was sent fails with ``NoAnswer``, what comes next connects again."""
+        """Drops the connection at once; requests under way fail with ``NoAnswer``, the next one connects again."""
         proto = self.proto or self._leaving
         if proto is not None:
             proto.transport.abortConnection()  # type: ignore[union-attr]
 
     def renew(self, proto: FrameReceiver) -> None:
-        """What was sent on this connection is waited for, what comes from now on goes over another: in their order."""
+        """Waits for the answers on this connection; later requests go over another: in their order."""
         if self.proto is proto and self._dDown is None:
             self.proto, self._leaving = None, proto
             self._leave()
@@ -245,7 +245,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
             self._leave()
 
     def not_kafka(self) -> None:
-        """What came is not an answer of Kafka's."""
+        """The bytes received are no answer of Kafka's."""
         self.last_failure = f"what listens on {self.address} does not talk plain Kafka (TLS?)"
         self.abort()
 

@@ -22,7 +22,7 @@ def answer_all(waiters: Iterable[Deferred[None]], error: Exception | None) -> No
 async def at_most(reactor: Any, seconds: float, waited_for: Deferred[Any]) -> bool:
     """Waits until a Deferred has fired, whatever with, but not longer than ``seconds``; it is left as it was.
 
-    Whether it has fired. Cancelling ends the wait, not what is waited for.
+    Whether it has fired. Cancelling ends the wait, not the work.
     """
     over: Deferred[bool] = Deferred()
 

@@ -1,4 +1,4 @@
-"""What one broker was last asked to fetch, so that the next request says only what has changed (KIP-227). No I/O.
+"""A broker's fetch session: the next request has only the changes since the last (KIP-227). No I/O.
 
 A broker that keeps a session remembers a request's partitions, their offsets and sizes; it answers only for those
 that have something new. A request for two thousand partitions of which one moved is then as small as one for one.
@@ -70,7 +70,7 @@ class FetchSession:
         return Asking(self.id, self.epoch, new, forgotten)
 
     def answered(self, session: int) -> None:
-        """The broker has done what was asked, in the session that it says; 0: it keeps none."""
+        """The broker has answered, in the session that it names; 0: it keeps none."""
         if not self.epoch:
             self.id = session
             self.epoch = 1 if session and self._keep else 0

@@ -4,8 +4,8 @@ is answered. Plain callbacks: this is the hot path of reading.
 Asks only for partitions whose buffer has room. While some have none, the polls of the others are short, so that a
 reader that begins to take again does not wait for a long one to end.
 
-With many partitions a broker keeps what was asked for (``fetch_session``), and what is done here for each request is in
-proportion to what has changed: buffers note themselves in their lane's ``changes``. The broker itself looks at every
+With many partitions a broker keeps the request (``fetch_session``), and the work here for each request is in
+proportion to the changes: buffers note themselves in their lane's ``changes``. The broker itself looks at every
 partition of a request before it answers for one. So thousands are shared out to several requests, each on a connection
 of its own.
 """
@@ -65,7 +65,7 @@ class Reading(Protocol):
         """The partition does not hold the offset that was asked for."""
 
     def report_error(self, error: KatewayError) -> None:
-        """The broker refuses, or holds what cannot be read."""
+        """The broker refuses, or holds records that cannot be read."""
 
 
 class _Way(NamedTuple):
@@ -79,7 +79,7 @@ _NOWHERE = _Way(None, 0)
 
 
 class _Lane:
-    """One way: its partitions, and what is under way."""
+    """One way: its partitions, and the request under way."""
 
     def __init__(self, way: _Way, former_session: int) -> None:
         self.way = way
@@ -132,7 +132,7 @@ class Fetcher:
         self._route()
 
     def disown(self) -> None:
-        """Forgets all partitions and what was asked for them."""
+        """Forgets all partitions and their requests."""
         self.buffers.clear()
         self._share_of.clear()
         self._lane_of.clear()
@@ -329,7 +329,7 @@ class Fetcher:
             self._look_later()
 
     def _refused_all(self, error: int, lane: _Lane) -> None:
-        """The broker has done nothing of what was asked."""
+        """The broker has refused the whole request."""
         lane.session.lost()
         if error in SESSION_LOST:
             # it keeps only so many, and none over its restart
@@ -343,7 +343,7 @@ class Fetcher:
     def _refused(self, buffer: Prefetch, found: FetchedPartition) -> bool:
         """Whether the leaders have to be looked up again."""
         if found.error == OFFSET_OUT_OF_RANGE:
-            if buffer.readable:  # first what is at hand; then it is asked and refused again
+            if buffer.readable:  # first the records at hand; then it is asked and refused again
                 self.hold(buffer.partition)
             else:
                 buffer.lose_place()

@@ -1,4 +1,4 @@
-"""What was fetched of one partition and not yet taken: batches as they came, decoded one at a time. No I/O.
+"""The fetched records of one partition that are not yet taken: batches as they came, decoded one at a time. No I/O.
 
 ``limit`` bounds the bytes kept. It starts small and doubles each time that the reader takes everything and as much
 comes again, so that a fast reader gets whole megabytes and many slow ones cost little.
@@ -15,7 +15,7 @@ from kateway.storage.kafka.protocol.record_batches import RecordBatch, batches, 
 
 
 class Prefetch:
-    """One partition's position and what is at hand behind it."""
+    """One partition's position and the records at hand behind it."""
 
     __slots__ = (
         "_after", "_at", "_batches", "_drained", "_ends", "_head_bytes", "_least", "_most", "_records", "asleep",
@@ -29,7 +29,7 @@ class Prefetch:
         self.next_fetch = 0
         """The next offset to ask a broker for."""
         self.end: int | None = None
-        """The end of what may be read, as last heard."""
+        """The end of the readable records, as last heard."""
         self.limit = limit
         self.held_bytes = 0
         self.taken_at = 0.0
@@ -51,7 +51,7 @@ class Prefetch:
         self._drained = False
 
     def start_at(self, offset: int) -> None:
-        """Forgets what is at hand and goes on from ``offset``."""
+        """Drops the records at hand and goes on from ``offset``."""
         self._batches.clear()
         self._clear_head()
         self.held_bytes = 0
@@ -72,7 +72,7 @@ class Prefetch:
         return self.limit - self.held_bytes
 
     def fetched(self, blob: bytes, aborted: list[tuple[int, int]]) -> None:
-        """Takes in what was fetched from ``next_fetch``. ``CorruptRecords`` changes nothing."""
+        """Takes in the bytes fetched from ``next_fetch``. ``CorruptRecords`` changes nothing."""
         assert self.position is not None
         found = [batch for batch in batches(blob, aborted) if batch.last_offset >= self.next_fetch]
         if not found:
@@ -103,7 +103,7 @@ class Prefetch:
                 except CorruptRecords:
                     if not taken:
                         raise
-                    break  # first what is good
+                    break  # first the sound ones
                 continue
             left = len(self._records) - self._at
             if self._at == 0 and left <= max_records and self._head_bytes <= max_bytes:

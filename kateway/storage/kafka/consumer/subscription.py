@@ -1,6 +1,6 @@
 """A subscription: a membership's partitions, read by a fetcher into buffers, given to one listener.
 
-The group protocol is *eager*: at each rebalance all partitions are handed over, then what is assigned is taken over.
+The group protocol is *eager*: at each rebalance all partitions are handed over, then the assigned ones are taken over.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class KafkaSubscription:
         self._on_closed = closed
         self._owned: frozenset[int] = frozenset()
         self._told = False
-        """Whether the listener was told of what is owned."""
+        """Whether the listener was told of the owned partitions."""
         self._first_ends: dict[int, int] = {}
-        """Where 'latest' was when a partition was first ours: what came since then is not skipped after a rebalance."""
+        """Where 'latest' was when a partition was first ours: later records are not skipped after a rebalance."""
         self._revoking: dict[int, int | None] = {}
         """Positions of partitions that are being handed over: nothing can be taken, commits still count."""
         self._taking_over: Deferred[None] | None = None
@@ -336,7 +336,7 @@ class KafkaSubscription:
         self._fetcher.disown()
 
     def failed(self, error: KatewayError) -> None:
-        """News of what keeps the group from being joined, or the end."""
+        """Reports an error that keeps the group from being joined, or the end."""
         if self._over:
             return
         if not error.retriable:
@@ -364,7 +364,7 @@ class KafkaSubscription:
             self._tell(self._listener.readable, partition)
 
     def out_of_range(self, partition: int) -> None:
-        """Retention took what was next, or the topic was made anew: the reset rule says where to go on."""
+        """Retention took the next record, or the topic was made anew: the reset rule says where to go on."""
         self._log.info("{topic}/{partition}: out of range", topic=self.topic, partition=partition)
         self._first_ends.pop(partition, None)
         self._own(self._start_by_rule([partition]))
@@ -384,7 +384,7 @@ class KafkaSubscription:
     # --- coroutines without a waiting caller ----------------------------------------------------------------------
 
     async def _insist(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Asks until there is an answer; what cannot be mended by asking again ends the subscription."""
+        """Asks until there is an answer; an error that is not retriable ends the subscription."""
         while True:
             try:
                 return await ask()
@@ -415,7 +415,7 @@ class KafkaSubscription:
             self._log.failure("group {group}: a step broke", failure=failure, group=self.group)
 
     def _tell(self, method: Callable[..., T], *told: object) -> T | None:
-        """Calls the listener; what breaks there must not break the membership."""
+        """Calls the listener; an error there must not break the membership."""
         try:
             return method(*told)
         except Exception:

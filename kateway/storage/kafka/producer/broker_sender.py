@@ -45,7 +45,7 @@ GATHER_BYTES = 65536
 
 LEAST_PATIENCE_SECONDS = 0.005
 MOST_PATIENCE_SECONDS = 0.1
-"""With a request in flight for twice the usual time, within these, what comes next does not wait for its answer. A
+"""With a request in flight for twice the usual time, within these, the next request does not wait for its answer. A
 broker that is slow because it is busy gets larger requests, not more of them.
 """
 
@@ -81,7 +81,7 @@ class PartitionLane(Lane[Pending]):
         self.sender: Sender | None = None
         """Of the leader, as far as is known."""
         self.sent_by: Sender | None = None
-        """Of what is in flight; a new leader's waits until that is answered."""
+        """The sender of the batches in flight; a new leader's waits until they are answered."""
         self.active = False
         self.deadline = float("inf")
         """No caller's deadline is earlier."""
@@ -109,7 +109,7 @@ class Sender:
     """The requests of one kind of acknowledgement to one broker.
 
     ``failed(lane, batch, verdict, error)`` is told of everything that is not a plain success, ``released(bytes)`` of
-    what left the lanes, and has ``expire(lane, now)`` settle what is overdue before it is sent.
+    what left the lanes, and has ``expire(lane, now)`` settle overdue items before they are sent.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Sender:
         )
 
     def flush(self, *, force: bool = False) -> None:
-        """Sends what is worth sending; ``force``: whatever there is."""
+        """Sends requests that are worth sending; ``force``: all items."""
         if not self.ready:
             self.waiting_bytes = 0
             return
@@ -209,7 +209,7 @@ class Sender:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def _send(self) -> bool:
-        """Makes one request of what is ready. False where nothing may go."""
+        """Makes one request of the ready batches. False where none may be sent."""
         room = self._max_request_bytes
         chosen: list[tuple[PartitionLane, QueuedBatch[Pending]]] = []
         topics: dict[str, list[tuple[int, bytes]]] = {}

@@ -67,13 +67,13 @@ class Lookups:
         self._look()
 
     def view_changed(self) -> None:
-        """Sends what can be sent now, in the order it came: later publishes must be behind it."""
+        """Sends the waiting publishes that can be sent now, in their order: later ones must be behind them."""
         waiting, self._waiting = self._waiting, []  # sending may answer callers, which may publish again
         unsent = [lookup for lookup in waiting if not self._send(lookup, False)]
         self._waiting = unsent + self._waiting
 
     def sweep(self, now: float) -> None:
-        """Fails what is overdue; looks where a look is due."""
+        """Fails overdue publishes; looks where a look is due."""
         overdue = [lookup for lookup in self._waiting if lookup.deadline <= now]
         if overdue:
             self._waiting = [lookup for lookup in self._waiting if lookup.deadline > now]
@@ -83,7 +83,7 @@ class Lookups:
             self._look()
 
     def stop(self) -> None:
-        """Looks no more, and fails what waits."""
+        """Looks no more, and fails the waiting publishes."""
         waiting, self._waiting = self._waiting, []
         for lookup in waiting:
             self._fail(lookup, Draining, "the gateway stopped before it was sent")

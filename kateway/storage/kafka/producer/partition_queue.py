@@ -38,7 +38,7 @@ _SEQUENCE_MASK = 0x7FFFFFFF
 
 
 class Verdict(Enum):
-    """What is known of a batch after an attempt to write it."""
+    """The known state of a batch after an attempt to write it."""
 
     WRITTEN = auto()
     NOT_WRITTEN = auto()

@@ -1,8 +1,8 @@
 """The write side of the Kafka driver: messages to lanes, lanes to brokers, outcomes to callers.
 
 A message waits in its partition's lane (``lane.py``) until the leader's sender (``sender.py``) takes it. Nothing here
-has a timer of its own but one sweep, which runs while anything is held: it settles what is overdue, sends what had to
-wait, and looks for new leaders while brokers are silent.
+has a timer of its own but one sweep, which runs while anything is held: it settles overdue items, sends those that had
+to wait, and looks for new leaders while brokers are silent.
 
 acks=all is numbered (idempotent); acks=1 and acks=0 are not, and have lanes of their own; acks=0 has connections of
 its own too, because any error there closes the connection.
@@ -86,7 +86,7 @@ class Producer:
         self._forget_watch = client.watch(self._view_changed)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Takes nothing more, lets what is held finish for at most ``grace_seconds``, then settles the rest."""
+        """Takes nothing more, lets held items finish for at most ``grace_seconds``, then settles the rest."""
         self._stopping = True
         if self.held_bytes and grace_seconds > 0:
             drained: Deferred[None] = Deferred()
@@ -236,7 +236,7 @@ class Producer:
         return route
 
     def _shrink(self, route: TopicRoute, count: int) -> None:
-        """Lets the lanes of partitions go that a topic made anew does not have. What was not sent and names no
+        """Drops the lanes of partitions that a topic made anew does not have. An item that was not sent and names no
         partition goes to those that there are.
         """
         gone = route.lanes[count:]
