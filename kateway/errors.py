@@ -308,7 +308,7 @@ class ConfigError(KatewayError):
 
 
 class Problems:
-    """Gathers what several steps find wrong, so that a person hears of all of it at once."""
+    """Gathers the faults that several steps find, so that a person reads all of them at once."""
 
     def __init__(self) -> None:
         self.found: list[str] = []

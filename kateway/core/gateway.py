@@ -181,7 +181,7 @@ class Gateway:
         place = authorized.place
         if dead:
             # a client that rejects a record and then looks for it finds it
-            await self._groups.buried(place.cluster, authorized.group, place.topic)
+            await self._groups.dead_letters_written(place.cluster, authorized.group, place.topic)
             partitions = await DeadLetterTopic(place.store, place.topic, authorized.group, self._clock).make()
         else:
             partitions = (await self.topic(place, create=True)).partitions

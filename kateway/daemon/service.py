@@ -70,7 +70,7 @@ from kateway.web.tcp.tls import Certificate
 __all__ = ["GatewayService", "Options", "makeService"]
 
 PRESENCE_SECONDS = 5.0
-"""How often the list of gateways hears of this one's load."""
+"""How often this gateway's load is written to the list of gateways."""
 TOPICS_SECONDS = 0.5
 """How often is looked for registered topics that the stores lack, where something has changed."""
 

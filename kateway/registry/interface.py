@@ -139,7 +139,7 @@ class Binding:
 
 @attrs.frozen(kw_only=True)
 class GatewayEntry:
-    """A live gateway, as it tells of itself."""
+    """A live gateway's entry, written by itself."""
 
     name: str = attrs.field(validator=grammar.name)
     """Unique among gateways for as long as the process lives."""

@@ -24,7 +24,7 @@ from kateway.registry.documents import Kind, kind_of, name_of
 from kateway.registry.interface import ABSENT, ANY, Application, Binding, Entry, Key, Snapshot, Topic
 
 MOST_NAMED = 10
-"""So many referrers are named in full; of the rest the number is told."""
+"""So many referrers are named; of the rest only the number."""
 
 
 @attrs.frozen

@@ -79,7 +79,7 @@ class Batch:
         self.confirmed_at: float | None = None
 
     def was_sent(self, begin: int, lengths: Sequence[int], end: int) -> None:
-        """Notes where it lies in the connection's stream, and lets go of the records."""
+        """Notes where it lies in the connection's stream, and drops the records."""
         self.sent = True
         self.begin = begin
         # four bytes each where a list of numbers takes 36

@@ -424,7 +424,7 @@ class Membership:
         rejected = {(ack.partition, ack.offset) for ack in acks if ack.outcome != "ack"}
         return self._dead_letters.done(rejected).addCallback(lambda _: self._commits.done())
 
-    def buried(self) -> Deferred[None]:
+    def dead_letters_written(self) -> Deferred[None]:
         """Fires when everything rejected until now is among the dead letters, fails where it could not be written."""
         return self._dead_letters.done()
 

@@ -25,7 +25,7 @@ Key = tuple[str, str, str]
 
 MOST_PARTITIONS = 1 << 31
 """Where the topic's count is not given."""
-BURIAL_SECONDS = 5.0
+DEAD_LETTER_WAIT_SECONDS = 5.0
 """How long a reader of dead letters waits for those that are being written."""
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
@@ -105,12 +105,12 @@ class Memberships:
             await member.committed(acks)
         return results
 
-    async def buried(self, store: str, group: str, topic: str) -> None:
+    async def dead_letters_written(self, store: str, group: str, topic: str) -> None:
         """Waits, not long, until the records rejected here are among the dead letters."""
         member = self._groups.get((store, group, topic))
         if member is not None:
-            buried = member.buried().addErrback(lambda failure: failure.trap(KatewayError) and None)
-            await buried.addTimeout(BURIAL_SECONDS, self._clock, lambda _failure, _seconds: None)
+            written = member.dead_letters_written().addErrback(lambda failure: failure.trap(KatewayError) and None)
+            await written.addTimeout(DEAD_LETTER_WAIT_SECONDS, self._clock, lambda _failure, _seconds: None)
 
     async def _acknowledged_before(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]

@@ -269,7 +269,7 @@ class Reader:
             self._on_readable()
 
     def fail(self, error: KatewayError) -> None:
-        """Ends it: the edge is told, and ``take`` raises."""
+        """Ends it: notifies the edge, and ``take`` raises."""
         if self.reading and self.error is None:
             self.error = error
             callback, self._on_failed = self._on_failed, None

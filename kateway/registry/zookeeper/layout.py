@@ -50,7 +50,7 @@ class Revision:
     """The state that the first of ``steps`` was made on."""
     steps: tuple[Step, ...] = ()
     writer: str = ""
-    """Of the last write, whether its step is told or was too large to."""
+    """Of the last write, whether its step is in the node or was too large."""
 
     def since(self, zxid: int) -> Sequence[Step] | None:
         """The steps that lead from the state of ``zxid`` to this one; ``None`` where that is not known."""

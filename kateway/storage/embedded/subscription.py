@@ -287,7 +287,7 @@ class EmbeddedSubscription:
 
     def _released(self, result: object) -> None:
         if isinstance(result, Failure):
-            _log.failure("a listener failed to let go of partitions", failure=result)
+            _log.failure("a listener failed to give partitions up", failure=result)
         self._end()
 
     def _end(self) -> None:

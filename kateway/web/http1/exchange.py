@@ -186,7 +186,7 @@ class WireExchange:
             self._on_writable()
 
     def leave(self) -> None:
-        """The client says that it sends no more: the handler is told, and may still end its response."""
+        """The client sends no more: notifies the handler, which may still end its response."""
         callback, self._on_gone = self._on_gone, None
         if callback is not None and self._state != _DONE:
             callback()

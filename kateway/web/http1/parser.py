@@ -156,7 +156,7 @@ class RequestParser:
         text = str(error)
         strange = isinstance(error, HttpParserInvalidMethodError) and not self.ready and _UNKNOWN_METHOD(data)
         if strange or text == "Invalid method for HTTP/x.x request":
-            # llhttp goes no further, to the path: it is told of all methods that any path has
+            # llhttp stops before the path: the answer lists the methods of all paths
             return MethodNotAllowed(f"The methods known here: {_KNOWN_METHODS}.", headers=(("Allow", _KNOWN_METHODS),))
         if text == "Invalid HTTP version" or "PRI" in text:
             return HttpVersionNotSupported()
@@ -177,7 +177,7 @@ class RequestParser:
             self.refusal = self._headers_too_large()
 
     def close(self) -> None:
-        """Parses nothing any more: lets go of llhttp and of a body that is not whole. Whole requests stay ``ready``."""
+        """Parses nothing any more: drops llhttp and an incomplete body. Whole requests stay ``ready``."""
         self.ended = True
         if self.arriving and self._id:
             self.refused_id = self._id.decode("ascii")

@@ -140,5 +140,5 @@ class PeerState:
                     _log.failure("a watcher of a connection failed at its end")
 
     def forget(self) -> None:
-        """Lets go of the transport."""
+        """Drops the transport."""
         self.wire = self.tls = self.half_close = None

@@ -59,7 +59,7 @@ LOOK_AGAIN_SECONDS = 0.25
 """How long after a listing without a topic the next one tells that there is none."""
 
 COMPLAINT_INTERVAL_SECONDS = 60.0
-"""The log hears at once that the cluster has gone, and no oftener than this that it ails of something new."""
+"""The loss of the cluster is logged at once, further errors at most once in so long."""
 
 
 class Pool:

@@ -352,7 +352,7 @@ class Membership:
         self._expiry = self._reactor.callLater(max(0.0, left), self._lose)
 
     def expelled(self) -> None:
-        """A commit was told that the generation is over."""
+        """A commit was refused because the generation is over."""
         self._lose()
         self._wake()
 

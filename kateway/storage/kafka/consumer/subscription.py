@@ -74,7 +74,7 @@ class KafkaSubscription:
         self._on_closed = closed
         self._owned: frozenset[int] = frozenset()
         self._told = False
-        """Whether the listener was told of the owned partitions."""
+        """Whether the listener was notified of the owned partitions."""
         self._first_ends: dict[int, int] = {}
         """Where 'latest' was when a partition was first ours: later records are not skipped after a rebalance."""
         self._revoking: dict[int, int | None] = {}
