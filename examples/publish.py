@@ -1,6 +1,6 @@
 """Publishes each line of its input as a record:  seq 5 | python publish.py http://localhost:9090/v1/topics/foobar [KEY]
 
-Prints where each record went. What is worth trying again (503, 429) is tried again, later each time; what may have been
+Prints where each record went. Retriable failures (503, 429) are repeated, later each time; a record that may have been
 written (504) is reported and not repeated, for that could write it twice.
 """
 

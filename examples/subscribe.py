@@ -19,7 +19,7 @@ AGAIN_SECONDS = 1.0
 
 
 class Lines:
-    """Cuts what arrives into lines and hands each record on."""
+    """Cuts the stream into lines and passes each record on."""
 
     def __init__(self, handle: Callable[[dict], None]) -> None:
         self._handle = handle
