@@ -61,10 +61,8 @@ async def test_an_empty_topic_answers_204_after_the_timeout(gateway: RunningGate
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_poll_that_does_not_wait_finds_what_is_there(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kateway.web.messages.stream.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
+async def test_a_poll_that_does_not_wait_finds_what_is_there(gateway: RunningGateway) -> None:
+    gateway.service._subscriptions.least_look_seconds = 10.0  # a busy machine
     await publish(gateway, "a")
     assert (await gateway.request("GET", f"{G}?timeout=0")).body == b"a"
     assert (await gateway.request("GET", f"{G}?timeout=0")).status == 204

@@ -131,12 +131,12 @@ async def test_leases_hold_while_the_same_group_begins_to_read_another_topic(
 
 @here
 async def test_a_poll_that_does_not_wait_finds_what_was_let_go_of_since_the_last(
-    kafka_3_9: KafkaCluster, gateways: Make, topic_name: str, monkeypatch: pytest.MonkeyPatch
+    kafka_3_9: KafkaCluster, gateways: Make, topic_name: str
 ) -> None:
-    monkeypatch.setattr("kateway.web.messages.stream.LEAST_LOOK_SECONDS", 10.0)  # a busy machine
     gateway = gateways(KafkaStorageConfig(driver="kafka", brokers=(kafka_3_9.bootstrap,), create_topics=True))
     await gateway.start()
     gateway.service.groups.config = DeliveryConfig(linger_seconds=30.0)
+    gateway.service._subscriptions.least_look_seconds = 10.0  # a busy machine
     topic = f"/v1/topics/{topic_name}"
     for value in (b"a", b"b"):
         assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", value)).status == 201

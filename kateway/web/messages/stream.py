@@ -49,6 +49,7 @@ class Bounds(NamedTuple):
     """To wait for a first record."""
     idle_seconds: float
     """Without a record after the first; infinite: heartbeats instead."""
+    least_look_seconds: float = LEAST_LOOK_SECONDS
 
 
 class Outlet(Protocol):
@@ -110,7 +111,7 @@ class Feed:
         """The client has no room."""
         self._since = clock.seconds()
         """When the client was last sent something, or had no room, or was paused."""
-        self._look_until = clock.seconds() + LEAST_LOOK_SECONDS
+        self._look_until = clock.seconds() + bounds.least_look_seconds
         self._over = False
         self._next: IDelayedCall | None = None
         """The next turn of the loop, when there is more to send at once."""

@@ -23,7 +23,7 @@ from kateway.web.http1.websocket import accept, wants_websocket
 from kateway.web.messages.admission import Admission
 from kateway.web.messages.negotiate import form
 from kateway.web.messages.response_body import FormBody
-from kateway.web.messages.stream import Bounds, Feed, Outlet
+from kateway.web.messages.stream import LEAST_LOOK_SECONDS, Bounds, Feed, Outlet
 from kateway.web.messages.websocket_subscribe import FRAMES, SocketOutlet
 from kateway.web.problems import problem
 
@@ -45,6 +45,7 @@ class SubscribeEdge:
         self.max_message_bytes = max_message_bytes
         """Of a WebSocket message that a client sends; a reload may change it."""
         self.heartbeat_seconds = heartbeat_seconds
+        self.least_look_seconds = LEAST_LOOK_SECONDS
         """Between signs of life on streams without records; a reload may change it for those to come."""
         self._feeds: set[Feed] = set()
         """Those under way."""
@@ -112,7 +113,7 @@ class SubscribeEdge:
         leave: Callable[[], None],
     ) -> None:
         max_bytes = math.inf if query.max_bytes is None else query.max_bytes
-        bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle)
+        bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle, self.least_look_seconds)
         feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, self._admission.pause(authorized))
         release = self._admission.open_streams.hold(authorized, feed.fail)
 
