@@ -250,6 +250,9 @@ class Unavailable(
     """Nothing was written; try again."""
 
 
+class StoreUnavailable(Unavailable, code="store-unavailable", title="Nothing can be written to the store just now"): ...
+
+
 class NotEnoughReplicas(Unavailable, code="not-enough-replicas", title="Too few replicas are in sync"): ...
 
 

@@ -30,7 +30,7 @@ QUOTAS = (
     "requests_per_second",
     "readers",
 )
-APP, KEY = "APP", "KEY"
+APP, KEY, CLUSTER = "APP", "KEY", "CLUSTER"
 TOPIC = "APP/TOPIC/VERSION"
 BINDING = "SUBSCRIBER/APP/TOPIC/VERSION"
 """How names are written: with so many parts."""
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _keys(_group(commands, "keys", "an application's keys"))
     _topics(_group(commands, "topics", "topics and their versions"))
     _bindings(_group(commands, "bindings", "the right of one application to read another's topic"))
+    _breakers(_group(commands, "breakers", "the clusters' circuit breakers"))
     _command(commands, "gateways", "the live gateways", lambda client, _options: client.list("/gateways"))
     _command(commands, "status", "the gateway's state", lambda client, _options: client.call("GET", "/status").body)
     _command(
@@ -152,6 +153,15 @@ def _bindings(bindings: Any) -> None:
         "--dead-letter", action=argparse.BooleanOptionalAction, default=None, help="whether there is such a queue"
     )
     _deleting(bindings, BINDING, "/bindings/{}")
+
+
+def _breakers(breakers: Any) -> None:
+    _listing(breakers, "/breakers")
+    for action, state, meaning in (
+        ("open", "open", "refuse publishes to a cluster at once, until it is closed by hand: for maintenance"),
+        ("close", "closed", "let publishes go to a cluster again"),
+    ):
+        _command(breakers, action, meaning, _set_breaker(state)).add_argument("cluster", metavar="CLUSTER")
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
@@ -297,6 +307,13 @@ def _put_binding(client: AdminClient, options: argparse.Namespace) -> Any:
         return {**now, **given}
 
     return client.change(f"/bindings/{client.name(options.name, BINDING)}", change)
+
+
+def _set_breaker(state: str) -> Act:
+    def act(client: AdminClient, options: argparse.Namespace) -> Any:
+        return client.call("POST", f"/breakers/{client.name(options.cluster, CLUSTER)}", {"state": state}).body
+
+    return act
 
 
 def _list_keys(client: AdminClient, options: argparse.Namespace) -> Any:

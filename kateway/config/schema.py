@@ -107,8 +107,14 @@ class EmbeddedStorageConfig:
     prefetch_max_bytes: int = attrs.field(default=1048576, validator=_between(16384, 1 << 26))
     """How much is read ahead for each partition of a subscription that takes fast; slow ones get less."""
     rebalance_grace_seconds: float = attrs.field(default=5.0, validator=_between(0, 300))
-    """For how long a reader that loses a partition may hold up the hand-over."""
+    """How long the end of a subscription waits for its last commits."""
     retention_check_seconds: float = attrs.field(default=60.0, validator=_between(0.1, DAY_SECONDS))
+    breaker_open_after_seconds: float = attrs.field(default=12.0, validator=_between(0, 3600))
+    """Without a written publish, until publishes are refused at once; longer than Kafka needs to replace a dead broker.
+    0: never.
+    """
+    breaker_minimum_requests: int = attrs.field(default=20, validator=_between(1, 1000000))
+    breaker_probe_seconds: float = attrs.field(default=1.0, validator=_between(0.1, 10))
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +135,12 @@ class KafkaStorageConfig:
     connect_timeout_seconds: float = attrs.field(default=5.0, validator=_between(0.1, 300))
     request_timeout_seconds: float = attrs.field(default=10.0, validator=_between(0.5, 300))
     metadata_refresh_seconds: float = attrs.field(default=60.0, validator=_between(1, 3600))
+    breaker_open_after_seconds: float = attrs.field(default=12.0, validator=_between(0, 3600))
+    """Without a written publish, until publishes are refused at once; longer than Kafka needs to replace a dead broker.
+    0: never.
+    """
+    breaker_minimum_requests: int = attrs.field(default=20, validator=_between(1, 1000000))
+    breaker_probe_seconds: float = attrs.field(default=1.0, validator=_between(0.1, 10))
     tls: TlsConfig = TlsConfig()
     sasl: SaslConfig = SaslConfig()
 

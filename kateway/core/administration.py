@@ -8,13 +8,14 @@ so that a caller can repeat a change that failed in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from kateway.core.audit.events import Audit
+from kateway.core.breaker import Breakers
 from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, TopicNotFound
 from kateway.model import TopicInfo
 from kateway.registry import plans
@@ -78,11 +79,13 @@ class Administration:
         *,
         just_used: Callable[[], Mapping[str, int]] = dict,
         own: Collection[str] = (),
+        breakers: Breakers | None = None,
     ) -> None:
         """``just_used``: keys that were used here and of which the registry has not heard. ``own``: clusters that no
         other gateway has.
         """
         self.registry = registry
+        self.breakers = Breakers({}, now) if breakers is None else breakers
         self._just_used = just_used
         self._own = own
         self._stores = stores
@@ -118,7 +121,7 @@ class Administration:
             application=application,
             kind=kind,
             secret_hash=hash_secret(secret),
-            made=self._now_ms(),
+            made=self.now_ms(),
             quota=quota,
         )
         written = await self._audited(self.registry.put_key(entry, ABSENT), by, "key.make", f"{application}/{name}")
@@ -134,7 +137,7 @@ class Administration:
                 old,
                 secret_hash=hash_secret(secret),
                 rotated_hash=old.secret_hash if grace_seconds > 0 else None,
-                rotated_until=self._now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else 0,
+                rotated_until=self.now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else 0,
             )
             return await self.registry.put_key(rotated, old.etag)
 
@@ -178,7 +181,7 @@ class Administration:
             return await registry.put_topic(topic, expected)
         old = registry.snapshot.topics.get(topic.name)
         if topic.state == "deprecated":
-            since = topic.deprecated or (old and old.deprecated) or self._now_ms()
+            since = topic.deprecated or (old and old.deprecated) or self.now_ms()
             until = topic.sunset or (old and old.sunset) or since + SUNSET_MS
             topic = attrs.evolve(topic, deprecated=since, sunset=until)
         # a change that the registry would refuse must not have touched the store
@@ -276,6 +279,18 @@ class Administration:
     async def delete_binding(self, name: BindingName, expected: str | None, by: By) -> None:
         await self._audited(self.registry.delete_binding(name, expected), by, "binding.delete", "/".join(name))
 
+    # --- breakers ----------------------------------------------------------------------------------------------
+
+    async def set_breaker(self, cluster: str, state: Literal["open", "closed"], by: By) -> None:
+        """Opens a cluster's breaker for maintenance, until it is closed by hand; or closes it. ``NotFound``."""
+
+        async def change() -> None:
+            if cluster not in self.breakers:
+                raise NotFound(f"there is no cluster {cluster}")
+            self.breakers.set_by_hand(cluster, state)
+
+        await self._audited(change(), by, f"breaker.{state}", cluster)
+
     # --- all ---------------------------------------------------------------------------------------------------
 
     async def audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
@@ -312,7 +327,8 @@ class Administration:
 
         return await shield(Deferred.fromCoroutine(carry_out()))
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
         return round(self._now() * 1000)
 
 

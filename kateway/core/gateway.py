@@ -7,14 +7,16 @@ even when its client goes away: nothing here cancels one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.backoff import Backoff
 from kateway.core.access.control import AuthorizedRequest, Place
+from kateway.core.breaker import Breakers, for_the_stores_sake
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ack
 from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
@@ -48,6 +50,8 @@ class Publish(NamedTuple):
     """On the reactor's clock: when the caller's patience ends."""
     retries: int
     """How often a publish that surely was not written is tried again before the deadline."""
+    began: float = inf
+    """On the reactor's clock: when the request arrived."""
 
 
 class Lag(NamedTuple):
@@ -76,9 +80,11 @@ class Gateway:
     def __init__(
         self,
         creation: Mapping[str, TopicCreation],
+        breakers: Breakers,
         groups: Memberships,
         clock: IReactorTime,
     ) -> None:
+        self._breakers = breakers
         self._creation = creation
         self._groups = groups
         self._clock = clock
@@ -90,9 +96,20 @@ class Gateway:
 
         A plain callback, not a coroutine: this runs for every request of the hot path.
         """
-        publishing = publish.place.store.publish(publish.place.topic, publish.messages, publish.acks, publish.deadline)
+        place, messages, acks, deadline, _, _ = publish
+        breaker = self._breakers[place.cluster]
+        if breaker.refusing and not (acks and breaker.admit()):
+            refusal = self._breakers.refusal(place.cluster)
+            return succeed([refusal] * len(messages))
+        publishing = place.store.publish(place.topic, messages, acks, deadline)
+        if breaker.refusing:
+            publishing.addCallback(self._probed, place.cluster)
         publishing.addCallback(self._judge, publish)
         return publishing
+
+    def _probed(self, outcomes: list[Outcome], cluster: str) -> list[Outcome]:
+        self._breakers.probed(cluster, outcomes)
+        return outcomes
 
     def publish_batch(self, publish: Publish) -> Deferred[list[Outcome]]:
         """As ``publish``, but fails with ``MalformedBatch`` and writes nothing where a message names a partition
@@ -100,7 +117,7 @@ class Gateway:
         """
         place = publish.place
         named = max((message.partition for message in publish.messages if message.partition is not None), default=-1)
-        if named < (place.store.partitions(place.topic) or 0):
+        if named < (place.store.partitions(place.topic) or 0) or self._breakers[place.cluster].refusing:
             return self.publish(publish)
         return Deferred.fromCoroutine(self._publish_checked(publish, named))
 
@@ -113,14 +130,22 @@ class Gateway:
         return await self.publish(publish)
 
     def _judge(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome] | Deferred[list[Outcome]]:
+        breaker = self._breakers[publish.place.cluster]
         for outcome in outcomes:
             if outcome.__class__ is not Receipt:
+                for each in outcomes:
+                    if isinstance(each, KatewayError) and for_the_stores_sake(each):
+                        breaker.failed(each, publish.began)
+                        break
                 return Deferred.fromCoroutine(self._again(outcomes, publish))
+        if publish.acks:
+            # without acks nothing says that it was written
+            breaker.successes += 1
         return outcomes
 
     async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
         """Publishes once more the messages that surely were not written: after making the topic, or after a pause."""
-        place, messages, acks, deadline, retries = publish
+        place, messages, acks, deadline, retries, _ = publish
         backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         created = False
         while True:

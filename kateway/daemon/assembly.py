@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, LogConfig, RegistryConfig
 from kateway.core.audit.events import SinkContext
+from kateway.core.breaker import BreakerConfig, Breakers, Changed
 from kateway.core.gateway import Gateway, TopicCreation
 from kateway.daemon import logs
 from kateway.errors import ConfigError
@@ -122,6 +123,20 @@ def topic_creation(settings: Config) -> dict[str, TopicCreation]:
         )
         for name, cluster in settings.storage.items()
     }
+
+
+def build_breakers(settings: Config, seconds: Callable[[], float], changed: Changed) -> Breakers:
+    """The clusters' circuit breakers; ``changed`` is called with each change."""
+    return Breakers(
+        {
+            name: BreakerConfig(
+                cluster.breaker_open_after_seconds, cluster.breaker_minimum_requests, cluster.breaker_probe_seconds
+            )
+            for name, cluster in settings.storage.items()
+        },
+        seconds,
+        changed,
+    )
 
 
 def sink_context(settings: Config, reactor: Any, data: Path, stores: Mapping[str, Store]) -> SinkContext:

@@ -35,11 +35,13 @@ from kateway.core.access.policy import Access, build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.core.administration import Administration
 from kateway.core.audit.events import build_audit
+from kateway.core.breaker import LOOK_SECONDS, Breaker
 from kateway.core.gateway import Gateway
 from kateway.core.groups.memberships import Memberships
 from kateway.daemon import logs
 from kateway.daemon.assembly import (
     build_access_log,
+    build_breakers,
     build_plane,
     build_registry,
     build_store,
@@ -126,7 +128,8 @@ class GatewayService(Service):
         self._front = Admission(self.control, self.open_streams, self._audit, reactor.seconds)
         self._front.quota_headers = settings.quotas.headers
 
-        gateway = Gateway(topic_creation(settings), self.groups, reactor)
+        self._breakers = build_breakers(settings, reactor.seconds, self._breaker_changed)
+        gateway = Gateway(topic_creation(settings), self._breakers, self.groups, reactor)
         self._subscriptions = SubscribeEdge(
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )
@@ -149,6 +152,7 @@ class GatewayService(Service):
             time.time,
             just_used=self._just_used,
             own=[name for name, cluster in settings.storage.items() if cluster.driver == "embedded"],
+            breakers=self._breakers,
         )
         self._admin_edge = AdminEdge(self, self._administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, lambda: self._draining, self._cors_origins)
@@ -181,7 +185,7 @@ class GatewayService(Service):
         """Of each part in use, by its name in the configuration. A registry that is away leaves its last snapshot in
         force, so it degrades the gateway and does not make it unready (``web/site/health.py``).
         """
-        parts = {f"storage.{name}": store.health() for name, store in self.stores.items()}
+        parts = {f"storage.{name}": self._breakers.health(name, store.health()) for name, store in self.stores.items()}
         if not open_mode(self.settings):
             parts["registry"] = self.registry.health()
         return parts
@@ -193,7 +197,11 @@ class GatewayService(Service):
             "uptime_seconds": round(time.time() - self._began, 1),
             "configuration": self._reloads.status(),
             "stores": {
-                name: {"driver": self.settings.storage[name].driver, **_health(store.health())}
+                name: {
+                    "driver": self.settings.storage[name].driver,
+                    **_health(self._breakers.health(name, store.health())),
+                    "breaker": self._breakers[name].state,
+                }
                 for name, store in self.stores.items()
             },
             "registry": {"driver": self.settings.registry.driver, **_health(self.registry.health())},
@@ -237,6 +245,7 @@ class GatewayService(Service):
                 self.ports.append(await listen(self._reactor, endpoint, factory, self._certificates.append))
         self._regular.every(PRESENCE_SECONDS, self._tell_registry)
         self._regular.every(TOPICS_SECONDS, self._administration.make_topics)
+        self._regular.every(LOOK_SECONDS, self._look_at_breakers)
         if isinstance(self.control, RegistryAccess):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
@@ -257,6 +266,14 @@ class GatewayService(Service):
                 load=self._load(),
             )
         )
+
+    async def _look_at_breakers(self) -> None:
+        self._breakers.look(self.stores)
+
+    def _breaker_changed(self, cluster: str, breaker: Breaker) -> None:
+        if not breaker.by_hand:
+            # a change by hand has an event of its own, with its actor
+            self._audit.record("gateway", f"breaker.{breaker.state}", cluster, "ok", change=True)
 
     def _just_used(self) -> Mapping[str, int]:
         control = self.control

@@ -18,6 +18,7 @@ from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
 from kateway.core.access.failures import build_failures
 from kateway.core.administration import Administration
 from kateway.core.audit.events import Audit, Event
+from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.errors import ConfigError
 from kateway.registry.file import FileRegistry
 from kateway.registry.interface import GatewayEntry
@@ -94,7 +95,8 @@ class Admin:
             hosts=["admin.example"],
             failures=build_failures(AuthConfig(), lambda: NOW),
         )
-        administration = Administration(registry, {"default": store}, audit, lambda: NOW)
+        breakers = Breakers({"default": BreakerConfig(), "other": BreakerConfig()}, lambda: NOW)
+        administration = Administration(registry, {"default": store}, audit, lambda: NOW, breakers=breakers)
         self.edge = AdminEdge(self.running, administration, guard)
 
     def begin(self, method: str, target: str, body: Any, headers: Mapping[str, str]) -> Answered:
@@ -755,3 +757,30 @@ async def test_flood_with_wrong_tokens_does_not_fill_the_audit() -> None:
 
 def test_every_change_has_an_action_for_the_audit() -> None:
     assert [route for route in ROUTES if bool(route.action) != (route.method != "GET")] == []
+
+
+# --- breakers --------------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_breakers_are_listed_and_set_by_hand_without_a_registry() -> None:
+    admin = Admin(OpenRegistry(), None)
+    listed = (await admin("GET", "/breakers"))["items"]
+    assert [(each["name"], each["state"]) for each in listed] == [("default", "closed"), ("other", "closed")]
+    opened = await admin("POST", "/breakers/default", {"state": "open"})
+    assert (opened["name"], opened["state"], opened["by_hand"]) == ("default", "open", True)
+    assert opened["since"].endswith("Z")
+    assert [each["state"] for each in (await admin("GET", "/breakers"))["items"]] == ["open", "closed"]
+    assert (await admin("POST", "/breakers/default", {"state": "closed"}))["state"] == "closed"
+    assert [(e.actor, e.action, e.object, e.outcome) for e in admin.events.seen] == [
+        ("admin", "breaker.open", "default", "ok"),
+        ("admin", "breaker.closed", "default", "ok"),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_breaker_of_no_cluster_is_404_and_a_body_that_is_none_400() -> None:
+    admin = Admin(OpenRegistry(), None)
+    await admin("POST", "/breakers/nowhere", {"state": "open"}, expect=404)
+    for body in ({}, {"state": "half_open"}, {"state": "open", "more": 1}, [1]):
+        await admin("POST", "/breakers/default", body, expect=400)

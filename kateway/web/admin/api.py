@@ -18,6 +18,7 @@ from twisted.internet.defer import CancelledError
 
 from kateway.core.administration import Administration, By
 from kateway.errors import (
+    BadRequest,
     ConfigError,
     InvalidName,
     KatewayError,
@@ -26,7 +27,7 @@ from kateway.errors import (
     TooManyFailures,
     Unprocessable,
 )
-from kateway.registry.documents import gateway_to_table
+from kateway.registry.documents import gateway_to_table, time_text
 from kateway.web.admin.access import SAFE, Guard
 from kateway.web.admin.requests import AdminCall, Pages, answer, query_of, unless_known
 from kateway.web.admin.resources import Resources, by
@@ -36,6 +37,7 @@ from kateway.web.problems import problem_object
 
 PREFIX = "/admin/v1"
 _PAGED = frozenset({"after", "limit"})
+_NOT_OF_THE_REGISTRY = frozenset({"/reload", "/breakers/{cluster}"})
 _NONE: frozenset[str] = frozenset()
 _DELETE = frozenset({"delete_records"})
 
@@ -57,6 +59,8 @@ ROUTES = (
     AdminRoute("POST", "/reload", "reload", action="reload"),
     AdminRoute("GET", "/openapi.json", "openapi"),
     AdminRoute("GET", "/gateways", "gateways", _PAGED),
+    AdminRoute("GET", "/breakers", "breakers", _PAGED),
+    AdminRoute("POST", "/breakers/{cluster}", "set_breaker", action="breaker.set"),
     AdminRoute("GET", "/applications", "applications", _PAGED),
     AdminRoute("GET", "/applications/{app}", "application"),
     AdminRoute("PUT", "/applications/{app}", "put_application", action="application.put"),
@@ -136,7 +140,7 @@ class AdminEdge:
             raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
         route, handler = found
         call = AdminCall(request, names, query_of(raw_query, route.query))
-        if route.action and route.path != "/reload":
+        if route.action and route.path not in _NOT_OF_THE_REGISTRY:
             try:
                 self._do.check_writable()
             except KatewayError as error:
@@ -188,6 +192,22 @@ class AdminEdge:
     async def _reload(self, call: AdminCall) -> Response:
         await self._do.audited(self._running.reload(), by(call), "reload", "configuration")
         return answer(200, self._running.status().get("configuration", {}))
+
+    async def _breakers(self, call: AdminCall) -> Response:
+        return answer(200, Pages(self._breaker).page({name: name for name in self._do.breakers}, call.query))
+
+    async def _set_breaker(self, call: AdminCall) -> Response:
+        table = call.table()
+        state = table.get("state")
+        if state not in ("open", "closed") or len(table) > 1:
+            raise BadRequest('the body must be {"state":"open"} or {"state":"closed"}')
+        cluster = call.names["cluster"]
+        await self._do.set_breaker(cluster, state, by(call))
+        return answer(200, {"name": cluster, **self._breaker(cluster)})
+
+    def _breaker(self, cluster: str) -> dict[str, Any]:
+        shown = self._do.breakers.status(cluster)
+        return {**shown, "since": time_text(self._do.now_ms() - round(shown.pop("seconds") * 1000))}
 
     async def _gateways(self, call: AdminCall) -> Response:
         entries = {entry.name: entry for entry in await self._do.registry.gateways()}

@@ -89,6 +89,7 @@ class PublishEdge:
                 acks,
                 request.received + query.timeout,
                 query.retries,
+                request.received,
             )
             publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
         except Exception as error:

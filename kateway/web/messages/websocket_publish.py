@@ -176,9 +176,8 @@ class PublishSocket:
         except Exception:
             # whatever it is: a message without an answer would hold up those behind it
             return fail()
-        return self._gateway.publish(
-            Publish(authorized.place, (record,), acks, self._clock.seconds() + timeout, retries)
-        )
+        now = self._clock.seconds()
+        return self._gateway.publish(Publish(authorized.place, (record,), acks, now + timeout, retries, now))
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.access.control import Place
+from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
 from kateway.core.reads import Start
@@ -22,6 +23,7 @@ from kateway.errors import (
     OutcomeUnknown,
     Overloaded,
     PartitionNotFound,
+    TooLarge,
     TopicNotFound,
     Unavailable,
 )
@@ -72,7 +74,8 @@ class World:
         self.store = Store(self.clock, *steps)
         self.store.make("t", 2)
         groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
-        self.gateway = Gateway({"default": TopicCreation(create, 3, 1)}, groups, self.clock)
+        self.breakers = Breakers({"default": BreakerConfig()}, self.clock.seconds)
+        self.gateway = Gateway({"default": TopicCreation(create, 3, 1)}, self.breakers, groups, self.clock)
 
     def place(self, topic: str = "t") -> Place:
         return Place("default", self.store, topic)  # type: ignore[arg-type]
@@ -218,3 +221,66 @@ def test_reading_a_partition_that_does_not_exist_is_refused() -> None:
     world = World()
     with pytest.raises(PartitionNotFound):
         world.now(world.gateway.read(world.place(), 2, Start("earliest")).first(0, 1))
+
+
+# --- the breaker ---------------------------------------------------------------------------------------------------
+
+
+def open_breaker(world: World) -> None:
+    breaker = world.breakers["default"]
+    for _ in range(20):
+        breaker.failed(Unavailable("away"), 0.0)
+    world.clock.advance(13)
+    breaker.look(world.clock.seconds(), False)
+    assert breaker.state == "open"
+
+
+def test_publishes_that_fail_for_the_stores_sake_are_counted_once_each() -> None:
+    world = World(*[failing(Unavailable("away"), Unavailable("away"), TooLarge())] * 3, failing(TooLarge()))
+    for _ in range(3):
+        world.publish(b"a", b"b", b"c", retries=0)
+    world.publish(b"a", retries=0)
+    assert world.breakers["default"].failures == 3
+    assert world.breakers["default"].successes == 0
+
+
+def test_publish_that_is_written_is_counted_and_one_without_acks_is_not() -> None:
+    world = World()
+    world.publish(b"a")
+    assert world.breakers["default"].successes == 1
+    world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0))
+    assert world.breakers["default"].successes == 1
+
+
+def test_open_breaker_refuses_at_once_and_the_store_is_not_asked() -> None:
+    world = World()
+    open_breaker(world)
+    outcomes = world.publish(b"a", b"b")
+    assert [outcome.code for outcome in outcomes] == ["store-unavailable"] * 2
+    assert world.batch(0, 99, topic="unknown")[0].code == "store-unavailable"
+    assert world.store.given == []
+
+
+def test_half_open_breaker_lets_one_publish_through_and_closes_when_it_is_written() -> None:
+    world = World(failing(Unavailable("away")), written)
+    open_breaker(world)
+    breaker = world.breakers["default"]
+    world.clock.advance(1)
+    breaker.look(world.clock.seconds(), True)
+    assert world.publish(b"a", retries=0)[0].code == "unavailable"
+    assert breaker.state == "open"
+    world.clock.advance(2)
+    breaker.look(world.clock.seconds(), True)
+    assert world.publish(b"b") == [Receipt(0, 0)]
+    assert breaker.state == "closed"
+    assert world.publish(b"c") == [Receipt(0, 0)]
+
+
+def test_publish_without_acks_is_no_probe() -> None:
+    world = World()
+    open_breaker(world)
+    world.clock.advance(1)
+    world.breakers["default"].look(world.clock.seconds(), True)
+    refused = World.now(world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0)))
+    assert refused[0].code == "store-unavailable"
+    assert world.store.given == []
