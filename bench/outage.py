@@ -103,15 +103,17 @@ def main() -> None:
             Oracle(cluster.direct).create_topic(TOPIC, 4)
             gateway = daemons.daemon(daemons.Checkout(ROOT), Path(name) / "gateway", ["--kafka", cluster.direct])
             try:
-                measure(cluster, gateway.public_port, options)
+                status = measure(cluster, gateway.public_port, options)
                 print("\n".join(line for line in gateway.log.splitlines() if "breaker" in line))
             finally:
                 gateway.close()
         finally:
             cluster.close()
+    sys.exit(status)
 
 
-def measure(cluster: KafkaCluster, port: int, options: argparse.Namespace) -> None:
+def measure(cluster: KafkaCluster, port: int, options: argparse.Namespace) -> int:
+    """Returns the exit status: 1 where a record is lost or doubled."""
     publishers = Publishers(port, options.timeout)
     running = threading.Thread(target=publishers.run, args=(options.connections,))
     running.start()
@@ -146,7 +148,7 @@ def measure(cluster: KafkaCluster, port: int, options: argparse.Namespace) -> No
         f"{len(publishers.written)} answered 201, {len(publishers.unknown)} answered 504; "
         f"{len(lost)} lost, {len(doubled)} there twice"
     )
-    sys.exit(1 if lost or doubled else 0)
+    return 1 if lost or doubled else 0
 
 
 if __name__ == "__main__":

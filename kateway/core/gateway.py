@@ -159,7 +159,8 @@ class Gateway:
             else:
                 again = [index for index, outcome in enumerate(outcomes) if _worth_a_retry(outcome)]
                 pause = backoff.next()
-                if not again or retries <= 0 or self._clock.seconds() + pause >= deadline:
+                refusing = self._breakers[place.cluster].refusing
+                if not again or refusing or retries <= 0 or self._clock.seconds() + pause >= deadline:
                     return outcomes
                 retries -= 1
                 await deferLater(self._clock, pause)

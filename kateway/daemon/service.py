@@ -271,6 +271,9 @@ class GatewayService(Service):
         self._breakers.look(self.stores)
 
     def _breaker_changed(self, cluster: str, breaker: Breaker) -> None:
+        if breaker.state == "open":
+            # their callers need not wait for their deadlines
+            self.stores[cluster].fail_unsent()
         if not breaker.by_hand:
             # a change by hand has an event of its own, with its actor
             self._audit.record("gateway", f"breaker.{breaker.state}", cluster, "ok", change=True)

@@ -95,6 +95,11 @@ class Store(Protocol):
         ``Overloaded`` where the store's bounded bytes in flight are used up.
         """
 
+    def fail_unsent(self) -> None:
+        """Fails the publishes that wait and were never sent, with ``Unavailable``: nothing can be written just now, and
+        their callers are to hear so before their deadlines. Those that were sent keep their chance.
+        """
+
     async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
         """For each partition the offset of ``at``; for a timestamp later than every record, the end."""
 

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from kateway.config.schema import EmbeddedStorageConfig
-from kateway.errors import Conflict, CorruptRecords, Draining, GroupBusy, KatewayError
-from kateway.model import Committed, Message
+from kateway.errors import Conflict, CorruptRecords, Draining, GroupBusy, KatewayError, Unavailable
+from kateway.model import Committed, Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
 
 here = pytest_twisted.ensureDeferred
@@ -167,6 +167,7 @@ async def test_start_whose_commit_failed_is_committed_as_soon_as_it_can_be(store
     await accept_commits(store)
     await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
     await until(lambda: store._subscriptions["group", "topic"]._retry is None)
+    await store._writer.commit("other", [])  # behind the commit that is under way
     assert await store.committed("group", "topic") == {0: Committed(0), 1: Committed(0)}
 
 
@@ -227,6 +228,18 @@ async def test_writer_that_breaks_over_a_transaction_writes_the_next(store, logg
     assert "writer broke" in logged_errors[0]["log_format"]
     await store.publish("topic", [Message(b"x", partition=0)], -1, reactor.seconds() + 5)
     logged_errors.clear()
+
+
+@here
+async def test_publishes_whose_transaction_has_not_begun_can_be_given_up(store):
+    first = store.publish("topic", [Message(b"a", partition=0)], -1, reactor.seconds() + 5)
+    await deferLater(reactor, 0)
+    assert store._writer.busy_since is not None
+    second = store.publish("topic", [Message(b"b", partition=0)], -1, reactor.seconds() + 5)
+    store.fail_unsent()
+    assert [type(outcome) for outcome in await second] == [Unavailable]
+    assert await first == [Receipt(0, 0)]
+    assert await store.publish("topic", [Message(b"c", partition=0)], -1, reactor.seconds() + 5) == [Receipt(0, 1)]
 
 
 @here

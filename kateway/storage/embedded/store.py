@@ -276,6 +276,9 @@ class EmbeddedStore:
         self._writer.publish(PendingWrite(outcomes, entries, size, newest, deadline, answer))
         return answer
 
+    def fail_unsent(self) -> None:
+        self._writer.fail_gathered()
+
     # --- reading without a group
 
     async def offsets(self, topic: str, at: At) -> Mapping[int, int]:

@@ -142,16 +142,24 @@ class Writer:
 
     def give_up(self) -> None:
         """Answers everything that is still outstanding: gathered messages are not written any more."""
-        gathered, self._gathered = self._gathered, deque()
-        for publish in gathered:
-            self._inflight_bytes -= publish.size
-            publish.fail(Unavailable("the embedded store stopped before this was written"))
+        self._fail_gathered("the embedded store stopped before this was written")
         if self._batch is not None:
             for publish in self._batch.published:
                 publish.fail(OutcomeUnknown("the embedded store stopped while this was being written"))
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+
+    def fail_gathered(self) -> None:
+        """Answers the publishes whose transaction has not begun."""
+        reason = "the disk does not answer" if self.last_error is None else self.last_error.detail
+        self._fail_gathered(f"this was not written: {reason}")
+
+    def _fail_gathered(self, detail: str) -> None:
+        gathered, self._gathered = self._gathered, deque()
+        for publish in gathered:
+            self._inflight_bytes -= publish.size
+            publish.fail(Unavailable(detail))
 
     def _schedule(self) -> None:
         if self._batch is None and self._turn is None:

@@ -111,6 +111,10 @@ class KafkaStore:
         """Writes messages."""
         return self._producer.publish(topic, messages, acks, deadline)
 
+    def fail_unsent(self) -> None:
+        """Fails publishes that wait and were never sent."""
+        self._producer.fail_unsent()
+
     async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
         """The offset of ``at`` in each partition."""
         return await self._offsets.at(topic, at)

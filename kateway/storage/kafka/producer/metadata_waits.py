@@ -5,6 +5,7 @@ a caller that finds its leaders out of date. Callers in the same moment share a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -74,13 +75,20 @@ class Lookups:
 
     def sweep(self, now: float) -> None:
         """Fails overdue publishes; looks where a look is due."""
+        self._fail_overdue(now)
+        if (self.wanted or self._waiting) and now - self.looked_at >= LOOK_SECONDS:
+            self._look()
+
+    def fail_waiting(self) -> None:
+        """Fails the waiting publishes before their deadlines."""
+        self._fail_overdue(inf)
+
+    def _fail_overdue(self, now: float) -> None:
         overdue = [lookup for lookup in self._waiting if lookup.deadline <= now]
         if overdue:
             self._waiting = [lookup for lookup in self._waiting if lookup.deadline > now]
             for lookup in overdue:
                 self._fail(lookup, Unavailable, f"the cluster cannot be asked: {self._client.health().reason}")
-        if (self.wanted or self._waiting) and now - self.looked_at >= LOOK_SECONDS:
-            self._look()
 
     def stop(self) -> None:
         """Looks no more, and fails the waiting publishes."""

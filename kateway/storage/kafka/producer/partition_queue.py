@@ -273,6 +273,11 @@ class Lane(Generic[I]):
             item.settled = True
         return unsent, unknown
 
+    def take_unsent(self) -> list[I]:
+        """Takes out the items that are in no batch yet."""
+        unsent, self.queue = list(self.queue), deque()
+        return unsent
+
     def earliest_deadline(self) -> float:
         """Of the items whose callers still wait; infinite where there are none."""
         found = min((item.deadline for item in self.queue), default=float("inf"))

@@ -345,6 +345,13 @@ class Producer:
         if self._drained is not None and not self.held_bytes and not self._drained.called:
             self._drained.callback(None)
 
+    def fail_unsent(self) -> None:
+        """``Store.fail_unsent``."""
+        for lane in list(self._active):
+            unsent = lane.take_unsent()
+            self._fail(unsent, Unavailable, self._why_unsent(lane))
+        self._lookups.fail_waiting()
+
     # --- the sweep ---------------------------------------------------------------------------------------------
 
     def _sweep_soon(self) -> None:

@@ -203,6 +203,35 @@ def test_what_was_never_sent_by_its_deadline_is_unavailable(brokers: Brokers, pr
     assert producer.held_bytes == 0
 
 
+def test_unsent_publishes_fail_at_once_when_they_are_given_up_and_later_ones_are_written(
+    brokers: Brokers, producer: Producer
+) -> None:
+    brokers.reachable = False
+    alone, many = publish(producer, b"a"), publish(producer, b"b", b"c", partition=1)
+    brokers.looks_answered = False
+    unknown = publish(producer, b"d", topic="new")
+    brokers.pass_time(0.1)
+    producer.fail_unsent()
+    assert [type(each) for each in alone + many + unknown] == [Unavailable] * 4
+    assert producer.held_bytes == 0
+    brokers.reachable = True
+    brokers.looks_answered = True
+    later = publish(producer, b"e")
+    brokers.pass_time(0.5)
+    assert brokers.requests[0].batches == {("t", 0): Sent(1, 0, [b"e"])}
+    brokers.requests[0].reply()
+    assert later == [Receipt(0, 0)]
+
+
+def test_sent_publishes_keep_their_chance_when_the_unsent_are_given_up(brokers: Brokers, producer: Producer) -> None:
+    sent = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    producer.fail_unsent()
+    assert sent == []
+    brokers.requests[0].reply()
+    assert sent == [Receipt(0, 0)]
+
+
 def test_what_was_sent_and_not_answered_is_unknown_and_its_number_is_kept(brokers: Brokers, producer: Producer) -> None:
     outcome = publish(producer, b"a", seconds=1)
     brokers.pass_time(1.1)

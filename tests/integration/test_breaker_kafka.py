@@ -64,7 +64,7 @@ async def test_breaker_opens_while_the_cluster_is_away_and_nothing_is_lost_or_do
         while not over:
             value = b"%d-%d" % (name, number)
             number += 1
-            answer = await gateway.request("POST", f"/v1/topics/{topic_name}?timeout=2", value)
+            answer = await gateway.request("POST", f"/v1/topics/{topic_name}?timeout=15", value)
             code = str(answer.status) if answer.status == 201 else answer.code
             answers[code] += 1
             if answer.status == 201:
