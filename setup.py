@@ -1,12 +1,71 @@
 """What kateway is called, what it needs, and what its wheel carries: the package and the twistd plugin."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+COMPILED = (
+    "backoff",
+    "bounded_cache",
+    "core/access/control",
+    "core/breaker",
+    "core/gateway",
+    "model",
+    "storage/embedded/records",
+    "storage/kafka/producer/broker_sender",
+    "storage/kafka/producer/partition_queue",
+    "storage/kafka/producer/pending",
+    "storage/kafka/producer/producer",
+    "storage/kafka/producer/topic_route",
+    "storage/kafka/protocol/primitives",
+    "storage/kafka/protocol/produce_requests",
+    "storage/kafka/protocol/record_batches",
+    "storage/partitioner",
+    "web/exchange",
+    "web/http1/exchange",
+    "web/http1/head_cache",
+    "web/http1/parser",
+    "web/messages/admission",
+    "web/messages/publish",
+    "web/messages/router",
+    "web/params",
+    "web/problems",
+)
+"""The modules of the hot paths. With KATEWAY_COMPILE=1 they become C extensions (mypyc), from the same typed source; a
+subclass of a compiled class must be compiled too. Figures: docs/performance.rst."""
+
 version = re.search(r'__version__ = "([^"]+)"', (here / "kateway/__init__.py").read_text(encoding="utf-8")).group(1)
+
+requirements = [
+    "twisted[tls]>=24.7",
+    "klein>=24.8",
+    "afkak==21.5.0.post0",
+    "kazoo>=2.10",
+    "service-identity>=24.1",
+    "httptools>=0.6.4",
+    "attrs>=23.2",
+    "cattrs>=24.1",
+    "cramjam>=2.9",
+    "google-crc32c>=1.6",
+    "mypy-extensions>=1.0",
+    "orjson>=3.10",
+    "pyjwt[crypto]>=2.9",
+    "shtab>=1.7",
+    "treq>=24.9",
+    "wsproto>=1.2",
+]
+compiling = os.environ.get("KATEWAY_COMPILE") == "1"
+extensions = []
+if compiling and {"build_ext", "bdist_wheel"} & set(sys.argv):
+    # not when pip only asks for metadata, or for the requirements of the build: mypyc is one of them
+    from mypyc.build import mypycify
+
+    modules = [f"kateway/{module}.py" for module in COMPILED]
+    extensions = mypycify(["--config-file=pyproject.toml", *modules], opt_level="3", debug_level="0")
 
 setup(
     name="kateway",
@@ -30,23 +89,10 @@ setup(
     # twisted/plugins has no __init__.py, on purpose: it is a folder that several distributions share
     packages=[*find_packages(include=["kateway", "kateway.*"]), "twisted.plugins"],
     package_data={"kateway": ["py.typed", "web/openapi.json"]},
-    install_requires=[
-        "twisted[tls]>=24.7",
-        "klein>=24.8",
-        "afkak==21.5.0.post0",
-        "kazoo>=2.10",
-        "service-identity>=24.1",
-        "httptools>=0.6.4",
-        "attrs>=23.2",
-        "cattrs>=24.1",
-        "cramjam>=2.9",
-        "google-crc32c>=1.6",
-        "orjson>=3.10",
-        "pyjwt[crypto]>=2.9",
-        "shtab>=1.7",
-        "treq>=24.9",
-        "wsproto>=1.2",
-    ],
+    install_requires=requirements,
+    # mypyc infers more where it sees the types of what is imported
+    setup_requires=["mypy[mypyc]>=1.18", "mypy-zope>=1.0.9", *requirements] if compiling else [],
+    ext_modules=extensions,
     entry_points={
         "console_scripts": ["kateway-admin = kateway.cli.main:console"],
         "kateway.authenticators": [

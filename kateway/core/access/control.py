@@ -115,7 +115,8 @@ class AccessControl(Protocol):
 class OpenAccess:
     """Authorises every request, on the default cluster."""
 
-    topic_grammar = group_grammar = OPEN_NAME
+    topic_grammar = OPEN_NAME
+    group_grammar = OPEN_NAME
     open = True
 
     def __init__(self, stores: Mapping[str, Store]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError
 
@@ -35,7 +35,7 @@ class Remembered(NamedTuple):
     head: Head | None
     shown: Shown
     until: float
-    rules: object
+    rules: Any
     authorized: AuthorizedRequest
     caller: str
 

@@ -26,6 +26,8 @@ from collections import deque
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from kateway.storage.kafka.protocol.produce_requests import Identity
 
 MAX_IN_FLIGHT = 5
@@ -55,6 +57,7 @@ class Verdict(Enum):
     """An answer that says nothing: the batch is given up and may have been written."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class QueueItem:
     """A message in a lane. ``settled``: its caller has an outcome; its number is still needed."""
 

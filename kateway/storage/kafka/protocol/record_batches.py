@@ -322,6 +322,8 @@ def _decode_records(  # noqa: PLR0915  # calls inside would cost more than the w
         if position + 1 == end and not data[position]:
             append(new(kind, (base_offset + (number >> 1), timestamp, key, value, none)))
         else:
+            if end < position:
+                raise IndexError
             section = data[position:end]
             headers = headers_of(section)
             if headers is None:
