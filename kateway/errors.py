@@ -166,6 +166,11 @@ class LengthRequired(
 ): ...
 
 
+class IdempotencyKeyInUse(
+    Conflict, code="idempotency-key-in-use", title="A request with this Idempotency-Key is under way", retriable=True
+): ...
+
+
 class PreconditionFailed(
     KatewayError, status=412, code="precondition-failed", title="The entry is not the one that If-Match names"
 ): ...
@@ -197,6 +202,11 @@ class ExpectationFailed(KatewayError, status=417, code="expectation-failed", tit
 
 
 class Unprocessable(KatewayError, status=422, code="unprocessable", title="The content cannot be applied"): ...
+
+
+class IdempotencyKeyReused(
+    Unprocessable, code="idempotency-key-reused", title="The Idempotency-Key was used for another request"
+): ...
 
 
 class TooManyRequests(

@@ -149,6 +149,15 @@ StorageConfig = EmbeddedStorageConfig | KafkaStorageConfig
 
 
 @attrs.frozen(kw_only=True)
+class PublishConfig:
+    """Publishes that carry an Idempotency-Key."""
+
+    idempotency_window_seconds: float = attrs.field(default=3600.0, validator=_between(1, 30 * DAY_SECONDS))
+    idempotency_max_entries: int = attrs.field(default=100000, validator=_between(1, 100000000))
+    idempotency_scan_max_bytes: int = attrs.field(default=268435456, validator=_at_least(1048576))
+
+
+@attrs.frozen(kw_only=True)
 class DeliveryConfig:
     """How records are handed to readers and when they count as delivered."""
 
@@ -267,6 +276,7 @@ class Config:
     http: HttpConfig = HttpConfig()
     admin: AdminConfig = AdminConfig()
     storage: dict[str, StorageConfig] = attrs.field(factory=lambda: {"default": EmbeddedStorageConfig()})
+    publish: PublishConfig = PublishConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     registry: RegistryConfig = RegistryConfig()
     auth: AuthConfig = attrs.field(factory=AuthConfig)

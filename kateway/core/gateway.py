@@ -22,6 +22,7 @@ from kateway.core.delivery.ledger import Ack
 from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Mode, Reader
+from kateway.core.idempotency import Answered, Idempotency, Use
 from kateway.core.reads import MergedRead, NewestRead, PartitionRead, Read, Start
 from kateway.errors import (
     Conflict,
@@ -81,10 +82,12 @@ class Gateway:
         self,
         creation: Mapping[str, TopicCreation],
         breakers: Breakers,
+        idempotency: Idempotency,
         groups: Memberships,
         clock: IReactorTime,
     ) -> None:
         self._breakers = breakers
+        self._idempotency = idempotency
         self._creation = creation
         self._groups = groups
         self._clock = clock
@@ -106,6 +109,22 @@ class Gateway:
             publishing.addCallback(self._probed, place.cluster)
         publishing.addCallback(self._judge, publish)
         return publishing
+
+    async def publish_once(self, use: Use, publish: Publish, *, batch: bool) -> Answered:
+        """Publishes under an idempotency key. ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``; ``Unavailable`` where
+        it cannot be known whether it was written before.
+        """
+        place = publish.place
+        if self._breakers[place.cluster].refusing:
+            # nothing can be read either
+            raise self._breakers.refusal(place.cluster)
+        partitions = (await self.topic(place, create=True)).partitions
+
+        def write(messages: Sequence[Message]) -> Deferred[list[Outcome]]:
+            part = publish._replace(messages=messages)
+            return self.publish_batch(part) if batch else self.publish(part)
+
+        return await self._idempotency.publish(use, place, partitions, publish.messages, publish.deadline, write)
 
     def _probed(self, outcomes: list[Outcome], cluster: str) -> list[Outcome]:
         self._breakers.probed(cluster, outcomes)

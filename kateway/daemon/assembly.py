@@ -6,6 +6,7 @@ Nothing is started here. Drivers are imported where one is chosen: one that is n
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageCon
 from kateway.core.audit.events import SinkContext
 from kateway.core.breaker import BreakerConfig, Breakers, Changed
 from kateway.core.gateway import Gateway, TopicCreation
+from kateway.core.idempotency import Idempotency
 from kateway.daemon import logs
 from kateway.errors import ConfigError
 from kateway.registry.interface import Registry
@@ -136,6 +138,18 @@ def build_breakers(settings: Config, seconds: Callable[[], float], changed: Chan
         },
         seconds,
         changed,
+    )
+
+
+def build_idempotency(settings: Config, reactor: Any) -> Idempotency:
+    """The idempotency keys in use."""
+    config = settings.publish
+    return Idempotency(
+        reactor,
+        lambda: time.time_ns() // 1_000_000,
+        window_seconds=config.idempotency_window_seconds,
+        max_entries=config.idempotency_max_entries,
+        scan_max_bytes=config.idempotency_scan_max_bytes,
     )
 
 

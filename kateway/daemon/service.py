@@ -42,6 +42,7 @@ from kateway.daemon import logs
 from kateway.daemon.assembly import (
     build_access_log,
     build_breakers,
+    build_idempotency,
     build_plane,
     build_registry,
     build_store,
@@ -129,7 +130,8 @@ class GatewayService(Service):
         self._front.quota_headers = settings.quotas.headers
 
         self._breakers = build_breakers(settings, reactor.seconds, self._breaker_changed)
-        gateway = Gateway(topic_creation(settings), self._breakers, self.groups, reactor)
+        idempotency = build_idempotency(settings, reactor)
+        gateway = Gateway(topic_creation(settings), self._breakers, idempotency, self.groups, reactor)
         self._subscriptions = SubscribeEdge(
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )

@@ -95,6 +95,9 @@ class Store(Protocol):
         ``Overloaded`` where the store's bounded bytes in flight are used up.
         """
 
+    def undecided(self, topic: str, partition: int) -> bool:
+        """Whether a publish to the partition that was answered ``OutcomeUnknown`` may still be written."""
+
     def fail_unsent(self) -> None:
         """Fails the publishes that wait and were never sent, with ``Unavailable``: nothing can be written just now, and
         their callers are to hear so before their deadlines. Those that were sent keep their chance.

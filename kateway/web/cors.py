@@ -15,7 +15,7 @@ from kateway.web.exchange import Exchange, Response
 
 EXPOSED = (
     b"X-Request-Id, X-Partition, X-Offset, X-Timestamp, X-Key, X-Key-Base64, X-Attempt, X-Lease, X-Tombstone, "
-    b"Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset"
+    b"Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, Idempotency-Replayed"
 )
 MAX_AGE_SECONDS = 600
 _PORT = re.compile(rb":[0-9]+\Z")

@@ -64,6 +64,7 @@ class PublishHeaders(NamedTuple):
     acks: int | None
     headers: Headers
     timestamp: int | None = None
+    idempotency: str | None = None
 
 
 class SubscribeQuery(NamedTuple):
@@ -216,7 +217,11 @@ _PUBLISH = frozenset(
 DEFAULT_PUBLISH_SECONDS = 5.0
 DEFAULT_RETRIES = 3
 _RECORD_HEADER = b"kateway-header-"
-_MEANT_FOR_US = frozenset({b"key", b"acks", b"content-type", b"kateway-timestamp"})
+_MEANT_FOR_US = frozenset({b"key", b"acks", b"content-type", b"kateway-timestamp", b"idempotency-key"})
+_IDEMPOTENCY_KEY = re.compile(
+    rb"""(?s)"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"|([!\x23-\x27*+\x2d-:=A-Z^_`a-z|~]{1,255})"""
+)
+"""A quoted string (RFC 9651 3.3.3) or a token, with ``/``, ``:`` and ``=`` besides."""
 
 
 def publish_query(raw: bytes) -> PublishQuery:
@@ -263,6 +268,7 @@ def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
     key: bytes | None = None
     ack: int | None = None
     timestamp: int | None = None
+    idempotency: str | None = None
     found: list[tuple[str, bytes | None]] = []
     for name, value in headers:
         if name in _MEANT_FOR_US:
@@ -274,6 +280,8 @@ def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
                 key = value
             elif name == b"acks":
                 ack = _once("Acks", ack, acks(value, "Acks"))
+            elif name == b"idempotency-key":
+                idempotency = _once("Idempotency-Key", idempotency, _idempotency_key(value))
             else:
                 given = whole({b"Kateway-Timestamp": value}, b"Kateway-Timestamp", 0, 0, INT64_MAX)
                 timestamp = _once("Kateway-Timestamp", timestamp, given)
@@ -281,10 +289,19 @@ def publish_headers(headers: Sequence[Header]) -> PublishHeaders:
             if len(name) == len(_RECORD_HEADER):
                 raise InvalidParameter("a header Kateway-Header- needs a name behind it")
             found.append((name[len(_RECORD_HEADER) :].decode("ascii"), value))
-    return PublishHeaders(key, ack, tuple(found), timestamp)
+    return PublishHeaders(key, ack, tuple(found), timestamp, idempotency)
 
 
-def _once(name: str, before: int | None, now: int) -> int:
+def _idempotency_key(value: bytes) -> str:
+    found = _IDEMPOTENCY_KEY.fullmatch(value)
+    if found is None:
+        raise InvalidParameter("Idempotency-Key must be a token or a quoted string of at most 255 characters")
+    quoted, token = found.groups()
+    raw: bytes = token if quoted is None else re.sub(rb"\\(.)", rb"\1", quoted)
+    return raw.decode("ascii")
+
+
+def _once(name: str, before: T | None, now: T) -> T:
     if before is not None and before != now:
         raise Contradiction(f"the header {name} is given twice")
     return now

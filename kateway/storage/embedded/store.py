@@ -276,6 +276,9 @@ class EmbeddedStore:
         self._writer.publish(PendingWrite(outcomes, entries, size, newest, deadline, answer))
         return answer
 
+    def undecided(self, topic: str, partition: int) -> bool:
+        return self._writer.undecided
+
     def fail_unsent(self) -> None:
         self._writer.fail_gathered()
 

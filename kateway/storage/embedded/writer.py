@@ -150,6 +150,11 @@ class Writer:
             self._alarm.cancel()
             self._alarm = None
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the transaction under way holds publishes whose callers were answered already."""
+        return self._batch is not None and any(publish.answer is None for publish in self._batch.published)
+
     def fail_gathered(self) -> None:
         """Answers the publishes whose transaction has not begun."""
         reason = "the disk does not answer" if self.last_error is None else self.last_error.detail

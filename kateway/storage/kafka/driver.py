@@ -111,6 +111,10 @@ class KafkaStore:
         """Writes messages."""
         return self._producer.publish(topic, messages, acks, deadline)
 
+    def undecided(self, topic: str, partition: int) -> bool:
+        """Whether a publish of unknown outcome may still be written."""
+        return self._producer.undecided(topic, partition)
+
     def fail_unsent(self) -> None:
         """Fails publishes that wait and were never sent."""
         self._producer.fail_unsent()

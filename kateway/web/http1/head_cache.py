@@ -12,7 +12,7 @@ from kateway.web.exchange import Head, Request
 MOST_HEADS = 1024
 MOST_HEAD_BYTES = 4096
 _END = b"\r\n\r\n"
-_OF_ONE_REQUEST = frozenset((b"x-request-id", b"expect", b"transfer-encoding", b"upgrade"))
+_OF_ONE_REQUEST = frozenset((b"x-request-id", b"expect", b"transfer-encoding", b"upgrade", b"idempotency-key"))
 
 
 class Heads:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
+from kateway.core.idempotency import Answered, Use, fingerprint
 from kateway.errors import (
     BadRequest,
     InvalidParameter,
@@ -46,6 +47,7 @@ class PublishQuery(NamedTuple):
     timestamp: int | None
     decode: Decode | None
     """Undoes the body's ``Content-Encoding``; ``None`` where it has none."""
+    idempotency: str | None
 
 
 class PublishEdge:
@@ -71,7 +73,7 @@ class PublishEdge:
                 asked = self._asked(request, raw_query)
                 if head is not None:
                     head.memo[self] = asked
-            query, key, acks, headers, timestamp, decode = asked
+            query, key, acks, headers, timestamp, decode, idempotency = asked
             body = request.body if decode is None else decode(request.body, self.max_body_bytes)
             if query.batch:
                 messages = _batch(request, body, key, query.partition, headers)
@@ -91,7 +93,10 @@ class PublishEdge:
                 query.retries,
                 request.received,
             )
-            publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
+            if idempotency is not None:
+                publishing = self._once(exchange, authorized, path, publish, query.batch, idempotency)
+            else:
+                publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
         except Exception as error:
             if admission.audit.publishes:
                 admission.record_failed(exchange, "publish", path, authorized, error)
@@ -113,7 +118,31 @@ class PublishEdge:
         if query.tombstone and query.batch:
             raise InvalidParameter("tombstone is for single records: in a batch a record's value is null")
         decode = decoder(request.headers)
-        return PublishQuery(query, key, -1 if acks is None else acks, given.headers, timestamp, decode)
+        if given.idempotency is not None and acks == 0:
+            raise InvalidParameter("an Idempotency-Key needs an acknowledgement: leave ack=0 out")
+        return PublishQuery(
+            query, key, -1 if acks is None else acks, given.headers, timestamp, decode, given.idempotency
+        )
+
+    def _once(
+        self,
+        exchange: Exchange,
+        authorized: AuthorizedRequest,
+        path: params.TopicPath,
+        publish: Publish,
+        batch: bool,
+        key: str,
+    ) -> Deferred[list[Outcome]]:
+        """Publishes under an idempotency key, to its end though the client goes."""
+
+        def answered(found: Answered) -> list[Outcome]:
+            if found.replayed:
+                exchange.extra_headers = (*exchange.extra_headers, (b"Idempotency-Replayed", b"true"))
+            return found.outcomes
+
+        asked = fingerprint(publish.messages, publish.acks, batch)
+        use = Use(authorized.principal.application, path.topic, path.version, key, asked)
+        return Deferred.fromCoroutine(self._gateway.publish_once(use, publish, batch=batch)).addCallback(answered)
 
     def _record(self, error: KatewayError | None, exchange: Exchange, authorized: AuthorizedRequest) -> None:
         self._admission.record(exchange, authorized, "publish", error)

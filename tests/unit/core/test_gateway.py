@@ -15,6 +15,7 @@ from kateway.core.access.control import Place
 from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
+from kateway.core.idempotency import Idempotency
 from kateway.core.reads import Start
 from kateway.errors import (
     InvalidRecord,
@@ -75,7 +76,13 @@ class World:
         self.store.make("t", 2)
         groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
         self.breakers = Breakers({"default": BreakerConfig()}, self.clock.seconds)
-        self.gateway = Gateway({"default": TopicCreation(create, 3, 1)}, self.breakers, groups, self.clock)
+        self.gateway = Gateway(
+            {"default": TopicCreation(create, 3, 1)},
+            self.breakers,
+            Idempotency(self.clock, lambda: 0),
+            groups,
+            self.clock,
+        )
 
     def place(self, topic: str = "t") -> Place:
         return Place("default", self.store, topic)  # type: ignore[arg-type]

@@ -276,6 +276,11 @@ class Lane(Generic[I]):
             item.settled = True
         return unsent, unknown
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a batch under way holds items whose callers were answered already."""
+        return any(item.settled for batch in self.batches for item in batch.items)
+
     def take_unsent(self) -> list[I]:
         """Takes out the items that are in no batch yet."""
         unsent, self.queue = list(self.queue), deque()

@@ -345,6 +345,10 @@ class Producer:
         if self._drained is not None and not self.held_bytes and not self._drained.called:
             self._drained.callback(None)
 
+    def undecided(self, topic: str, partition: int) -> bool:
+        """``Store.undecided``."""
+        return any(lane.topic == topic and lane.partition == partition and lane.undecided for lane in self._active)
+
     def fail_unsent(self) -> None:
         """``Store.fail_unsent``."""
         for lane in list(self._active):

@@ -1,0 +1,216 @@
+"""Idempotency keys: a publish that is repeated under its key is written once, and answered as the first time.
+
+An entry in memory has the outcome of a key that this gateway has handled. Any other key is looked for in the records:
+each carries its key in the header ``idempotency-key``, and lies in a partition that follows from the record's key, else
+from the idempotency key. So before a key that is not known here is written, its partition's window is read for it
+(``key_index``), and from then on only the records that were added since.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from kateway.core.access.control import Place
+from kateway.core.key_index import HEADER, KeyIndex, digest_of
+from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, Unavailable
+from kateway.model import Message, Receipt
+from kateway.storage.interface import Outcome
+from kateway.storage.partitioner import by_key
+
+LOOK_SECONDS = 0.1
+"""How often is looked whether a publish of unknown outcome has been decided."""
+
+
+class Use(NamedTuple):
+    """A key as one request uses it: the caller's application, topic and version, the key, a digest of the request."""
+
+    application: str
+    topic: str
+    version: str
+    key: str
+    fingerprint: bytes
+
+
+@attrs.define(eq=False)
+class _Entry:
+    fingerprint: bytes
+    until: float
+    outcomes: list[Outcome] | None = None
+    """``None`` while the first request is under way and nothing is known yet."""
+    waiting: list[Deferred[None]] | None = attrs.field(factory=list)
+    """Repeats that wait for the request under way; ``None`` where none is under way."""
+
+
+class Answered(NamedTuple):
+    """One outcome a message; ``replayed``: nothing was written for this request."""
+
+    outcomes: list[Outcome]
+    replayed: bool
+
+
+Write = Callable[[Sequence[Message]], Awaitable[list[Outcome]]]
+
+
+def fingerprint(messages: Sequence[Message], acks: int, batch: bool) -> bytes:
+    """A digest of everything that a request asks to be written, and how."""
+    return blake2b(repr((acks, batch, [tuple(each) for each in messages])).encode(), digest_size=16).digest()
+
+
+class Idempotency:
+    """The keys in use. ``evicted`` counts outcomes that were dropped for want of room before their window was over."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        now_ms: Callable[[], int],
+        *,
+        window_seconds: float = 3600.0,
+        max_entries: int = 100_000,
+        scan_max_bytes: int = 268_435_456,
+    ) -> None:
+        self.evicted = 0
+        self._clock = clock
+        self._window_seconds = window_seconds
+        self._max_entries = max_entries
+        self._index = KeyIndex(
+            now_ms, window_ms=round(window_seconds * 1000), most=max_entries, max_bytes=scan_max_bytes
+        )
+        self._entries: OrderedDict[tuple[str, str, str, str], _Entry] = OrderedDict()
+        """Oldest first."""
+
+    async def publish(
+        self, use: Use, place: Place, partitions: int, messages: Sequence[Message], deadline: float, write: Write
+    ) -> Answered:
+        """Writes messages that are not written under this key yet. ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``;
+        ``Unavailable`` where it cannot be known whether they are.
+        """
+        name = use[:4]
+        entry = await self._claim(name, use.fingerprint, deadline)
+        outcomes = entry.outcomes
+        if outcomes is not None and all(isinstance(outcome, Receipt) for outcome in outcomes):
+            return Answered(outcomes, True)
+        try:
+            placed = _placed(use.key, messages, partitions)
+            looking = Deferred.fromCoroutine(self._known(place, partitions, use.key, placed, deadline))
+            left = max(deadline - self._clock.seconds(), 0.0)
+            known = await looking.addTimeout(left, self._clock, _not_known)
+            missing = [index for index, receipt in enumerate(known) if receipt is None]
+            found: list[Outcome | None] = list(known)
+            if missing:
+                written = await write([placed[index] for index in missing])
+                for index, outcome in zip(missing, written, strict=True):
+                    found[index] = outcome
+            entry.outcomes = [outcome for outcome in found if outcome is not None]
+            return Answered(entry.outcomes, not missing)
+        finally:
+            self._end(name, entry)
+
+    async def _claim(self, name: tuple[str, str, str, str], fingerprint: bytes, deadline: float) -> _Entry:
+        """Returns the key's entry: with every outcome, or as that of the request under way, which must end it."""
+        while True:
+            now = self._clock.seconds()
+            entry = self._entries.get(name)
+            if entry is None or (entry.waiting is None and entry.until <= now):
+                self._make_room(now)
+                entry = _Entry(fingerprint, now + self._window_seconds)
+                self._entries[name] = entry
+                self._entries.move_to_end(name)
+                return entry
+            if entry.fingerprint != fingerprint:
+                raise IdempotencyKeyReused("the Idempotency-Key was used for another request; take a new one")
+            if entry.waiting is None:
+                if entry.outcomes is None or not all(isinstance(each, Receipt) for each in entry.outcomes):
+                    entry.waiting = []
+                return entry
+            ended: Deferred[None] = Deferred()
+            entry.waiting.append(ended)
+            if now >= deadline:
+                raise IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
+            ended.addTimeout(deadline - now, self._clock, _in_use)
+            await ended
+
+    def _end(self, name: tuple[str, str, str, str], entry: _Entry) -> None:
+        waiting, entry.waiting = entry.waiting, None
+        outcomes = entry.outcomes
+        kept = outcomes is not None and any(
+            isinstance(outcome, Receipt) or outcome.maybe_written for outcome in outcomes
+        )
+        if not kept and self._entries.get(name) is entry:
+            # refused, or surely not written: the key is free
+            del self._entries[name]
+        for ended in waiting or ():
+            if not ended.called:
+                ended.callback(None)
+
+    def _make_room(self, now: float) -> None:
+        while self._entries:
+            name, oldest = next(iter(self._entries.items()))
+            if oldest.waiting is not None:
+                self._entries.move_to_end(name)  # under way; bounded by the requests that may be
+                if len(self._entries) < self._max_entries or all(each.waiting for each in self._entries.values()):
+                    return
+            elif oldest.until <= now:
+                del self._entries[name]
+            elif len(self._entries) >= self._max_entries:
+                # its records still tell
+                self.evicted += 1
+                del self._entries[name]
+            else:
+                return
+
+    # --- the records tell --------------------------------------------------------------------------------------
+
+    async def _known(
+        self, place: Place, partitions: int, key: str, messages: Sequence[Message], deadline: float
+    ) -> list[Receipt | None]:
+        """Finds the messages that are written already, one receipt each."""
+        receipts: list[Receipt | None] = [None] * len(messages)
+        for partition in dict.fromkeys(message.partition for message in messages):
+            assert partition is not None
+            if partition >= partitions:
+                continue  # the write says that there is no such partition
+            while place.store.undecided(place.topic, partition):
+                # one of an earlier request may still be written: it must not be written beside it
+                if self._clock.seconds() >= deadline:
+                    raise Unavailable("the outcome of an earlier publish to this partition is not known yet; repeat it")
+                await deferLater(self._clock, LOOK_SECONDS)
+            found = await self._index.find(place, partition, key)
+            if not found:
+                continue
+            at = {digest: iter(offsets) for digest, offsets in found.items()}
+            wanted = [index for index, message in enumerate(messages) if message.partition == partition]
+            digests = {digest_of(messages[index].value, messages[index].key) for index in wanted}
+            if any(digest not in digests for digest in found):
+                raise IdempotencyKeyReused("the Idempotency-Key was used for another request; take a new one")
+            for index in wanted:
+                offset = next(at.get(digest_of(messages[index].value, messages[index].key), iter(())), None)
+                receipts[index] = None if offset is None else Receipt(partition, offset)
+        return receipts
+
+
+def _not_known(_failure: object, _seconds: float) -> list[Receipt | None]:
+    raise Unavailable("whether this Idempotency-Key was used could not be read in time; repeat it")
+
+
+def _in_use(_failure: object, _seconds: float) -> None:
+    raise IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
+
+
+def _placed(key: str, messages: Sequence[Message], partitions: int) -> list[Message]:
+    """Gives every message its partition, and the header that finds it again."""
+    raw = key.encode()
+    placed = []
+    for message in messages:
+        partition = message.partition
+        if partition is None:
+            partition = by_key(raw if message.key is None else message.key, partitions)
+        placed.append(message._replace(partition=partition, headers=(*message.headers, (HEADER, raw))))
+    return placed

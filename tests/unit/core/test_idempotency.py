@@ -1,0 +1,329 @@
+"""Idempotency keys: each is written once, though answers get lost and gateways are replaced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from kateway.core.access.control import Place
+from kateway.core.idempotency import Answered, Idempotency, Use, fingerprint
+from kateway.core.key_index import HEADER, ONE_READ_BYTES
+from kateway.errors import (
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    KatewayError,
+    OutcomeUnknown,
+    TooLarge,
+    Unavailable,
+)
+from kateway.model import Message, Receipt, Record, TopicInfo
+from kateway.storage.interface import At, Fetched, Outcome
+
+PARTITIONS = 2
+
+
+class Store:
+    """Partitions as lists. ``fates`` say what becomes of the next publishes; ``late`` ones are written when decided."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.logs: list[list[Record]] = [[] for _ in range(PARTITIONS)]
+        self.fates: list[str] = []
+        self.late: list[tuple[Message, bool]] = []
+        self.bytes_read = 0
+        self.at_once = 3
+
+    def now_ms(self) -> int:
+        return round(self.clock.seconds() * 1000)
+
+    async def topic(self, topic: str) -> TopicInfo:
+        return TopicInfo(topic, PARTITIONS)
+
+    async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
+        if at == "latest":
+            return {number: len(log) for number, log in enumerate(self.logs)}
+        return {
+            number: next((record.offset for record in log if record.timestamp >= int(at)), len(log))
+            for number, log in enumerate(self.logs)
+        }
+
+    async def read(self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
+        assert max_bytes == ONE_READ_BYTES
+        await succeed(None)
+        log = self.logs[partition]
+        records = log[offset : offset + self.at_once]
+        self.bytes_read += sum(len(record.value or b"") for record in records)
+        return Fetched(records, offset + len(records), len(log))
+
+    def undecided(self, topic: str, partition: int) -> bool:
+        return any(message.partition == partition for message, _ in self.late)
+
+    def decide(self) -> None:
+        late, self.late = self.late, []
+        for message, is_written in late:
+            if is_written:
+                self.append(message)
+
+    def append(self, message: Message) -> Receipt:
+        assert message.partition is not None
+        log = self.logs[message.partition]
+        log.append(Record(len(log), self.now_ms(), message.key, message.value, message.headers))
+        return Receipt(message.partition, len(log) - 1)
+
+    async def write(self, messages: Sequence[Message]) -> list[Outcome]:
+        return [self._write(message) for message in messages]
+
+    def _write(self, message: Message) -> Outcome:
+        match self.fates.pop(0) if self.fates else "written":
+            case "written":
+                return self.append(message)
+            case "refused":
+                return Unavailable("not just now")
+            case "answer lost":
+                self.append(message)
+                return OutcomeUnknown("no answer")
+            case "lost":
+                return OutcomeUnknown("no answer")
+            case fate:
+                self.late.append((message, fate == "written late"))
+                return OutcomeUnknown("no answer yet")
+
+    def count(self, key: str) -> int:
+        return sum(1 for log in self.logs for record in log if (HEADER, key.encode()) in record.headers)
+
+
+class World:
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock()
+        self.clock.advance(100_000)
+        self.store = Store(self.clock)
+        self.options = options
+        self.restart()
+
+    def restart(self) -> None:
+        """Another gateway, which knows nothing."""
+        self.keys = Idempotency(self.clock, self.store.now_ms, **self.options)
+
+    def publish(
+        self,
+        key: str,
+        *values: bytes,
+        seconds: float = 5.0,
+        write: Callable[[Sequence[Message]], Awaitable[list[Outcome]]] | None = None,
+    ) -> list[Any]:
+        """The answer, or the error, in a list that fills when it is there."""
+        messages = [Message(value) for value in values]
+        use = Use("app", "t", "v1", key, fingerprint(messages, -1, len(messages) > 1))
+        place = Place("default", self.store, "t")  # type: ignore[arg-type]
+        deadline = self.clock.seconds() + seconds
+        work = self.keys.publish(use, place, PARTITIONS, messages, deadline, write or self.store.write)
+        found: list[Any] = []
+        Deferred.fromCoroutine(work).addCallbacks(found.append, lambda failure: found.append(failure.value))
+        return found
+
+
+def test_repeat_is_answered_as_the_first_time_and_writes_nothing() -> None:
+    world = World()
+    (first,) = world.publish("k", b"a")
+    (again,) = world.publish("k", b"a")
+    assert first == Answered(again.outcomes, False)
+    assert again.replayed
+    assert world.store.count("k") == 1
+
+
+def test_another_gateway_finds_it_among_the_records() -> None:
+    world = World()
+    (first,) = world.publish("k", b"a")
+    world.publish("other", b"b")
+    world.restart()
+    assert world.publish("k", b"a") == [Answered(first.outcomes, True)]
+    assert world.store.count("k") == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_key_of_another_request_is_refused(elsewhere: bool) -> None:
+    world = World()
+    world.publish("k", b"a")
+    if elsewhere:
+        world.restart()
+    (refused,) = world.publish("k", b"b")
+    assert isinstance(refused, IdempotencyKeyReused)
+
+
+def test_key_whose_publish_was_refused_may_be_used_anew() -> None:
+    world = World()
+    world.store.fates = ["refused"]
+    assert isinstance(world.publish("k", b"a")[0].outcomes[0], Unavailable)
+    (other,) = world.publish("k", b"other")
+    assert isinstance(other.outcomes[0], Receipt)
+
+
+def test_repeat_while_the_first_is_under_way_waits_for_its_outcome() -> None:
+    world = World()
+    gate: Deferred[None] = Deferred()
+
+    async def held(messages: Sequence[Message]) -> list[Outcome]:
+        await gate
+        return await world.store.write(messages)
+
+    first = world.publish("k", b"a", write=held)
+    second = world.publish("k", b"a")
+    impatient = world.publish("k", b"a", seconds=1.0)
+    foreign = world.publish("k", b"b")
+    assert isinstance(foreign[0], IdempotencyKeyReused)
+    world.clock.advance(1.1)
+    assert isinstance(impatient[0], IdempotencyKeyInUse)
+    gate.callback(None)
+    assert first[0].outcomes == second[0].outcomes
+    assert (first[0].replayed, second[0].replayed) == (False, True)
+    assert world.store.count("k") == 1
+
+
+def test_repeat_of_an_unknown_outcome_waits_until_it_is_decided() -> None:
+    world = World()
+    world.store.fates = ["written late"]
+    assert isinstance(world.publish("k", b"a")[0].outcomes[0], OutcomeUnknown)
+    again = world.publish("k", b"a")
+    world.clock.advance(0.5)
+    assert again == []
+    world.store.decide()
+    world.clock.advance(0.5)
+    assert again[0].replayed
+    assert world.store.count("k") == 1
+
+
+def test_repeat_of_an_outcome_that_stays_unknown_is_refused_at_its_deadline() -> None:
+    world = World()
+    world.store.fates = ["written late"]
+    world.publish("k", b"a")
+    again = world.publish("k", b"a", seconds=1.0)
+    world.clock.pump([0.1] * 15)
+    assert isinstance(again[0], Unavailable)
+
+
+def test_of_a_batch_only_the_missing_records_are_written() -> None:
+    world = World()
+    world.store.fates = ["written", "refused", "answer lost"]
+    (first,) = world.publish("k", b"a", b"b", b"b")
+    assert [isinstance(outcome, Receipt) for outcome in first.outcomes] == [True, False, False]
+    (again,) = world.publish("k", b"a", b"b", b"b")
+    assert all(isinstance(outcome, Receipt) for outcome in again.outcomes)
+    assert len(set(again.outcomes)) == 3
+    assert world.store.count("k") == 3
+    assert world.publish("k", b"a", b"b", b"b") == [Answered(again.outcomes, True)]
+
+
+def test_key_is_free_when_its_window_is_over() -> None:
+    world = World(window_seconds=100.0)
+    world.publish("k", b"a")
+    world.clock.advance(101)
+    assert not world.publish("k", b"b")[0].replayed
+    assert world.store.count("k") == 2
+
+
+def test_outcome_that_was_forgotten_is_found_among_the_records() -> None:
+    world = World(max_entries=2)
+    for number in range(20):
+        world.publish(f"k{number}", b"%d" % number)
+    assert world.keys.evicted >= 17
+    assert len(world.keys._entries) <= 3
+    for number in range(20):
+        assert world.publish(f"k{number}", b"%d" % number)[0].replayed
+
+
+def test_window_that_is_too_long_to_be_read_is_read_in_several_attempts() -> None:
+    world = World(scan_max_bytes=500)
+    world.publish("k", b"a")
+    for _ in range(50):
+        world.store.append(Message(b"x" * 50, partition=0))
+        world.store.append(Message(b"x" * 50, partition=1))
+    world.restart()
+    answers = []
+    while not answers or isinstance(answers[-1], Unavailable):
+        answers += world.publish("k", b"a")
+    assert len(answers) > 2
+    assert answers[-1].replayed
+
+
+def test_callers_that_wait_for_one_partition_share_a_scan() -> None:
+    world = World()
+    for _ in range(100):
+        world.store.append(Message(b"x" * 10, partition=0))
+        world.store.append(Message(b"x" * 10, partition=1))
+    for number in range(50):
+        world.publish(f"k{number}", b"v")
+    # once the window of both partitions, and then what was added since
+    assert world.store.bytes_read < 2 * 100 * 10 + 50 * 10
+
+
+def test_failed_look_fails_every_caller_that_waits_for_it() -> None:
+    world = World()
+    gate: Deferred[None] = Deferred()
+    read = world.store.offsets
+
+    async def away(topic: str, at: At) -> Mapping[int, int]:
+        await gate
+        raise Unavailable("away")
+
+    world.store.offsets = away  # type: ignore[method-assign]
+    asked = [world.publish(f"k{number}", b"v") for number in range(10)]
+    gate.callback(None)
+    assert all(isinstance(each[0], Unavailable) for each in asked)
+    world.store.offsets = read  # type: ignore[method-assign]
+    assert not world.publish("k1", b"v")[0].replayed
+
+
+STEPS = st.sampled_from(["publish", "restart", "decide"])
+FATES = st.sampled_from(["written", "written", "refused", "answer lost", "lost", "written late", "lost late"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["publish", "restart", "decide"]), st.integers(0, 3), st.lists(FATES, max_size=3))
+    ),
+    st.integers(1, 5),
+)
+def test_every_key_is_written_once_whatever_becomes_of_answers(
+    steps: list[tuple[str, int, list[str]]], entries: int
+) -> None:
+    world = World(max_entries=entries)
+    bodies = {0: (b"a",), 1: (b"b",), 2: (b"a",), 3: (b"a", b"b", b"b")}
+    for step, number, fates in steps:
+        world.store.fates = list(fates)
+        if step == "publish":
+            world.publish(f"k{number}", *bodies[number], seconds=0.3)
+            world.clock.pump([0.1] * 5)
+        elif step == "restart":
+            # what a gateway that ended had sent is decided before its successor serves
+            world.store.decide()
+            world.restart()
+        else:
+            world.store.decide()
+    world.store.fates = []
+    world.store.decide()
+    for number, values in bodies.items():
+        (answer,) = world.publish(f"k{number}", *values)
+        assert isinstance(answer, Answered), repr(answer)
+        assert all(isinstance(outcome, Receipt) for outcome in answer.outcomes)
+        found = Counter(
+            record.value for log in world.store.logs for record in log if (HEADER, b"k%d" % number) in record.headers
+        )
+        assert found == Counter(values)
+
+
+def test_errors_of_the_caller_leave_the_key_free() -> None:
+    world = World()
+
+    async def refuse(_messages: Sequence[Message]) -> list[Outcome]:
+        raise TooLarge
+
+    assert isinstance(world.publish("k", b"a", write=refuse)[0], KatewayError)
+    assert not world.publish("k", b"b")[0].replayed
