@@ -19,6 +19,7 @@ from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.breaker import Breakers, for_the_stores_sake
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ack
+from kateway.core.first_use import FirstUse
 from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Mode, Reader
@@ -91,6 +92,9 @@ class Gateway:
         self._creation = creation
         self._groups = groups
         self._clock = clock
+        self._first_use = FirstUse(clock)
+        self._in_use: set[tuple[str, str]] = set()
+        """Topics that were there when they were published to, of clusters where topics are made on first use."""
 
     # --- publish ---------------------------------------------------------------------------------------------
 
@@ -99,6 +103,33 @@ class Gateway:
 
         A plain callback, not a coroutine: this runs for every request of the hot path.
         """
+        place = publish.place
+        if self._creation[place.cluster].allowed and (place.cluster, place.topic) not in self._in_use:
+            return self._first(publish)
+        return self._send(publish)
+
+    def _first(self, publish: Publish) -> Deferred[list[Outcome]]:
+        """Publishes to a topic that was not used yet: it is found or made first."""
+        place, messages, _, deadline, _, _ = publish
+        topic = place.cluster, place.topic
+        refusing = self._breakers[place.cluster].refusing
+        if topic not in self._first_use and (refusing or place.store.partitions(place.topic) is not None):
+            if not refusing:
+                self._in_use.add(topic)
+            return self._send(publish)
+
+        async def make() -> None:
+            try:
+                await self.topic(place, create=True)
+            except KatewayError as error:
+                if for_the_stores_sake(error):
+                    self._breakers[place.cluster].failed(error, publish.began)
+                raise
+            self._in_use.add(topic)
+
+        return self._first_use.wait(topic, lambda: self._send(publish), len(messages), deadline, make)
+
+    def _send(self, publish: Publish) -> Deferred[list[Outcome]]:
         place, messages, acks, deadline, _, _ = publish
         breaker = self._breakers[place.cluster]
         if breaker.refusing and not (acks and breaker.admit()):
@@ -115,8 +146,8 @@ class Gateway:
         it cannot be known whether it was written before.
         """
         place = publish.place
-        if self._breakers[place.cluster].refusing:
-            # nothing can be read either
+        if self._breakers[place.cluster].state == "open":
+            # nothing can be read either; half-open, this may be the publish that tries
             raise self._breakers.refusal(place.cluster)
         partitions = (await self.topic(place, create=True)).partitions
 
@@ -171,6 +202,7 @@ class Gateway:
             again = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, TopicNotFound)]
             if again and not created and self._creation[place.cluster].allowed:
                 created = True
+                self._in_use.discard((place.cluster, place.topic))
                 try:
                     await self._make(place)
                 except KatewayError as error:

@@ -27,6 +27,11 @@ Reset = Literal["earliest", "latest"]
 """Where a group starts in a partition that it has no committed offset for."""
 
 
+RECORD_OVERHEAD_BYTES = 300
+"""A message on its way costs so many bytes of memory beside its key, value and headers: stores count them, or a million
+messages of one byte each would be a megabyte.
+"""
+
 FOR_EVER = -1
 """A retention: records are never removed because of their age."""
 

@@ -229,3 +229,31 @@ async def test_only_a_get_of_http_1_1_becomes_a_socket(gateway: RunningGateway) 
     assert published.startswith(b"HTTP/1.1 201 ")
     asked = await plain(gateway.port, f"GET {T} HTTP/1.0\r\n{handshake()}\r\n")
     assert asked.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_pipelined_to_a_topic_that_is_made_by_them_are_stored_in_their_order(
+    gateway: RunningGateway,
+) -> None:
+    store = gateway.service.stores["default"]
+    create = store.create_topic
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        # the topic is there, and the answer is still on its way
+        info = await create(*arguments, **options)
+        await deferLater(reactor, 0.1)
+        return info
+
+    store.create_topic = slowly  # type: ignore[method-assign]
+    socket = await SocketClient.open(gateway, "/v1/topics/new")
+    for number in range(1000):
+        socket.send(TextMessage(json.dumps({"value": str(number), "partition": 0})))
+        if number % 100 == 99:
+            await deferLater(reactor, 0.02)
+    await eventually(lambda: len(socket.messages()) == 1000)
+    assert [json.loads(message)["offset"] for message in socket.messages()] == list(range(1000))
+    found = await gateway.request(
+        "GET", "/v1/topics/new?partition=0&offset=0&limit=1000", headers={"Accept": "application/json"}
+    )
+    assert [record["value"] for record in found.json()] == [str(number) for number in range(1000)]
+    socket.client.close()

@@ -264,7 +264,7 @@ class EmbeddedStore:
             size += len(entry)
             entries.append((len(outcomes), partitions[number], entry))
             outcomes.append(None if acks else Receipt(number, None))
-        if not self._writer.room_for(size):
+        if not self._writer.room_for(size, len(entries)):
             full = Overloaded(f"{self._config.max_inflight_bytes} bytes are waiting to be written")
             return succeed([each if isinstance(each, KatewayError) else full for each in outcomes])
         if not entries or not acks:

@@ -22,7 +22,7 @@ from kateway.storage.embedded import database
 from kateway.storage.embedded.database import Commit, Row
 from kateway.storage.embedded.partition import Partition, Tail
 from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
-from kateway.storage.interface import Outcome
+from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
 
 TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
@@ -63,6 +63,11 @@ class PendingWrite:
         self.answer = answer
         """``None`` where no caller waits (any more)."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What it costs in memory."""
+        return self.size + len(self.entries) * RECORD_OVERHEAD_BYTES
+
     def fail(self, error: KatewayError) -> None:
         """Answers that none of the entries was written as asked."""
         answer, self.answer = self.answer, None
@@ -76,12 +81,13 @@ class PendingWrite:
 class WriteBatch:
     """One transaction's content."""
 
-    __slots__ = ("commits", "published", "size", "touched", "waiting")
+    __slots__ = ("commits", "held_bytes", "published", "size", "touched", "waiting")
 
     def __init__(self) -> None:
         self.published: list[PendingWrite] = []
         self.touched: list[tuple[Partition, Tail | None, bytes]] = []
         self.size = 0
+        self.held_bytes = 0
         self.commits: list[Commit] = []
         self.waiting: list[Deferred[None]] = []
 
@@ -107,13 +113,14 @@ class Writer:
         """Why the last transaction failed; ``None`` if it did not."""
         self.on_trouble: Callable[[], None] = lambda: None
 
-    def room_for(self, size: int) -> bool:
-        """Whether so many bytes more may be held; anything may when nothing is."""
-        return self._inflight_bytes + size <= self._max_inflight_bytes or not self._inflight_bytes
+    def room_for(self, size: int, count: int) -> bool:
+        """Whether so many bytes in so many records more may be held; anything may when nothing is."""
+        held = self._inflight_bytes + size + count * RECORD_OVERHEAD_BYTES
+        return held <= self._max_inflight_bytes or not self._inflight_bytes
 
     def publish(self, publish: PendingWrite) -> None:
         """Takes a publish; its answer is fired with an outcome for each message."""
-        self._inflight_bytes += publish.size
+        self._inflight_bytes += publish.held_bytes
         self._gathered.append(publish)
         alarm = self._alarm
         if alarm is None:
@@ -163,7 +170,7 @@ class Writer:
     def _fail_gathered(self, detail: str) -> None:
         gathered, self._gathered = self._gathered, deque()
         for publish in gathered:
-            self._inflight_bytes -= publish.size
+            self._inflight_bytes -= publish.held_bytes
             publish.fail(Unavailable(detail))
 
     def _schedule(self) -> None:
@@ -185,10 +192,11 @@ class Writer:
         while gathered and batch.size < TRANSACTION_BYTES:
             publish = gathered.popleft()
             if publish.deadline <= now:
-                self._inflight_bytes -= publish.size
+                self._inflight_bytes -= publish.held_bytes
                 publish.fail(_too_late())
                 continue
             batch.size += publish.size
+            batch.held_bytes += publish.held_bytes
             batch.published.append(publish)
             outcomes, newest = publish.outcomes, publish.newest
             for index, partition, entry in publish.entries:
@@ -256,7 +264,7 @@ class Writer:
         assert batch is not None
         self._batch = None
         self.busy_since = None
-        self._inflight_bytes -= batch.size
+        self._inflight_bytes -= batch.held_bytes
         return batch
 
     def _tell_idle(self) -> None:
@@ -279,7 +287,7 @@ class Writer:
                 if publish.deadline <= now:
                     publish.fail(OutcomeUnknown("the embedded store was still writing this at the deadline"))
         for publish in expired:
-            self._inflight_bytes -= publish.size
+            self._inflight_bytes -= publish.held_bytes
             publish.fail(_too_late())
         waiting = [publish.deadline for publish in self._gathered]
         if self._batch is not None:

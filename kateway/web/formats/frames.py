@@ -11,6 +11,7 @@ from struct import Struct
 
 from kateway.errors import MalformedBatch
 from kateway.model import Headers, Message, Record
+from kateway.web.formats.limits import MAX_BATCH_RECORDS, too_many_records
 
 MEDIA_TYPE = b"application/vnd.kateway.frames"
 _HEAD = Struct(">iqq")
@@ -58,6 +59,8 @@ def parse(body: bytes, key: bytes | None, partition: int | None, headers: Header
     reader = _Reader(body)
     while reader.at < len(body):
         reader.frame = len(messages)
+        if reader.frame >= MAX_BATCH_RECORDS:
+            raise too_many_records()
         own_partition, _offset, timestamp = reader.head()
         own_key, value = reader.bytes(), reader.bytes()
         count = reader.number()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kateway.errors import MalformedBatch
 from kateway.model import Headers, Message, Record
 from kateway.web.formats.jsonrecord import loads, message, objects
+from kateway.web.formats.limits import MAX_BATCH_RECORDS, too_many_records
 
 MEDIA_TYPE = b"application/json"
 
@@ -46,4 +47,6 @@ def parse(body: bytes, key: bytes | None, partition: int | None, headers: Header
         raise MalformedBatch("the body is not a JSON array")
     if not elements:
         raise MalformedBatch("the batch is empty")
+    if len(elements) > MAX_BATCH_RECORDS:
+        raise too_many_records()
     return [message(element, f"element {index}", key, partition, headers) for index, element in enumerate(elements)]

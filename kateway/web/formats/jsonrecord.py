@@ -111,11 +111,14 @@ def loads(body: bytes | str, what: str) -> Any:
         raise MalformedBatch(f"{what} is not JSON: {error}") from error
 
 
-def _dumps(found: Any) -> bytes:
+def _dumps(found: Any, where: str) -> bytes:
     try:
         return orjson.dumps(found)
-    except orjson.JSONEncodeError:  # a whole number beyond 64 bits
-        return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+    except orjson.JSONEncodeError:  # a whole number beyond 64 bits, or nested more deeply than orjson goes
+        try:
+            return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError as error:
+            raise MalformedBatch(f"{where} is nested too deeply") from error
 
 
 def message(element: Any, where: str, key: bytes | None, partition: int | None, headers: Headers) -> Message:
@@ -134,7 +137,7 @@ def message(element: Any, where: str, key: bytes | None, partition: int | None, 
     if len(given) != 1:
         raise MalformedBatch(f"{where} needs exactly one of value, value_base64 and value_json")
     if "value_json" in element:
-        value: bytes | None = _dumps(element["value_json"])
+        value: bytes | None = _dumps(element["value_json"], where)
     else:
         value = _bytes(element, "value", where)
     if "key" in element and "key_base64" in element:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kateway.errors import MalformedBatch
 from kateway.model import Headers, Message, Record
 from kateway.web.formats.jsonrecord import objects
+from kateway.web.formats.limits import MAX_BATCH_RECORDS, too_many_records
 
 MEDIA_TYPE = b"application/x-ndjson"
 
@@ -32,6 +33,8 @@ class NdjsonForm:
 
 def parse(body: bytes, key: bytes | None, partition: int | None, headers: Headers) -> list[Message]:
     """One message a line: the line is the value, JSON or not. A CR before the LF and blank lines do not count."""
+    if body.count(b"\n") > 2 * MAX_BATCH_RECORDS:
+        raise too_many_records()  # before they are taken apart
     messages = [
         Message(line, key, headers, partition)
         for line in (body.replace(b"\r\n", b"\n") if b"\r" in body else body).split(b"\n")
@@ -39,4 +42,6 @@ def parse(body: bytes, key: bytes | None, partition: int | None, headers: Header
     ]
     if not messages:
         raise MalformedBatch("the batch is empty")
+    if len(messages) > MAX_BATCH_RECORDS:
+        raise too_many_records()
     return messages

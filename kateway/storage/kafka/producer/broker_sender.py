@@ -108,8 +108,8 @@ class Flight:
 class Sender:
     """The requests of one kind of acknowledgement to one broker.
 
-    ``failed(lane, batch, verdict, error)`` is told of everything that is not a plain success, ``released(bytes)`` of
-    what left the lanes, and has ``expire(lane, now)`` settle overdue items before they are sent.
+    Calls ``failed(lane, batch, verdict, error)`` for all but plain successes, ``released(bytes, records)`` for
+    items that left the lanes, ``expire(lane, now)`` to settle overdue items before they are sent.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Sender:
         *,
         now_ms: Callable[[], int],
         failed: Callable[[PartitionLane, QueuedBatch[Pending], Verdict, KatewayError], None],
-        released: Callable[[int], None],
+        released: Callable[[int, int], None],
         expire: Callable[[PartitionLane, float], None],
     ) -> None:
         self.node_id = node_id
@@ -298,7 +298,7 @@ class Sender:
             self._written(lane, items, found.base_offset, told)
             told += [(item, OutcomeUnknown("no answer came in time")) for item in lost if not item.settled]
             if lost:
-                self._released(sum(item.size for item in lost))
+                self._released(sum(item.size for item in lost), len(lost))
             if lane.sendable and lane.sender is not None:
                 lane.sender.ready[lane] = None
         for item, outcome in told:
@@ -317,7 +317,7 @@ class Sender:
             size += item.size
             if not item.settled:
                 told.append((item, Receipt(partition, at if offset >= 0 else None)))
-        self._released(size)
+        self._released(size, len(items))
 
     def _refused(self, lane: PartitionLane, batch: QueuedBatch[Pending], found: ProduceResult) -> None:
         verdict = _VERDICTS.get(found.error, Verdict.LOST)

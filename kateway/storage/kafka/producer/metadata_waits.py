@@ -46,7 +46,7 @@ class Lookups:
         client: Client,
         send: Callable[[Lookup, bool], bool],
         looked: Callable[[], None],
-        released: Callable[[int], None],
+        released: Callable[[int, int], None],
     ) -> None:
         self.wanted = False
         """A lookup is due, though no publish waits for it."""
@@ -128,5 +128,5 @@ class Lookups:
         failure.trap(KatewayError, CancelledError)
 
     def _fail(self, lookup: Lookup, kind: type[KatewayError], detail: str) -> None:
-        self._released(lookup.size)
+        self._released(lookup.size, len(lookup.messages))
         lookup.deferred.callback([kind(detail) for _ in lookup.messages])

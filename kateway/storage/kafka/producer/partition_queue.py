@@ -106,6 +106,7 @@ class Lane(Generic[I]):
         "_repairing",
         "batches",
         "dropped_bytes",
+        "dropped_items",
         "identity",
         "in_flight",
         "max_batch_bytes",
@@ -128,6 +129,7 @@ class Lane(Generic[I]):
         self.proven = False
         """Whether a batch was acknowledged under this identity."""
         self.dropped_bytes = 0
+        self.dropped_items = 0
         """Of settled items that the lane has dropped by itself; the producer adds them up and sets it to 0."""
         self._acknowledged = 0
         self._repairing = False
@@ -251,6 +253,7 @@ class Lane(Generic[I]):
         for item in reversed(back):
             if item.settled:
                 self.dropped_bytes += item.size
+                self.dropped_items += 1
             else:
                 self.queue.appendleft(item)
         if self._broken:

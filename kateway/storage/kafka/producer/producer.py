@@ -29,7 +29,7 @@ from kateway.errors import (
     Unavailable,
 )
 from kateway.model import Message
-from kateway.storage.interface import Outcome
+from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.producer.broker_sender import PartitionLane, Sender
 from kateway.storage.kafka.producer.metadata_waits import Lookup, Lookups
@@ -64,6 +64,7 @@ class Producer:
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.held_bytes = 0
+        self.held_records = 0
         """Of messages whose place is still needed; bounded by ``max_inflight_bytes``."""
         self._reactor = reactor
         self._seconds: Callable[[], float] = reactor.seconds
@@ -123,10 +124,11 @@ class Producer:
                 partition = route.partition_for(message.key)
             if 0 <= partition < len(lanes):
                 size = encoded_size(message)
-                if self.held_bytes + size > self._max_held_bytes:
+                if self._full(size, 1):
                     deferred.callback([self._overloaded()])
                     return deferred
                 self.held_bytes += size
+                self.held_records += 1
                 self._push(lanes[partition], Pending(size, deadline, message, deferred, 0))
                 return deferred
         self._publish_many(topic, messages, acks, deadline, deferred)
@@ -139,10 +141,11 @@ class Producer:
         if self._stopping:
             deferred.callback([Draining("the gateway is shutting down") for _ in messages])
             return
-        if not messages or self.held_bytes + size > self._max_held_bytes:
+        if not messages or self._full(size, len(messages)):
             deferred.callback([self._overloaded() for _ in messages])
             return
         self.held_bytes += size
+        self.held_records += len(messages)
         route = self._route(topic, acks)
         if route is None or not route.holds(messages):
             self._lookups.add(Lookup(topic, messages, acks, deadline, size, deferred))
@@ -171,7 +174,7 @@ class Producer:
                 else:
                     items.append(item)
             else:
-                self._released(size)
+                self._released(size, 1)
                 call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {count}"))
         for partition, items in by_lane.items():
             lane = lanes[partition]
@@ -330,7 +333,7 @@ class Producer:
 
     def _fail(self, items: list[Pending], kind: type[KatewayError], detail: str) -> None:
         """Settles items that have left their lane."""
-        self._released(sum(item.size for item in items))
+        self._released(sum(item.size for item in items), len(items))
         for item in items:
             if not item.settled:
                 item.settle(kind(detail))
@@ -340,8 +343,14 @@ class Producer:
         self._fail(unsent, kind, detail)
         self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
 
-    def _released(self, size: int) -> None:
+    def _full(self, size: int, count: int) -> bool:
+        held = self.held_bytes + size + (self.held_records + count) * RECORD_OVERHEAD_BYTES
+        # a batch that is larger than that by its many records alone goes when nothing else does
+        return held > self._max_held_bytes and (self.held_records > 0 or size > self._max_held_bytes)
+
+    def _released(self, size: int, count: int) -> None:
         self.held_bytes -= size
+        self.held_records -= count
         if self._drained is not None and not self.held_bytes and not self._drained.called:
             self._drained.callback(None)
 
@@ -380,8 +389,8 @@ class Producer:
 
     def _sweep_lane(self, lane: PartitionLane, now: float) -> None:
         if lane.dropped_bytes:
-            self._released(lane.dropped_bytes)
-            lane.dropped_bytes = 0
+            self._released(lane.dropped_bytes, lane.dropped_items)
+            lane.dropped_bytes = lane.dropped_items = 0
         if lane.empty:
             lane.active = False
             lane.deadline = _NEVER
@@ -402,7 +411,7 @@ class Producer:
         lane.deadline = max(lane.earliest_deadline(), now + _SCAN_SECONDS_PER_MESSAGE * len(lane.queue))
         kind, detail = lane.why or (Unavailable, self._why_unsent(lane))
         for item in unsent:
-            self._released(item.size)
+            self._released(item.size, 1)
             item.settle(Unavailable(detail) if kind.maybe_written or not kind.retriable else kind(detail))
         kind, detail = lane.why or (OutcomeUnknown, "the broker did not answer in time")
         for item in unknown:

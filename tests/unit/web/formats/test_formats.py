@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kateway.errors import MalformedBatch, NotAcceptable
+from kateway.errors import MalformedBatch, NotAcceptable, TooLarge
 from kateway.model import Message, Record
 from kateway.web.formats import frames, jsonarray, ndjson
+from kateway.web.formats.limits import MAX_BATCH_RECORDS
 from kateway.web.formats.raw import OCTETS, RawForm, single
 from kateway.web.messages.negotiate import form
 
 RECORD = Record(7, 1732269600000, b"k", b"text", (("n", b"v"),))
+
+FRAME = b"\xff" * 4 + bytes(8) + b"\xff" * 8 + b"\xff" * 4 + bytes(4) + bytes(4)
+"""Without key and headers, with an empty value."""
 
 octets = st.none() | st.binary(max_size=20)
 texts = st.text(max_size=10)
@@ -237,3 +242,36 @@ def test_accept_chooses_the_form(accept: bytes | None, content_type: bytes) -> N
 def test_an_accept_that_names_none_is_refused(accept: bytes) -> None:
     with pytest.raises(NotAcceptable):
         form(accept)
+
+
+@pytest.mark.parametrize(
+    ("parse", "many"),
+    [
+        (ndjson.parse, lambda count: b"a\n" * count),
+        (ndjson.parse, lambda count: b"a\r\n" * count),
+        (jsonarray.parse, lambda count: b"[" + b",".join([b'""'] * count) + b"]"),
+        (frames.parse, lambda count: FRAME * count),
+    ],
+)
+def test_batch_of_more_records_than_one_may_have_is_refused(
+    parse: Callable[..., list[Message]], many: Callable[[int], bytes]
+) -> None:
+    assert len(parse(many(MAX_BATCH_RECORDS), None, None, ())) == MAX_BATCH_RECORDS
+    for count in (MAX_BATCH_RECORDS + 1, 5 * MAX_BATCH_RECORDS):
+        with pytest.raises(TooLarge):
+            parse(many(count), None, None, ())
+
+
+def test_blank_lines_do_not_count_as_records() -> None:
+    assert len(ndjson.parse(b"a\n\n" * MAX_BATCH_RECORDS, None, None, ())) == MAX_BATCH_RECORDS
+
+
+@pytest.mark.parametrize("depth", [300, 1000, 1024, 100_000])
+def test_value_json_nested_too_deeply_is_the_callers_fault(depth: int) -> None:
+    body = b'[{"value_json":' + b"[" * depth + b"]" * depth + b"}]"
+    try:
+        (message,) = jsonarray.parse(body, None, None, ())
+    except MalformedBatch:
+        assert depth > 300
+    else:
+        assert message.value == b"[" * depth + b"]" * depth
