@@ -24,6 +24,8 @@ MERGED_BYTES = 16 << 20
 """Held at most of all partitions together while they are merged, beyond one record of each."""
 MOST_LAST = 10_000
 """Records that ``last`` may ask for over all partitions: they are held until the newest are known."""
+MOST_COUNTED = 1000
+"""Records that are counted one by one from the end of a partition."""
 _READS_AT_ONCE = 16
 _LOOK_SECONDS = 0.25
 """How often a read that waits at the end of all partitions asks for their ends."""
@@ -87,7 +89,36 @@ class PartitionRead:
         if kind == "timestamp":
             return (await store.offsets(topic, at))[partition]
         end = (await store.offsets(topic, "latest"))[partition]
-        return end if kind == "latest" else max((await store.offsets(topic, "earliest"))[partition], end - at)
+        return end if kind == "latest" else await self._last(at, end)
+
+    async def _last(self, count: int, end: int) -> int:
+        """Finds the offset of the last ``count`` records. Where offsets are invisible (transactions, compaction) it
+        lies further back than so many offsets; that is looked for up to ``MOST_COUNTED``.
+        """
+        earliest = (await self._store.offsets(self._topic, "earliest"))[self._partition]
+        start = max(earliest, end - count)
+        if count > MOST_COUNTED:
+            return start
+        found: list[int] = []
+        upto = end
+        while True:
+            found = await self._offsets(start, upto) + found
+            if len(found) >= count or start == earliest:
+                return found[-count] if len(found) >= count else start
+            upto, start = start, max(earliest, start - max(2 * (count - len(found)), MOST_COUNTED))
+
+    async def _offsets(self, start: int, end: int) -> list[int]:
+        """Returns the offsets of the visible records from ``start`` up to ``end``."""
+        found: list[int] = []
+        while start < end:
+            fetched = await self._store.read(
+                self._topic, self._partition, start, max_bytes=ONE_READ_BYTES, wait_seconds=0
+            )
+            found += [record.offset for record in fetched.records if record.offset < end]
+            if fetched.next_offset <= start:
+                break
+            start = fetched.next_offset
+        return found
 
     async def _read(self, wait_seconds: float, max_bytes: int) -> Run | None:
         await self._exists()
@@ -110,10 +141,11 @@ class PartitionRead:
 class _Part:
     """One partition of a merged read: its held records, and where it goes on."""
 
-    __slots__ = ("end", "held", "next", "number")
+    __slots__ = ("earliest", "end", "held", "next", "number")
 
-    def __init__(self, number: int, start: int, end: int) -> None:
+    def __init__(self, number: int, earliest: int, start: int, end: int) -> None:
         self.number = number
+        self.earliest = earliest
         self.next = start
         self.end = end
         self.held: deque[Record] = deque()
@@ -182,9 +214,18 @@ class NewestRead:
         bound = min(max_bytes, MERGED_BYTES)
 
         async def collect(part: _Part) -> None:
-            while part.next < part.end:
-                for record in await parts.read(part):
-                    self._add(part.number, record, bound)
+            found, low, earliest = 0, part.next, part.earliest
+            while True:
+                while part.next < part.end:
+                    records = await parts.read(part)
+                    found += len(records)
+                    for record in records:
+                        self._add(part.number, record, bound)
+                if found >= count or low <= earliest:
+                    return
+                # invisible offsets among the last ones: further back
+                part.end = low
+                part.next = low = max(earliest, low - max(2 * (count - found), MOST_COUNTED))
 
         await parts.each(collect)
         for (_, partition, _), record in sorted(self._newest, key=lambda each: each[0]):
@@ -226,7 +267,8 @@ class _Parts:
         ends = await store.offsets(topic, "latest")
         for number in sorted(earliest.keys() & ends.keys()):
             first, end = earliest[number], ends[number]
-            self.by_number[number] = _Part(number, start(first, end) if from_ms is None else min(first, end), end)
+            place = start(first, end) if from_ms is None else min(first, end)
+            self.by_number[number] = _Part(number, first, place, end)
         self._one_read_bytes = min(ONE_READ_BYTES, max(MERGED_BYTES // max(len(self.by_number), 1), 4096))
 
     async def wait(self, seconds: float) -> None:
@@ -238,7 +280,7 @@ class _Parts:
                 return
             await deferLater(self._clock, min(_LOOK_SECONDS, left))
             for number, end in (await self._store.offsets(self._topic, "latest")).items():
-                part = self.by_number.setdefault(number, _Part(number, 0, 0))
+                part = self.by_number.setdefault(number, _Part(number, 0, 0, 0))
                 part.end = end
 
     async def each(self, do: Callable[[_Part], Coroutine[Any, Any, None]]) -> None:
@@ -269,12 +311,12 @@ class _Parts:
                 raise
             part.next = earliest[part.number]
             return []
+        records = [record for record in fetched.records if record.offset < part.end]
         part.next = fetched.next_offset
         if part.next >= fetched.end:
             # the records up to the end cannot be seen: an open transaction, or a topic made anew
             part.end = min(part.end, part.next)
-            return fetched.records
-        return [record for record in fetched.records if record.offset < part.end]
+        return records
 
 
 def _size(record: Record) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import confluent_kafka
 import pytest
 import pytest_twisted
 from kafka_reader import until
@@ -16,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from kateway.config.schema import KafkaStorageConfig
+from kateway.core.reads import NewestRead, PartitionRead, Read, Start
 from kateway.errors import ConfigError, OutcomeUnknown, Unavailable
 from kateway.model import TopicInfo
 from kateway.storage.interface import FOR_EVER
@@ -158,3 +160,38 @@ async def test_a_topic_of_kafkas_own_is_not_listed(kafka, oracle, make_store, to
     listed = await store.topics()
     assert topic_name in listed
     assert "__consumer_offsets" not in listed
+
+
+@pytest.mark.kafka
+@here
+async def test_last_records_of_a_topic_that_ends_with_a_transactions_marker(
+    kafka: KafkaCluster, topic_name: str
+) -> None:
+    await deferToThread(Oracle(kafka.direct).create_topic, topic_name)
+
+    def transactions() -> None:
+        producer = confluent_kafka.Producer({"bootstrap.servers": kafka.direct, "transactional.id": topic_name})
+        producer.init_transactions()
+        for values, commits in (((b"a", b"b"), True), ((b"x", b"y"), False), ((b"c",), True)):
+            producer.begin_transaction()
+            for value in values:
+                producer.produce(topic_name, value)
+            producer.flush()
+            (producer.commit_transaction if commits else producer.abort_transaction)()
+
+    await deferToThread(transactions)
+    store = KafkaStore(KafkaStorageConfig(driver="kafka", brokers=(kafka.direct,)), reactor)
+    await store.start()
+
+    async def values(read: Read) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        run = await read.first(5.0, 1 << 20)
+        while run is not None:
+            found += [record.value for record in run[1]]
+            run = await read.next(1 << 20)
+        return found
+
+    for count, expected in ((1, [b"c"]), (2, [b"b", b"c"]), (9, [b"a", b"b", b"c"])):
+        assert await values(NewestRead(store, topic_name, count, reactor)) == expected
+        assert await values(PartitionRead(store, topic_name, 0, Start("last", count))) == expected
+    await store.stop(1.0)

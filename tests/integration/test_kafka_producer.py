@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from kateway.config.schema import KafkaStorageConfig
-from kateway.errors import Overloaded, PartitionNotFound, TooLarge, TopicNotFound, Unavailable
+from kateway.errors import InvalidRecord, Overloaded, PartitionNotFound, TooLarge, TopicNotFound, Unavailable
 from kateway.model import Message, Receipt, Record
 from kateway.storage.interface import Outcome
 from kateway.storage.kafka.cluster.client import Client
@@ -238,3 +238,23 @@ async def test_cancelling_a_publish_does_nothing(oracle: Oracle, writer: Writer,
     publishing = writer.publish(topic_name, Message(b"v"))
     publishing.cancel()
     assert await publishing == [Receipt(0, 0)]
+
+
+@pytest.mark.both_kafkas
+@pytest_twisted.ensureDeferred
+async def test_record_that_the_broker_refuses_does_not_take_its_neighbours_along(
+    kafka: KafkaCluster, oracle: Oracle, writer: Writer, topic_name: str
+) -> None:
+    await deferToThread(oracle.create_topic, topic_name, 1, 1, {"cleanup.policy": "compact"})
+    answers = [
+        writer.publish(topic_name, Message(b"%d" % number, None if number % 50 == 7 else b"k%d" % number, partition=0))
+        for number in range(400)
+    ]
+    outcomes = [(await answer)[0] for answer in answers]
+    refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, InvalidRecord)]
+    assert refused == [number for number in range(400) if number % 50 == 7]
+    assert len(receipts([outcome for number, outcome in enumerate(outcomes) if number % 50 != 7])) == 392
+    found = [record.value for record in await deferToThread(oracle.records, topic_name)]
+    assert found == [b"%d" % number for number in range(400) if number % 50 != 7]
+    many = await writer.publish(topic_name, Message(b"a", b"a"), Message(b"b"), Message(b"c", b"c"))
+    assert [type(outcome) for outcome in many] == [Receipt, InvalidRecord, Receipt]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 
-from kateway.core.reads import MERGED_BYTES, MOST_LAST, MergedRead, NewestRead, Read
+from kateway.core.reads import MERGED_BYTES, MOST_LAST, MergedRead, NewestRead, PartitionRead, Read, Start
 from kateway.errors import InvalidParameter, OffsetOutOfRange, Unavailable
 from kateway.model import Record, TopicInfo
 from kateway.storage.interface import At, Fetched
@@ -25,6 +25,8 @@ class Store:
         self.earliest = dict.fromkeys(range(len(logs)), 0)
         self.hidden = dict.fromkeys(range(len(logs)), 0)
         """Offsets that the end counts and no read gives."""
+        self.invisible: set[tuple[int, int]] = set()
+        """Offsets of control records, as transactions leave them: no read gives them."""
         self.on_read = lambda partition: None
         self.reads = 0
 
@@ -47,8 +49,9 @@ class Store:
         if offset < self.earliest[partition]:
             raise OffsetOutOfRange
         await succeed(None)
-        records = self.logs[partition][offset : offset + self.at_once]
-        return Fetched(records, offset + len(records), len(self.logs[partition]))
+        taken = self.logs[partition][offset : offset + self.at_once]
+        records = [record for record in taken if (partition, record.offset) not in self.invisible]
+        return Fetched(records, offset + len(taken), len(self.logs[partition]))
 
 
 def log(timestamps: list[int], size: int = 1) -> list[Record]:
@@ -183,3 +186,25 @@ def test_read_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
     clock.advance(0.3)
     reading.cancel()
     assert clock.getDelayedCalls() == []
+
+
+@given(
+    st.lists(timestamps.map(sorted), min_size=1, max_size=3),
+    st.sets(st.tuples(st.integers(0, 2), st.integers(0, 11))),
+    st.integers(1, 8),
+)
+def test_last_records_are_counted_without_invisible_offsets(
+    logs: list[list[int]], invisible: set[tuple[int, int]], count: int
+) -> None:
+    store = Store([log(each) for each in logs])
+    store.invisible = invisible
+    visible = [
+        [record for record in each if (number, record.offset) not in invisible]
+        for number, each in enumerate(store.logs)
+    ]
+    candidates = sorted(
+        (record.timestamp, number, record.offset) for number, each in enumerate(visible) for record in each[-count:]
+    )
+    assert read_all(NewestRead(store, "t", count, Clock()), Clock()) == candidates[-count:]
+    one = PartitionRead(store, "t", 0, Start("last", count))  # type: ignore[arg-type]
+    assert read_all(one, Clock()) == [(record.timestamp, 0, record.offset) for record in visible[0][-count:]]

@@ -58,7 +58,9 @@ ANSWER_GRACE_SECONDS = 1.0
 _VERDICTS = {
     **dict.fromkeys((3, 5, 6, 8, 9, 13, 19, 72, 74, 75, 89, 100, 103), Verdict.NOT_WRITTEN),
     **dict.fromkeys((-1, 7, 20, 56), Verdict.UNKNOWN),
-    **dict.fromkeys((2, 17, 29, 30, 31, 32, 35, 43, 44, 58, 76, 87), Verdict.REFUSED),
+    **dict.fromkeys((2, 17, 29, 30, 31, 35, 43, 44, 58, 76), Verdict.REFUSED),
+    # INVALID_TIMESTAMP, INVALID_RECORD (no key in a compacted topic, say): Produce 7 does not name the record
+    **dict.fromkeys((32, 87), Verdict.BAD_RECORD),
     10: Verdict.TOO_LARGE,
     18: Verdict.TOO_LARGE,
     45: Verdict.OUT_OF_ORDER,
@@ -67,7 +69,7 @@ _VERDICTS = {
 }
 """Kafka's error codes; any other says nothing of what became of the batch."""
 
-_NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
+_NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.BAD_RECORD, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
 
 
 class PartitionLane(Lane[Pending]):

@@ -49,6 +49,8 @@ class Verdict(Enum):
     """Sent and not answered, or answered with an error after the leader had written it."""
     REFUSED = auto()
     """Answered with a refusal that will stay."""
+    BAD_RECORD = auto()
+    """Answered with a refusal that is for one of the records; which one is found by halving."""
     TOO_LARGE = auto()
     OUT_OF_ORDER = auto()
     FORGOTTEN = auto()
@@ -104,6 +106,8 @@ class Lane(Generic[I]):
         "_acknowledged",
         "_broken",
         "_repairing",
+        "_sift",
+        "_sift_records",
         "batches",
         "dropped_bytes",
         "dropped_items",
@@ -130,6 +134,10 @@ class Lane(Generic[I]):
         """Whether a batch was acknowledged under this identity."""
         self.dropped_bytes = 0
         self.dropped_items = 0
+        self._sift = 0
+        """So many items at the queue's front were refused together: one of them is bad."""
+        self._sift_records = 0
+        """Most of them in one batch: halved with each refusal, doubled with each success."""
         """Of settled items that the lane has dropped by itself; the producer adds them up and sets it to 0."""
         self._acknowledged = 0
         self._repairing = False
@@ -149,7 +157,7 @@ class Lane(Generic[I]):
         """Whether ``next`` would give a batch, room permitting. Hot."""
         if self._repairing or (self.numbered and self.identity is None):
             return False
-        if self.in_flight >= (MAX_IN_FLIGHT if self.proven else 1):
+        if self.in_flight >= (MAX_IN_FLIGHT if self.proven and not self._sift else 1):
             return False
         return bool(self.queue) or self.in_flight < len(self.batches)
 
@@ -187,10 +195,15 @@ class Lane(Generic[I]):
         if size > limit and (not first and size > room):
             return None
         items = [queue.popleft()]
-        while queue and size + queue[0].size <= limit:
+        most = self._sift_records if self._sift else len(queue) + 1
+        while queue and size + queue[0].size <= limit and len(items) < most:
             item = queue.popleft()
             items.append(item)
             size += item.size
+        if self._sift:
+            self._sift = max(self._sift - len(items), 0)
+            if not self._sift:
+                self._sift_records = 0
         batch = QueuedBatch(items, size, self.identity, self.batches[-1].end if self.batches else self._acknowledged)
         self.batches.append(batch)
         return batch
@@ -205,6 +218,7 @@ class Lane(Generic[I]):
         self.in_flight -= 1
         if verdict is Verdict.WRITTEN:
             self._remove(batch)
+            self._sift_records *= 2
             self.proven = self.numbered
             self._acknowledged = batch.end
             return batch.items, self._repair() if self._repairing else []
@@ -218,7 +232,9 @@ class Lane(Generic[I]):
                 lost = batch.items
         elif verdict is Verdict.TOO_LARGE and len(batch.items) > 1 and not batch.unknown:
             self.max_batch_bytes = min(self.max_batch_bytes, batch.size // 2)
-        elif verdict in (Verdict.REFUSED, Verdict.TOO_LARGE, Verdict.LOST):
+        elif verdict is Verdict.BAD_RECORD and len(batch.items) > 1 and not batch.unknown:
+            self._sift_records = len(batch.items) // 2
+        elif verdict in (Verdict.REFUSED, Verdict.BAD_RECORD, Verdict.TOO_LARGE, Verdict.LOST):
             self._remove(batch)
             if verdict is Verdict.LOST or batch.unknown:
                 lost = batch.items
@@ -256,6 +272,8 @@ class Lane(Generic[I]):
                 self.dropped_items += 1
             else:
                 self.queue.appendleft(item)
+        if self._sift_records:
+            self._sift += len(back)
         if self._broken:
             self._broken = False
             self.identity = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -361,3 +362,39 @@ def test_dropping_a_lane_tells_the_unsent_from_the_unknown_and_ignores_late_answ
     assert (unsent, lost) == (items[5:], items[:5])
     assert lane.answered(batches[0], Verdict.WRITTEN) == ([], [])
     assert lane.empty
+
+
+@pytest.mark.parametrize("bad", [{0}, {99}, {50}, {3, 4}, {0, 17, 62, 99}, set(range(0, 100, 10)), set(range(100))])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_bad_records_are_found_by_halving_and_their_neighbours_are_written(bad: set[int], numbered: bool) -> None:
+    lane: Lane[Numbered] = Lane("t", 0, numbered=numbered, max_batch_bytes=1_000_000)
+    if numbered:
+        lane.adopt(Identity(7, 0))
+    lane.queue.extend(Numbered(number, 10) for number in range(100))
+    lane.queue.extend(Numbered(number, 10) for number in range(100, 300))
+    written: list[int] = []
+    refused: list[int] = []
+    requests = 0
+    while lane.queue or lane.batches:
+        flights = []
+        while (batch := lane.next(1_000_000, first=True)) is not None:
+            flights.append(batch)
+        requests += len(flights)
+        assert flights
+        gap = False
+        for batch in flights:
+            numbers = [item.number for item in batch.items]
+            if gap:
+                lane.answered(batch, Verdict.OUT_OF_ORDER)
+            elif bad & set(numbers):
+                gap = numbered
+                settled, lost = lane.answered(batch, Verdict.BAD_RECORD)
+                assert not lost
+                refused += [item.number for item in settled]
+            else:
+                settled, lost = lane.answered(batch, Verdict.WRITTEN)
+                written += [item.number for item in settled]
+    assert set(refused) == bad
+    assert written == [number for number in range(300) if number not in bad]
+    # some twice the logarithm for each, and not one for each record
+    assert requests <= 6 + 20 * len(bad)
