@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -68,7 +68,8 @@ class FirstUse:
             if waiting.late is not None:
                 waiting.late.cancel()
             if error is None:
-                waiting.send().addCallbacks(waiting.answer.callback, waiting.answer.errback)
+                # one that breaks must not hold up those behind it
+                maybeDeferred(waiting.send).addCallbacks(waiting.answer.callback, waiting.answer.errback)
             else:
                 waiting.answer.callback([error] * waiting.count)
         del self._waiting[topic]

@@ -71,9 +71,7 @@ class KeyIndex:
         part = self._partitions.get(name)
         if part is None:
             part = self._partitions[name] = _Partition()
-            if len(self._partitions) > MOST_PARTITIONS:
-                _, gone = self._partitions.popitem(last=False)
-                self._count -= len(gone.keys)
+            self._make_room()
         self._partitions.move_to_end(name)
         raw = key.encode()
         await self._caught_up(place, partition, part)
@@ -84,6 +82,14 @@ class KeyIndex:
         for seen in known or ():
             found.setdefault(seen.digest, []).append(seen.offset)
         return found
+
+    def _make_room(self) -> None:
+        for name, part in list(self._partitions.items()):
+            if len(self._partitions) <= MOST_PARTITIONS:
+                return
+            if not part.reading and not part.waiting and part.covers is not None:
+                self._count -= len(part.keys)
+                del self._partitions[name]
 
     async def _look_back(self, place: Place, partition: int, part: _Partition, key: bytes) -> list[_Seen]:
         """Reads the part of the window whose keys were dropped, for one key."""

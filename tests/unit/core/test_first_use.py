@@ -83,3 +83,18 @@ def test_exception_of_the_store_is_answered_and_logged(logged_errors: list[dict[
     assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
     logged_errors.clear()
     assert "t" not in world.first_use
+
+
+def test_publish_that_breaks_when_it_is_sent_does_not_hold_up_those_behind_it() -> None:
+    world = World()
+    failures: list[Any] = []
+
+    def breaks() -> Any:
+        raise ZeroDivisionError
+
+    world.first_use.wait("t", breaks, 1, 5.0, world.make).addErrback(failures.append)
+    behind = world.publish(1)
+    world.made.callback(None)
+    assert failures[0].check(ZeroDivisionError)
+    assert behind == [Receipt(0, 1)]
+    assert "t" not in world.first_use

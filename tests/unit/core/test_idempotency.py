@@ -327,3 +327,16 @@ def test_errors_of_the_caller_leave_the_key_free() -> None:
 
     assert isinstance(world.publish("k", b"a", write=refuse)[0], KatewayError)
     assert not world.publish("k", b"b")[0].replayed
+
+
+def test_partitions_that_are_not_asked_for_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    monkeypatch.setattr("kateway.core.key_index.MOST_PARTITIONS", 3)
+    for number in range(10):
+        use = Use("app", f"t{number}", "v1", "k", b"")
+        place = Place("default", world.store, f"t{number}")  # type: ignore[arg-type]
+        work = world.keys.publish(use, place, 1, [Message(b"a")], world.clock.seconds() + 5, world.store.write)
+        Deferred.fromCoroutine(work).addErrback(lambda _: None)
+    index = world.keys._index
+    assert len(index._partitions) == 3
+    assert index._count == sum(len(part.keys) for part in index._partitions.values())
