@@ -212,7 +212,18 @@ def flag(values: Mapping[bytes, bytes], name: bytes) -> bool:
 # --- publish -----------------------------------------------------------------------------------------------------
 
 _PUBLISH = frozenset(
-    {b"key", b"key_base64", b"partition", b"ack", b"timeout", b"retry", b"batch", b"timestamp", b"tombstone"}
+    {
+        b"key",
+        b"key_base64",
+        b"partition",
+        b"ack",
+        b"timeout",
+        b"retry",
+        b"batch",
+        b"timestamp",
+        b"tombstone",
+        b"handoff",
+    }
 )
 DEFAULT_PUBLISH_SECONDS = 5.0
 DEFAULT_RETRIES = 3
@@ -232,6 +243,7 @@ def publish_query(raw: bytes) -> PublishQuery:
     encoded = values.get(b"key_base64")
     if encoded is not None:
         key = from_base64(encoded, "key_base64")
+    flag(values, b"handoff")  # checked, and so without effect: no record is kept here while its store is away
     return PublishQuery(
         key,
         whole(values, b"partition", None, 0, INT32_MAX),

@@ -91,6 +91,12 @@ def test_a_publish_query_has_its_defaults() -> None:
     assert params.publish_query(b"") == params.PublishQuery(None, None, None, 5.0, 3, False)
 
 
+def test_handoff_is_accepted_and_has_no_effect() -> None:
+    assert params.publish_query(b"handoff=0") == params.publish_query(b"handoff=1") == params.publish_query(b"")
+    with pytest.raises(InvalidParameter):
+        params.publish_query(b"handoff=2")
+
+
 def test_a_publish_query_is_read() -> None:
     query = params.publish_query(b"key=a%2Bb+c&partition=3&ack=2&timeout=0.5&retry=0&batch=1")
     assert query == params.PublishQuery(b"a+b+c", 3, -1, 0.5, 0, True)
