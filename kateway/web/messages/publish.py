@@ -33,6 +33,7 @@ from kateway.web.messages.content_coding import Decode, decoder
 from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
+MOST_EQUAL_PROBLEMS = 1000
 _CREATED = b'{"partition":%d,"offset":%d}'
 _TAKEN = b'{"partition":%d,"offset":null}'
 
@@ -209,7 +210,17 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
 
 
 def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
-    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks."""
+    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks. One of many
+    records that is refused as a whole gets one problem: a hundred thousand would take 25 MB.
+    """
+    first = outcomes[0] if outcomes else None
+    if (
+        len(outcomes) > MOST_EQUAL_PROBLEMS
+        and isinstance(first, KatewayError)
+        and all(each is first for each in outcomes)
+    ):
+        exchange.respond(problem(first, exchange.request.id))
+        return first
     worst: KatewayError | None = None
     taken = False
     results: list[Any] = []

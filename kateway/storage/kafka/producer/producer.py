@@ -139,10 +139,10 @@ class Producer:
     ) -> None:
         size = sum(map(encoded_size, messages))
         if self._stopping:
-            deferred.callback([Draining("the gateway is shutting down") for _ in messages])
+            deferred.callback([Draining("the gateway is shutting down")] * len(messages))
             return
         if not messages or self._full(size, len(messages)):
-            deferred.callback([self._overloaded() for _ in messages])
+            deferred.callback([self._overloaded()] * len(messages))
             return
         self.held_bytes += size
         self.held_records += len(messages)
