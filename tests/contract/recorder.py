@@ -31,8 +31,8 @@ async def until(condition: Callable[[], Any], patience_seconds: float = PATIENCE
 
 
 class Recorder:
-    """Notes every call as ``(name, argument)`` and keeps what was taken. ``inside`` tells whether a call of the test's
-    own is under way: none may be heard then.
+    """Notes every call as ``(name, argument)`` and keeps the records taken. ``inside`` tells whether a call of the
+    test's own is under way: none may be heard then.
     """
 
     def __init__(self, hold: Callable[[frozenset[int]], Deferred[None] | None] = lambda _: None) -> None:

@@ -112,7 +112,7 @@ class Answer:
 
 
 class Client(Protocol):
-    """A client that sends what it is told and keeps what comes."""
+    """A client that sends given bytes and keeps the received ones."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -147,7 +147,7 @@ class Client(Protocol):
 
 
 async def plain(port: int, request: str) -> bytes:
-    """Sends a request as it stands and answers what came back, up to the end of a JSON body."""
+    """Sends a request as it stands and returns the answer, up to the end of a JSON body."""
     client = await Client.connect(port)
     client.send(request)
     await eventually(lambda: client.received.endswith(b"}"))
@@ -164,5 +164,5 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 
 
 def settled() -> Deferred[None]:
-    """Lets the reactor do what is due."""
+    """Lets the reactor make its due calls."""
     return deferLater(reactor, 0.02)

@@ -1,4 +1,4 @@
-"""Who may do what over real HTTP: every refusal of the contract, by each way in."""
+"""Access over real HTTP: every refusal of the contract, by each way in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Administered]:
     await made.stop()
 
 
-# --- who is asking ---------------------------------------------------------------------------------------------------
+# --- authentication ---------------------------------------------------------------------------------------------------
 
 
 @here
@@ -168,7 +168,7 @@ async def test_a_bearer_token_stands_for_its_application(tmp_path: Path, adminis
             assert [challenge.split()[0] for challenge in challenges] == ["Basic", "Bearer"]
 
 
-# --- what may be asked for -------------------------------------------------------------------------------------------
+# --- authorisation -------------------------------------------------------------------------------------------
 
 
 @here

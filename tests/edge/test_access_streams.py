@@ -92,7 +92,7 @@ async def test_what_a_waiting_request_lived_on_ends_it(hot: Administered, go: Ch
     read = hot.spawn(hot.read("app2", "foo?partition=0&offset=0&timeout=20"))
     await eventually(lambda: len(hot.service.open_streams) == 2)
     await go(hot)
-    # whoever reads without a group cares little for a binding's groups
+    # a read without a group needs none of a binding's groups
     for waiting in (poll,) if go is restrict_binding else (poll, read):
         await eventually(lambda waiting=waiting: waiting.called, REVOCATION_SECONDS)  # type: ignore[misc]
         assert (await waiting).status in {401, 403, 404, 410}

@@ -647,7 +647,7 @@ async def test_in_open_mode_every_write_says_what_to_set() -> None:
     assert (await admin("GET", "/applications"))["items"] == []
 
 
-# --- who may come in -------------------------------------------------------------------------------------------
+# --- access -------------------------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred
@@ -708,7 +708,7 @@ async def test_another_origins_page_changes_nothing_token_or_not(origin: str) ->
     assert admin.running.reloads == 1
 
 
-# --- what is refused before it is tried ------------------------------------------------------------------------
+# --- changes refused before they are tried ------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,4 @@
-"""What a shutdown tells those who are connected."""
+"""A shutdown, as connected clients see it."""
 
 from __future__ import annotations
 

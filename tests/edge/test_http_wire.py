@@ -1,4 +1,4 @@
-"""What is on the wire and how it may be misread: request smuggling and malformed requests, refused, then closed."""
+"""Bytes on the wire and how they may be misread: request smuggling and malformed requests, refused, then closed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 
 class Conversation:
-    """A connection whose every request is answered with what was understood of it."""
+    """A connection whose every request is answered with its parsed parts."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, bytes, bytes]] = []

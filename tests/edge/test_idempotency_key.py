@@ -1,4 +1,4 @@
-"""Idempotency keys over HTTP: the answers of a repeat, and what is refused."""
+"""Idempotency keys over HTTP: the answers of a repeat, and refusals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Behind a refusal nothing is a request: each refusal of the wire, however its bytes arrive, alone and behind a poll.
 
 What follows the refused head always holds a whole, valid request. It may be the body that the client was going to send
-anyway; executed, it would be a request that nobody made.
+anyway; executed, it would be a request that no client made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reloads while the gateway runs: what changes, what is left out of force, and what nobody notices."""
+"""Reloads while the gateway runs: changes, options that stay, and clients that notice nothing."""
 
 from __future__ import annotations
 

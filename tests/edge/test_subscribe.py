@@ -471,7 +471,7 @@ async def test_a_last_event_id_acknowledges_up_to_and_with_it(gateway: RunningGa
 @pytest_twisted.ensureDeferred
 async def test_a_last_event_id_counts_where_nothing_was_committed(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
-    # nobody is believed beyond the end, and the news of a write may be a moment late
+    # no client is believed beyond the end, and the news of a write may be a moment late
     assert (await gateway.request("GET", f"{T}?partition=0&offset=2")).body == b"c"
     answer = await gateway.request(
         "GET", f"{G}?limit=2&idle=0.5&timeout=9", headers={"Accept": "text/event-stream", "Last-Event-ID": "0:1"}

@@ -1,4 +1,4 @@
-"""TLS listeners on a loopback port: who shows which certificate, and what a re-read changes."""
+"""TLS listeners on a loopback port: certificates of clients, and the effect of a re-read."""
 
 from __future__ import annotations
 

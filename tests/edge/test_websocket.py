@@ -95,7 +95,7 @@ async def test_acknowledgements_are_messages(gateway: RunningGateway) -> None:
     await eventually(lambda: len(socket.messages()) == 2)
     socket.send(TextMessage(data='[{"partition":0,"upto":1}]'))
     await until_committed(gateway, 2)
-    assert len(socket.messages()) == 2  # what holds is not answered
+    assert len(socket.messages()) == 2  # an acknowledgement that holds is not answered
     socket.send(TextMessage(data='[{"partition":0,"offset":77}]'))
     await eventually(lambda: len(socket.messages()) == 3)
     assert json.loads(socket.messages()[2])["results"][0]["status"] == 404

@@ -1,1 +1,1 @@
-"""A history checker: what writers were told and readers read while things broke, held against what is in the log."""
+"""A history checker: the answers to writers and the records read while things broke, held against the log."""

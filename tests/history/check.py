@@ -1,4 +1,4 @@
-"""Holds a history against what is in the log in the end: what is lost, there twice, out of order, or claimed wrongly.
+"""Holds a history against the log at its end: records lost, there twice, out of order, or claimed wrongly.
 
 Nothing here asks our own code: the log is what another client reads.
 """
@@ -51,7 +51,7 @@ class Report:
     denied: list[Ident] = field(default_factory=list)
     """In the log, though every answer said that nothing was written."""
     foreign: list[Place] = field(default_factory=list)
-    """In the log, and nobody published it."""
+    """In the log, and never published."""
     invented: list[Ident] = field(default_factory=list)
     """Delivered, and not in the log or not at the place that the reader was told."""
     disordered: list[Ident] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Report:
     """Delivered again after it was settled or acknowledged, and no outage just then excuses it."""
 
     def faults(self) -> dict[str, list[Ident] | list[Place]]:
-        """What is wrong, by kind; empty when all is well."""
+        """The faults, by kind; empty when all is well."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, list) and value}
 
@@ -108,7 +108,7 @@ def check(
 
 
 def trace(history: History, final: Final, place: Place) -> list[str]:
-    """Who had the record at a place, and when, for people who look for the reason."""
+    """The readers of the record at a place, with times, for people in search of the reason."""
     name = next(ident(value) for offset, value in final.log[place.partition] if offset == place.offset)
     lines = [f"{each.at:.3f} published {name}: {each.status}" for each in history.published if each.ident == name]
     since = max((each.at for each in history.published if each.ident == name), default=0.0)

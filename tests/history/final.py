@@ -22,7 +22,7 @@ def committed(port: int, topic: str, group: str) -> dict[int, int]:
 
 
 def from_gateway(port: int, topic: str, group: str = "", *, drained: bool = False) -> Final:
-    """By reads without a group; for the embedded store, which nobody else can read."""
+    """By reads without a group; for the embedded store, which no other program can read."""
     client = Client(port)
     partitions = json.loads(client.ask("GET", f"/v1/topics/{topic}").body)["partitions"]
     log: dict[int, list[tuple[int, bytes]]] = {}

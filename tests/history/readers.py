@@ -184,7 +184,7 @@ def _attend(history: History, session: int, port: int, target: str, plan: Plan, 
         elif plan.end == "goodbye":
             attendance.say_goodbye()
         client.close()
-        # what is behind a WebSocket's goodbye has to be read as well, or the kernel makes a reset of the close
+        # bytes behind a WebSocket's close frame have to be read as well, or the kernel makes a reset of the close
         whole = attendance.ended or plan.form != "websocket"
         if attendance.incoming.complete and whole and not left:
             history.clean(session)

@@ -102,7 +102,7 @@ class Run:
 
     @contextmanager
     def outage(self, name: str, recovery_seconds: float = 0.0) -> Iterator[None]:
-        """Something is dead while the block runs; after it, whoever needed it may take so long to find it again."""
+        """Something is dead while the block runs; after it, its clients may take so long to find it again."""
         begin = time.monotonic()
         self.history.fault(name)
         yield

@@ -1,4 +1,4 @@
-"""A process that publishes to an embedded store and says what was acknowledged: to be killed.
+"""A process that publishes to an embedded store and prints the acknowledged records: to be killed.
 
 ``embedded_writer.py DIRECTORY SEED``: each line of its output is ``record PARTITION OFFSET NAME`` or
 ``commit PARTITION OFFSET``, written after the store said so.
@@ -20,7 +20,7 @@ from kateway.model import Committed, Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
 
 
-class Nobody:
+class IdleListener:
     """A listener that knows only when it may commit."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ async def publish(store, loop: int, seed: str) -> None:
 
 
 async def commit(store) -> None:
-    listener = Nobody()
+    listener = IdleListener()
     subscription = store.subscribe("group", "topic", listener, "earliest")
     await listener.ready
     offset = (await store.committed("group", "topic"))[0]

@@ -59,7 +59,7 @@ class Reader:
         self.errors.append(error)
 
     def commit(self, partitions: frozenset[int] | None = None) -> Deferred[None]:
-        """Commits what was taken."""
+        """Commits the records taken."""
         places = {
             partition: Committed(position)
             for partition in (self.owned if partitions is None else partitions)

@@ -42,7 +42,7 @@ class Broker:
         self._topic = topic
 
     async def fetch(self, session: int, epoch: int) -> int:
-        """A request of somebody's session in which nothing has changed; answers its error."""
+        """A request of another client's session in which nothing has changed; returns its error."""
         node = self._client.leader(self._topic, 0)
         assert node is not None
         body = encode_fetch(self._topic, [], **EMPTY, session=session, epoch=epoch)

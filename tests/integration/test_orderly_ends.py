@@ -1,4 +1,6 @@
-"""A WebSocket's goodbye, plain and over TLS, by who has read everything or has left something to its kernel."""
+"""A WebSocket's closing handshake, plain and over TLS, by clients that have read everything or left some to their
+kernel.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_server_dies_with_the_tests_that_started_it(tmp_path: Path) -> None:
 
 def _runs(pid: int) -> bool:
     try:
-        # a zombie has ended; nobody has collected it yet
+        # a zombie has ended; its parent has not collected it yet
         return not Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
     except OSError:
         return False

@@ -180,7 +180,7 @@ async def test_a_server_that_freezes_leaves_the_last_snapshot_in_force_and_is_ca
     await registry.register_gateway(GatewayEntry(name="gw1"))
     await registry.put_application(APP1)
     zookeeper_server.freeze()
-    # the connection is still thought to be good: the change was sent, and nobody knows what became of it
+    # the connection is still thought to be good: the change was sent, and its outcome is unknown
     with pytest.raises((OutcomeUnknown, RegistryUnavailable)):
         await registry.put_application(APP2)
     await until(lambda: not registry.health().healthy)
@@ -260,7 +260,7 @@ async def test_a_session_that_expires_is_begun_anew_with_its_entry_in_the_list(h
 
 
 async def expire(registry: ZookeeperRegistry) -> None:
-    """Ends a registry's session as ZooKeeper would: somebody else with its id and password closes it."""
+    """Ends a registry's session as ZooKeeper would: another client with its id and password closes it."""
     number, password = registry.session
     address = str(registry.health().details["hosts"])
 

@@ -227,7 +227,7 @@ class Member:
         self.consumer.subscribe(list(topics))
 
     def poll(self, count: int = 1000, timeout_seconds: float = 0.5) -> list[Seen]:
-        """What has come; raises what went wrong."""
+        """Returns the records that have come; raises the error."""
         found = []
         for message in self.consumer.consume(count, timeout=timeout_seconds):
             if message.error() is not None:
@@ -239,7 +239,7 @@ class Member:
         return {(each.topic, each.partition) for each in self.consumer.assignment()}
 
     def commit(self) -> None:
-        """Commits what was polled."""
+        """Commits the polled records."""
         self.consumer.commit(asynchronous=False)
 
     def close(self) -> None:

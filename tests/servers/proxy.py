@@ -56,7 +56,7 @@ class Proxy:
         self._call(undo)
 
     def drop_responses(self) -> None:
-        """Requests get through, answers do not: the work is done and nobody hears of it."""
+        """Requests get through, answers do not: the work is done and its client gets no answer."""
         self._set("_drop_responses", True)
 
     def cut_after_response_bytes(self, count: int) -> None:

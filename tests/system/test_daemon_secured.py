@@ -52,7 +52,7 @@ def test_a_wrong_password_is_one_line_and_few_attempts_until_its_file_has_the_ri
     before = cluster.proxies[1].connections_made
     end = time.monotonic() + WATCHED_SECONDS
     while time.monotonic() < end:
-        # whoever asks meanwhile makes it no worse
+        # a request meanwhile makes it no worse
         assert ask(gateway, "POST", f"{publish}?timeout=1", b"x")[0] == 503
         status, body = ask(gateway, "GET", "/ready")
         assert (status, "uthentication failed" in json.loads(body)["parts"]["storage.default"]["reason"]) == (503, True)

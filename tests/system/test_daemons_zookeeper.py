@@ -1,4 +1,4 @@
-"""Three daemons of one registry in ZooKeeper: what one is told holds on all, and who is killed goes off the list."""
+"""Three daemons of one registry in ZooKeeper: a change through one holds on all, and a killed one goes off the list."""
 
 from __future__ import annotations
 

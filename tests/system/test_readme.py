@@ -1,4 +1,4 @@
-"""What README.rst shows is what happens: its session is run, on a port of the test's own."""
+"""The session of README.rst is run as it stands, on a port of the test's own."""
 
 from __future__ import annotations
 

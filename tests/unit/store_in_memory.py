@@ -135,7 +135,7 @@ class MemoryStore:
         self.logs[topic] = [[] for _ in range(partitions)]
 
     def append(self, topic: str, partition: int, *values: bytes, skip: int = 0) -> None:
-        """Writes records, ``skip`` offsets behind the last (offsets that nobody may see)."""
+        """Writes records, ``skip`` offsets behind the last (invisible offsets)."""
         log = self.logs[topic][partition]
         offset = self.end(topic, partition) + skip
         for value in values:

@@ -1,4 +1,4 @@
-"""README.rst and .ci/run give the same command for the tests, so that what people run is what holds the line."""
+"""README.rst and .ci/run give the same command for the tests, so that people run the tests that CI runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's steps: what is tried again, which topics are made, which partitions and offsets are refused."""
+"""The gateway's steps: repeated publishes, topics made, partitions and offsets refused, and the breaker."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class World:
 
     @staticmethod
     def now(work: Any) -> Any:
-        """What has to be known at once; raises what it failed with."""
+        """The result of work that must be done at once; raises its failure."""
         done = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         found: list[Any] = []
         failed: list[Any] = []

@@ -1,4 +1,4 @@
-"""``--check``: what would refuse the start is named, all of it, with its path; nothing is made or taken by looking."""
+"""``--check``: every fault that would refuse the start is named with its path; nothing is made or taken by looking."""
 
 from __future__ import annotations
 

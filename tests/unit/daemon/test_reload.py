@@ -1,4 +1,4 @@
-"""What a reload may change while the gateway runs, and what is told of the last one."""
+"""The options that a reload may change while the gateway runs, and the report of the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is asking: keys and secrets, client certificates, the chain of ways, and repeated failures."""
+"""Authentication: keys and secrets, client certificates, the chain of ways, and repeated failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application may do with whose topics."""
+"""The rights of an application to its own and other topics."""
 
 from __future__ import annotations
 

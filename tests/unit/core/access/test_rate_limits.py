@@ -1,4 +1,4 @@
-"""Quotas: what is admitted, what is refused and for how long, and what is remembered."""
+"""Quotas: admissions, refusals with their waits, and the meters kept."""
 
 from __future__ import annotations
 

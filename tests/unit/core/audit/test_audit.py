@@ -1,4 +1,4 @@
-"""Audit: events reach their sinks, in order, without holding anybody up, and losses are counted."""
+"""Audit: events reach their sinks, in order, without holding a request up, and losses are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is fed, who waits, who is refused, and from which partitions."""
+"""The assignment of partitions to readers: fed, waiting, refused."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from kateway.errors import TooManyConsumers
 
 
 @attrs.frozen(eq=False)
-class Somebody:
+class FakeReader:
     short: bool = False
 
 
 def test_before_it_is_known_which_partitions_are_ours_there_is_a_seat_for_each() -> None:
-    queue: ReaderQueue[Somebody] = ReaderQueue()
-    people = [Somebody() for _ in range(4)]
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    people = [FakeReader() for _ in range(4)]
     for person in people:
         queue.arrive(person, 4)
     assert queue.fed == people
     with pytest.raises(TooManyConsumers):
-        queue.arrive(Somebody(), 4)
+        queue.arrive(FakeReader(), 4)
     assert queue.resize(2) == people[2:]
     assert queue.fed == people[:2]
 
 
 def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None:
-    queue: ReaderQueue[Somebody] = ReaderQueue()
-    poll, follower, waits = Somebody(short=True), Somebody(), Somebody()
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    poll, follower, waits = FakeReader(short=True), FakeReader(), FakeReader()
     queue.arrive(poll, 1)
     queue.arrive(follower, 1)
     queue.arrive(waits, 1)
@@ -41,9 +41,9 @@ def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None
 
 
 def test_who_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front() -> None:
-    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
     queue.resize(2)
-    first, second = Somebody(), Somebody()
+    first, second = FakeReader(), FakeReader()
     queue.arrive(first, 4)
     queue.arrive(second, 4)
     assert queue.resize(1) == []
@@ -54,9 +54,9 @@ def test_who_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front(
 
 
 def test_polls_queue_in_the_order_in_which_they_came() -> None:
-    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
     queue.resize(1)
-    polls = [Somebody(short=True) for _ in range(4)]
+    polls = [FakeReader(short=True) for _ in range(4)]
     for poll in polls:
         queue.arrive(poll, 4)
     for now, then in pairwise(polls):
@@ -65,16 +65,16 @@ def test_polls_queue_in_the_order_in_which_they_came() -> None:
 
 
 def test_who_comes_when_all_queue_are_taken_for_long_is_refused_at_once() -> None:
-    queue: ReaderQueue[Somebody] = ReaderQueue()
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
     queue.resize(2)
-    queue.arrive(Somebody(), 4)
-    queue.arrive(Somebody(short=True), 4)
-    waits = Somebody()
+    queue.arrive(FakeReader(), 4)
+    queue.arrive(FakeReader(short=True), 4)
+    waits = FakeReader()
     queue.arrive(waits, 4)
     assert list(queue.waiting) == [waits]
     assert queue.leave(queue.fed[1]) == []
     with pytest.raises(TooManyConsumers):
-        queue.arrive(Somebody(short=True), 4)
+        queue.arrive(FakeReader(short=True), 4)
 
 
 @given(
@@ -86,9 +86,9 @@ def test_who_comes_when_all_queue_are_taken_for_long_is_refused_at_once() -> Non
 def test_partitions_are_shared_evenly_and_none_moves_without_need(
     partitions: set[int], number: int, now: dict[int, int], settled: set[int]
 ) -> None:
-    everybody = [Somebody() for _ in range(9)]
-    readers = everybody[:number]
-    before = {partition: everybody[place] for partition, place in now.items()}
+    everyone = [FakeReader() for _ in range(9)]
+    readers = everyone[:number]
+    before = {partition: everyone[place] for partition, place in now.items()}
     goals = assign(partitions, readers, before, lambda partition: partition in settled)
     assert set(goals) == (partitions if readers else set())
     counts = [sum(1 for reader in goals.values() if reader is one) for one in readers]

@@ -1,4 +1,4 @@
-"""What readers of a group get and what is committed, over a store in memory and a clock that is moved by hand."""
+"""Deliveries and commits of a group's readers, over a store in memory and a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class World:
         return Client(self, reader, wire)
 
     def restart(self) -> None:
-        """Another gateway takes over, which knows what is in the store."""
+        """Another gateway takes over, which knows only the store."""
         Deferred.fromCoroutine(self.groups.stop(0))
         self.clock.pump([0.1] * 20)
         self.groups = Memberships(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]

@@ -1,4 +1,4 @@
-"""The thread that reads: what was asked for in vain is left out, and no pile of answers waits for the reactor."""
+"""The thread that reads: cancelled calls are left out, and no pile of answers waits for the reactor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Turns(Clock):
-    """What comes from the thread is run when the test says so."""
+    """Calls from the thread are run when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()

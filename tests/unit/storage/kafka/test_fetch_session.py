@@ -1,4 +1,4 @@
-"""What a broker believes after each request is what is wanted, whatever is lost. Kafka's rules, in a few lines."""
+"""A broker's session holds the wanted partitions after each request, whatever is lost. Kafka's rules, in a few lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was fetched and not yet taken: positions, bounds, hidden records."""
+"""Records fetched and not yet taken: positions, bounds, hidden records."""
 
 from __future__ import annotations
 

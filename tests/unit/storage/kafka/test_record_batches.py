@@ -1,4 +1,4 @@
-"""Record batches: what goes in comes out, broken bytes have one name, nobody sees what is hidden."""
+"""Record batches: decoding inverts encoding, broken bytes have one error, hidden records are not seen."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from kateway.storage.kafka.consumer.subscription import KafkaSubscription
 
 
 class Cluster(Broker):
-    """Never answers who coordinates a group, so that membership is the test's."""
+    """Never names a group's coordinator, so that membership is the test's."""
 
     def partition_count(self, _topic: str) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""Every form of records says what was in them, and reads back what it wrote."""
+"""Every form of records has all their members, and reads back its own output."""
 
 from __future__ import annotations
 

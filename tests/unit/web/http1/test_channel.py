@@ -72,7 +72,7 @@ class Wire:
         return channel, transport
 
     def send(self, data: bytes) -> bytes:
-        """Sends, and gives what came back."""
+        """Sends, and returns the answer."""
         self.transport.clear()
         self.channel.dataReceived(data)
         return bytes(self.transport.value())
