@@ -1,4 +1,4 @@
-"""Clients that read slowly or not at all, on real sockets: the memory held for them is bounded, and nothing is cut off."""
+"""Clients that read slowly or not at all, on real sockets: memory held for them is bounded, nothing is cut off."""
 
 from __future__ import annotations
 

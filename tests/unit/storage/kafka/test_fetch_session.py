@@ -1,4 +1,4 @@
-"""A broker's session holds the wanted partitions after each request, whatever is lost. Kafka's rules, in a few lines."""
+"""A broker's session holds the wanted partitions after each request, whatever is lost: Kafka's rules in short."""
 
 from __future__ import annotations
 
