@@ -162,7 +162,8 @@ class Breaker:
         return True
 
 
-Changed = Callable[[str, Breaker], None]
+Changed = Callable[[str, Breaker, bool], None]
+"""Cluster, its breaker, and whether the change was made by hand."""
 
 
 class Breakers(Mapping[str, Breaker]):
@@ -211,7 +212,7 @@ class Breakers(Mapping[str, Breaker]):
     def set_by_hand(self, cluster: str, state: Literal["open", "closed"]) -> None:
         """Opens a breaker for maintenance, until it is closed by hand; or closes it."""
         if self._breakers[cluster].set_by_hand(state, self._seconds()):
-            self._tell(cluster)
+            self._tell(cluster, by_hand=True)
 
     def health(self, cluster: str, health: Health) -> Health:
         """Returns the store's health with its breaker's: a cluster whose breaker is not closed is not healthy."""
@@ -235,7 +236,7 @@ class Breakers(Mapping[str, Breaker]):
             "next_probe_seconds": round(max(breaker.next_probe - now, 0.0), 1) if waits else None,
         }
 
-    def _tell(self, cluster: str) -> None:
+    def _tell(self, cluster: str, *, by_hand: bool = False) -> None:
         breaker = self._breakers[cluster]
         if breaker.state == "closed":
             _log.info("the breaker of {cluster} is closed: publishes go there again", cluster=cluster)
@@ -249,4 +250,4 @@ class Breakers(Mapping[str, Breaker]):
                 cluster=cluster,
                 error=breaker.last_error,
             )
-        self._changed(cluster, breaker)
+        self._changed(cluster, breaker, by_hand)

@@ -272,11 +272,11 @@ class GatewayService(Service):
     async def _look_at_breakers(self) -> None:
         self._breakers.look(self.stores)
 
-    def _breaker_changed(self, cluster: str, breaker: Breaker) -> None:
+    def _breaker_changed(self, cluster: str, breaker: Breaker, by_hand: bool) -> None:
         if breaker.state == "open":
             # their callers need not wait for their deadlines
             self.stores[cluster].fail_unsent()
-        if not breaker.by_hand:
+        if not by_hand:
             # a change by hand has an event of its own, with its actor
             self._audit.record("gateway", f"breaker.{breaker.state}", cluster, "ok", change=True)
 

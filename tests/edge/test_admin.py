@@ -770,6 +770,7 @@ async def test_breakers_are_listed_and_set_by_hand_without_a_registry() -> None:
     opened = await admin("POST", "/breakers/default", {"state": "open"})
     assert (opened["name"], opened["state"], opened["by_hand"]) == ("default", "open", True)
     assert opened["since"].endswith("Z")
+    assert set(opened) == {"name", "state", "by_hand", "since", "failures", "last_error", "next_probe_seconds"}
     assert [each["state"] for each in (await admin("GET", "/breakers"))["items"]] == ["open", "closed"]
     assert (await admin("POST", "/breakers/default", {"state": "closed"}))["state"] == "closed"
     assert [(e.actor, e.action, e.object, e.outcome) for e in admin.events.seen] == [

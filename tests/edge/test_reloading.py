@@ -24,6 +24,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
 from kateway.config.file import load
+from kateway.core.administration import By
 from kateway.daemon.service import GatewayService
 
 here = pytest_twisted.ensureDeferred
@@ -295,3 +296,19 @@ async def test_reload_holds_though_registered_topics_cannot_be_made(
     assert gateway.service.status()["configuration"]["last_reload"]["ok"]
     assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
     logged_errors.clear()
+
+
+@here
+async def test_breaker_opened_by_hand_is_audited_once_and_stays_open_over_a_reload(gateway: FromFile) -> None:
+    events: list[tuple[str, str]] = []
+    gateway.service._audit.record = lambda actor, action, *_, **__: events.append((actor, action))  # type: ignore[method-assign]
+    breakers, by = gateway.service._breakers, By("admin")
+    await gateway.service._administration.set_breaker("default", "open", by)
+    await gateway.service.reload()
+    assert breakers["default"].state == "open"
+    await gateway.service._administration.set_breaker("default", "closed", by)
+    assert events == [("admin", "breaker.open"), ("admin", "breaker.closed")]
+    breakers["default"]._open(0.0)
+    breakers._tell("default")
+    assert events[2:] == [("gateway", "breaker.open")]
+    breakers.set_by_hand("default", "closed")

@@ -207,7 +207,8 @@ class AdminEdge:
 
     def _breaker(self, cluster: str) -> dict[str, Any]:
         shown = self._do.breakers.status(cluster)
-        return {**shown, "since": time_text(self._do.now_ms() - round(shown.pop("seconds") * 1000))}
+        since_ms = self._do.now_ms() - round(shown.pop("seconds") * 1000)
+        return {**shown, "since": time_text(since_ms)}
 
     async def _gateways(self, call: AdminCall) -> Response:
         entries = {entry.name: entry for entry in await self._do.registry.gateways()}
