@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewPartitions
 from history.check import check
 from history.final import ends, from_oracle
@@ -47,7 +48,19 @@ def gateway(daemon: Callable[..., Daemon], cluster: KafkaCluster, tmp_path: Path
 
 def coordinator(oracle: Oracle, group: str) -> int:
     """The node that keeps a group's offsets."""
-    return int(oracle.admin.describe_consumer_groups([group])[group].result(20).coordinator.id)
+    found: list[int] = []
+
+    def asked() -> bool:
+        try:
+            found.append(int(oracle.admin.describe_consumer_groups([group])[group].result(20).coordinator.id))
+        except KafkaException as error:
+            if not error.args[0].retriable() and error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                raise
+            # else it moves just now
+        return bool(found)
+
+    wait_until(asked, 30, "a coordinator")
+    return found[0]
 
 
 @pytest.mark.timeout(300)
