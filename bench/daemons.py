@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from servers.ports import held_port
 from servers.process import Process
 
 KAFKA_VERSION = "4.3.1"
+YARDSTICK = Path(__file__).with_name("yardstick")
 # what bin/kafka-server-start.sh and bin/kafka-run-class.sh of Kafka set
 KAFKA_JVM = (
     "-server",
@@ -63,6 +66,54 @@ class Bare:
 
     def close(self) -> None:
         self._process.stop()
+
+
+class Yardstick:
+    """The measure: a plain Go program that does what kateway does in the benchmarks (``yardstick/main.go``)."""
+
+    def __init__(self, program: Path, folder: Path, bootstrap: str) -> None:
+        self.public_port = held_port()
+        command = [str(program), "-listen", f"127.0.0.1:{self.public_port}", "-kafka", bootstrap]
+        self._process = Process(command, log=folder / "yardstick.log")
+        self.pid = self._process.pid
+        self._process.wait_until(self._ready, 30)
+
+    def _ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.public_port, timeout=5)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self._process.stop()
+
+
+class NoYardstick(Exception):
+    """The yardstick could not be built; the message says why."""
+
+
+def build_yardstick(folder: Path) -> Path:
+    """The yardstick's program, built into ``folder``; Go fetches what ``go.sum`` names where it does not have it."""
+    if shutil.which("go") is None:
+        raise NoYardstick("Go is not here (no go on the PATH)")
+    program = folder / "kateway-yardstick"
+    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), "."]
+    done = subprocess.run(command, cwd=YARDSTICK, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise NoYardstick(f"go build ended with {done.returncode}: {done.stderr.strip()}")
+    return program
+
+
+def yardstick_version() -> str:
+    """What the yardstick is made with, in one line."""
+    go = subprocess.run(["go", "env", "GOVERSION"], check=False, capture_output=True, text=True).stdout.strip()
+    (client,) = (line.split()[-1] for line in (YARDSTICK / "go.mod").read_text().splitlines()
+                 if line.split()[-2:-1] == ["github.com/twmb/franz-go"])  # fmt: skip
+    return f"{go}, franz-go {client}"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -42,7 +42,10 @@ FIGURES = (
     Figure("growth", "memory: growth under load", "MB", 2),
 )
 BY_NAME = {figure.name: figure for figure in FIGURES}
+AGAINST_HEADINGS = ("what", "server", "median", "ratio", "CPU each", "CPU ratio")
+AGAINST_WIDTHS = (34, 20, 14, 8, 10, 8)
 HEADINGS = ("what", "median", "lowest to highest", "reach", "ratio", "reach", "CPU each", "")
+WIDTHS = (34, 12, 16, 12, 7, 8, 10, 8)
 
 
 class Results:
@@ -64,6 +67,33 @@ class Results:
         own, other = self.values.get(figure.name, []), self.values.get(figure.against, [])
         ratios = [mine / theirs for mine, theirs in zip(own, other, strict=False) if theirs]
         return statistics.median(ratios) if ratios else None
+
+    def rows_against(self, measure: str, servers: Mapping[str, str]) -> list[tuple[str, ...]]:
+        """What each server gave beside ``measure``, and the ratios to it: the medians of those within the same rounds.
+
+        ``servers`` are names to show, by what they are kept as; the figures of the first are kept without an ``@``.
+        """
+        rows: list[tuple[str, ...]] = []
+        for figure in self.figures:
+            beside = f"{figure.name}@{measure}"
+            for server, shown in (*servers.items(), (measure, measure)) if beside in self.values else ():
+                name = f"{figure.name}@{server}" if server else figure.name
+                values, cpu = self.values.get(name), self.cpu_microseconds.get(name)
+                if not values:
+                    rows.append((figure.what, shown, "failed", "", "", ""))
+                    continue
+                own = name == beside
+                rows.append(
+                    (
+                        figure.what,
+                        shown,
+                        _shown(statistics.median(values), figure.unit),
+                        "" if own else _ratio(values, self.values[beside]),
+                        f"{statistics.median(cpu):.4g} µs" if cpu else "",
+                        "" if own or not cpu else _ratio(cpu, self.cpu_microseconds[beside]),
+                    )
+                )
+        return rows
 
     def _row(self, figure: Figure) -> tuple[str, ...]:
         values = self.values.get(figure.name)
@@ -88,6 +118,10 @@ class Results:
         )
 
 
+def _ratio(own: Sequence[float], other: Sequence[float]) -> str:
+    return f"{statistics.median(mine / theirs for mine, theirs in zip(own, other, strict=False)):.2f}"
+
+
 def _reached(figure: Figure, value: float, reach: float) -> bool:
     return value >= reach if figure.higher_is_better else value <= reach
 
@@ -101,9 +135,9 @@ def _shown(value: float, unit: str) -> str:
     return f"{number} {unit}".rstrip()
 
 
-def text_table(rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [HEADINGS, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+def text_table(rows: Sequence[tuple[str, ...]], headings: Sequence[str] = HEADINGS) -> str:
+    lines = [headings, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     out = []
     for number, line in enumerate(lines):
         cells = [cell.ljust(width) if not column else cell.rjust(width)
@@ -114,11 +148,16 @@ def text_table(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(out)
 
 
-def rst_table(rows: Sequence[tuple[str, ...]], facts: Mapping[str, str]) -> str:
+def rst_table(
+    rows: Sequence[tuple[str, ...]],
+    facts: Mapping[str, str],
+    headings: Sequence[str] = HEADINGS,
+    widths: Sequence[int] = WIDTHS,
+) -> str:
     """The table for the documents, with where and how it was measured above it."""
     out = [f":{name}: {value}" for name, value in facts.items()]
-    out += ["", ".. list-table::", "   :header-rows: 1", "   :widths: 34 12 16 12 7 8 10 8", ""]
-    for line in (HEADINGS, *rows):
+    out += ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {' '.join(map(str, widths))}", ""]
+    for line in (headings, *rows):
         for column, cell in enumerate(line):
             out.append(f"   {'* -' if not column else '  -'} {cell}".rstrip())
     return "\n".join(out) + "\n"

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ import librdkafka  # noqa: E402
 import load  # noqa: E402
 import memory  # noqa: E402
 import reading  # noqa: E402
-from figures import BY_NAME, FIGURES, Results, rst_table, text_table  # noqa: E402
+from figures import (  # noqa: E402
+    AGAINST_HEADINGS,
+    AGAINST_WIDTHS,
+    BY_NAME,
+    FIGURES,
+    Results,
+    rst_table,
+    text_table,
+)
 from servers.daemon import Daemon, Installation  # noqa: E402
 from servers.kafka import KafkaCluster  # noqa: E402
 from servers.oracle import Oracle  # noqa: E402
@@ -36,6 +45,8 @@ TOPIC = "bench"
 FULL = "preloaded"
 QUIET_LOAD = 1.2
 SLOWEST_READ = 50_000
+YARDSTICK = "yardstick"
+Server = Daemon | daemons.Yardstick
 
 
 def tell(line: str) -> None:
@@ -54,18 +65,29 @@ class Bench:
         self._installed: Installation | None = None
         self._made: dict[str, Any] = {}
         self._number = 0
-        self.cases: dict[str, Callable[[], float]] = {
-            "bare-64": lambda: self._publish("bare-64", self.bare, 64),
-            "publish-64": lambda: self._publish("publish-64", self.gateway, 64),
-            "bare-256": lambda: self._publish("bare-256", self.bare, 256),
-            "publish-256": lambda: self._publish("publish-256", self.gateway, 256),
-            "librdkafka-1": self._librdkafka_latency,
+        self.beside: dict[str, Callable[[], Server]] = {}
+        """What else is measured in each round, by its name: the yardstick and other trees."""
+        self.compared: dict[str, Callable[[str, Server], float]] = {
+            "publish-64": partial(self._publish, connections=64),
+            "publish-256": partial(self._publish, connections=256),
             "publish-1": self._latency,
             "batch-16": self._batches,
+            "read-raw": partial(self._read, accept="*/*"),
+            "read-ndjson": partial(self._read, accept="application/x-ndjson"),
+        }
+        """The cases that those beside have too; each is told the name that its figures are kept by."""
+        self.cases: dict[str, Callable[[], float]] = {
+            "bare-64": lambda: self._publish("bare-64", self.bare, 64),
+            "publish-64": lambda: self.compared["publish-64"]("publish-64", self.gateway),
+            "bare-256": lambda: self._publish("bare-256", self.bare, 256),
+            "publish-256": lambda: self.compared["publish-256"]("publish-256", self.gateway),
+            "librdkafka-1": self._librdkafka_latency,
+            "publish-1": lambda: self.compared["publish-1"]("publish-1", self.gateway),
+            "batch-16": lambda: self.compared["batch-16"]("batch-16", self.gateway),
             "embedded-64": lambda: self._publish("embedded-64", self.embedded, 64),
             "librdkafka-read": self._librdkafka_read,
-            "read-raw": lambda: self._read("read-raw", "*/*"),
-            "read-ndjson": lambda: self._read("read-ndjson", "application/x-ndjson"),
+            "read-raw": lambda: self.compared["read-raw"]("read-raw", self.gateway),
+            "read-ndjson": lambda: self.compared["read-ndjson"]("read-ndjson", self.gateway),
             "start-kafka": lambda: self._start("--kafka", self.kafka.bootstrap),
             "start-embedded": self._start,
             "connection": self._connection,
@@ -107,6 +129,20 @@ class Bench:
         gateway: Daemon = self._once("kateway on the embedded store", self._daemon)
         return gateway
 
+    def put_beside(self, program: Path | None, trees: dict[str, Path]) -> None:
+        """Has the yardstick and other trees, by their names, measured in each round."""
+        for name, tree in trees.items():
+            self.beside[name] = partial(self._once, f"kateway of {name}", partial(self._other, tree))
+        if program is not None:
+            make = partial(self._yardstick, program)
+            self.beside[YARDSTICK] = partial(self._once, "the yardstick", make)
+
+    def _other(self, tree: Path) -> Daemon:
+        return self._daemon("--kafka", self.kafka.bootstrap, installed=daemons.Checkout(tree))
+
+    def _yardstick(self, program: Path) -> daemons.Yardstick:
+        return daemons.Yardstick(program, self.folder, self.kafka.bootstrap)
+
     @property
     def installed(self) -> Installation:
         if self._installed is None:
@@ -118,9 +154,10 @@ class Bench:
                 self._installed = daemons.Checkout(options.tree)
         return self._installed
 
-    def _daemon(self, *options: str) -> Daemon:
+    def _daemon(self, *options: str, installed: Installation | None = None) -> Daemon:
         self._number += 1
-        return daemons.daemon(self.installed, self.folder / f"gateway-{self._number}", options, self.twistd_options)
+        folder = self.folder / f"gateway-{self._number}"
+        return daemons.daemon(installed or self.installed, folder, options, self.twistd_options)
 
     @contextmanager
     def _fresh(self, *options: str) -> Iterator[Daemon]:
@@ -139,7 +176,7 @@ class Bench:
 
     # --- cases ---------------------------------------------------------------------------------------------------
 
-    def _publish(self, name: str, server: Any, connections: int) -> float:
+    def _publish(self, name: str, server: Server | daemons.Bare, connections: int) -> float:
         port = server.port if isinstance(server, daemons.Bare) else server.public_port
         return self._posted(name, server.pid, port, load.ONE_RECORD, connections).rate
 
@@ -158,14 +195,12 @@ class Bench:
     def _librdkafka_latency(self) -> float:
         return librdkafka.latency(self.kafka.bootstrap, TOPIC, load.VALUE_BYTES, self.options.seconds) * 1e3
 
-    def _latency(self) -> float:
-        gateway = self.gateway
-        return self._posted("publish-1", gateway.pid, gateway.public_port, load.ONE_RECORD, 1).p50_seconds * 1e3
+    def _latency(self, name: str, server: Server) -> float:
+        return self._posted(name, server.pid, server.public_port, load.ONE_RECORD, 1).p50_seconds * 1e3
 
-    def _batches(self) -> float:
-        gateway = self.gateway
-        port, records = gateway.public_port, load.BATCH_RECORDS
-        return self._posted("batch-16", gateway.pid, port, load.NDJSON_BATCH, 16, records).rate * records
+    def _batches(self, name: str, server: Server) -> float:
+        port, records = server.public_port, load.BATCH_RECORDS
+        return self._posted(name, server.pid, port, load.NDJSON_BATCH, 16, records).rate * records
 
     def _librdkafka_read(self) -> float:
         self._preloaded()
@@ -173,13 +208,13 @@ class Bench:
         _first, seconds = librdkafka.consume(self.kafka.bootstrap, FULL, records)
         return float(records / seconds)
 
-    def _read(self, name: str, accept: str) -> float:
+    def _read(self, name: str, server: Server, accept: str) -> float:
         self._preloaded()
-        gateway, records = self.gateway, self.options.records
+        records = self.options.records
         path = f"/v1/topics/{FULL}/bench-{uuid.uuid4().hex[:12]}?limit={records}"
-        before = daemons.cpu_seconds(gateway.pid)
-        response = reading.read_all(gateway.public_port, path, accept)
-        self._used(name, gateway.pid, before, records)
+        before = daemons.cpu_seconds(server.pid)
+        response = reading.read_all(server.public_port, path, accept)
+        self._used(name, server.pid, before, records)
         if response.bytes < records * load.VALUE_BYTES or response.seconds > records / SLOWEST_READ + 5:
             # a response that ends for want of records has waited for its idle end
             raise reading.ReadFailed(f"{response} is not {records} records")
@@ -198,6 +233,9 @@ class Bench:
         with self._fresh("--kafka", self.kafka.bootstrap) as gateway:
             return memory.growth(gateway.pid, gateway.public_port, TOPIC, self.options.minutes, tell) / 1e6
 
+    def _beside(self, name: str, beside: str) -> float:
+        return self.compared[name](f"{name}@{beside}", self.beside[beside]())
+
     # --- rounds --------------------------------------------------------------------------------------------------
 
     def measure(self, name: str, case: Callable[[], float]) -> None:
@@ -209,10 +247,15 @@ class Bench:
             tell(f"{name}: failed: {error}")
             return
         self.results.values.setdefault(name, []).append(value)
-        tell(f"{name}: {value:,.2f} {BY_NAME[name].unit}")
+        tell(f"{name}: {value:,.2f} {BY_NAME[name.partition('@')[0]].unit}")
 
     def run(self, names: list[str]) -> None:
-        cases = {name: case for name, case in self.cases.items() if name in names}
+        cases: dict[str, Callable[[], float]] = {}
+        for name in (name for name in self.cases if name in names):
+            cases[name] = self.cases[name]
+            # at once after it: what is compared has the same moment of the machine
+            for beside in self.beside if name in self.compared else ():
+                cases[f"{name}@{beside}"] = partial(self._beside, name, beside)
         tell("warming up")
         seconds, self.options.seconds = self.options.seconds, min(self.options.seconds, 2)
         for case in cases.values():
@@ -240,9 +283,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of load for the growth, default 1 (0: leave it out)")
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose daemon is measured")
     parser.add_argument("--installed", action="store_true", help="measure a wheel in an environment of its own")
+    parser.add_argument("--yardstick", action="store_true", help="measure the Go program of bench/yardstick in the "
+                        "same rounds, and print ratios to it")  # fmt: skip
+    parser.add_argument("--beside", action="append", type=Path, default=[], metavar="DIR", help="with --yardstick: "
+                        "another checkout in the same rounds; may be repeated")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="write the table for docs/performance.rst")
     options = parser.parse_args()
+    if options.beside and not options.yardstick:
+        parser.error("--beside needs --yardstick")
     sizes = {"rounds": (5, 1), "seconds": (5, 1), "records": (1_000_000, 50_000), "connections": (2000, 200),
              "minutes": (1, 0.05)}  # fmt: skip
     for name, (full, quick) in sizes.items():
@@ -271,12 +320,29 @@ def facts(options: argparse.Namespace, begun_load: float) -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
+def yardstick(options: argparse.Namespace, folder: Path) -> Path | None:
+    """The yardstick's program where it is wanted and can be built."""
+    if not options.yardstick:
+        return None
+    tell("building the yardstick")
+    try:
+        return daemons.build_yardstick(folder)
+    except daemons.NoYardstick as error:
+        tell(f"no yardstick, so no ratios to it: {error}")
+        return None
+
+
+def tree_name(tree: Path) -> str:
+    """How a tree is called in the table: its revision, as its folder is nobody else's business."""
+    return daemons.revision(tree) or tree.resolve().name
+
+
 def _plain(given: list[str]) -> list[str]:
     """The arguments without where the results were written."""
     kept = []
     skip = False
     for each in given:
-        if skip or each.startswith(("--json", "--rst", "--tree")):
+        if skip or each.startswith(("--json", "--rst", "--tree", "--beside")):
             skip = not skip and "=" not in each
             continue
         kept.append(each)
@@ -291,19 +357,32 @@ def main() -> None:
         tell(f"the machine is busy (load average {begun_load:.1f}): look at ratios and CPU each only")
     with tempfile.TemporaryDirectory(prefix="kateway-bench-") as folder, ExitStack() as stack:
         bench = Bench(options, Path(folder), stack)
+        program = yardstick(options, Path(folder))
+        bench.put_beside(program, {tree_name(tree): tree for tree in options.beside})
         try:
             bench.run(chosen(options))
         finally:
             results, said = bench.results, facts(options, begun_load)
+            against: list[tuple[str, ...]] = []
+            if program is not None:
+                said["Yardstick"] = daemons.yardstick_version()
+                servers = {"": f"kateway {tree_name(options.tree)}"}
+                servers |= {name: f"kateway {name}" for name in bench.beside if name != YARDSTICK}
+                against = results.rows_against(YARDSTICK, servers)
             if options.json:
                 everything = {"facts": said, "values": results.values, "cpu_microseconds": results.cpu_microseconds,
                               "failures": results.failures}  # fmt: skip
                 options.json.write_text(json.dumps(everything, indent=1) + "\n")
             if options.rst:
-                options.rst.write_text(rst_table(results.rows(), said))
+                tables = rst_table(results.rows(), said)
+                if against:
+                    tables += rst_table(against, {}, AGAINST_HEADINGS, AGAINST_WIDTHS)
+                options.rst.write_text(tables)
             print("\n".join(f"{name}: {value}" for name, value in said.items()))
             print()
             print(text_table(results.rows()))
+            if against:
+                print(f"\n{text_table(against, AGAINST_HEADINGS)}")
     if bench.results.failures:
         raise SystemExit(1)
 
