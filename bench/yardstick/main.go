@@ -31,6 +31,7 @@ const (
 	maxBodyBytes   = 1 << 20
 	publishTimeout = 5 * time.Second
 	firstRecord    = 30 * time.Second
+	shortIdle      = time.Second
 	recordsAPoll   = 10_000
 	logFlush       = 250 * time.Millisecond
 )
@@ -187,7 +188,11 @@ func (g *gateway) subscribe(w http.ResponseWriter, r *http.Request) int {
 		return refuse(w, http.StatusBadRequest, err)
 	}
 	defer client.Close()
-	fetches, err := poll(r.Context(), client, limit)
+	idle := firstRecord
+	if limit <= 1000 {
+		idle = shortIdle
+	}
+	fetches, err := poll(r.Context(), client, limit, firstRecord)
 	if err != nil {
 		return refuse(w, http.StatusServiceUnavailable, err)
 	}
@@ -195,7 +200,7 @@ func (g *gateway) subscribe(w http.ResponseWriter, r *http.Request) int {
 		w.WriteHeader(http.StatusNoContent)
 		return http.StatusNoContent
 	}
-	out, encode, last := io.Writer(w), appendJSON, ""
+	out, encode, flush, last := io.Writer(w), appendJSON, http.NewResponseController(w).Flush, ""
 	if r.Header.Get("Accept") == "application/x-ndjson" {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 	} else {
@@ -209,16 +214,17 @@ func (g *gateway) subscribe(w http.ResponseWriter, r *http.Request) int {
 			"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
 			time.Now().UTC().Format(http.TimeFormat), w.Header().Get("X-Request-Id"))
 		out, encode, last = connection, appendChunk, "0\r\n\r\n"
+		flush = func() error { return nil }
 	}
 	var buffer []byte
 	for limit > 0 && !fetches.Empty() {
 		buffer = buffer[:0]
 		fetches.EachRecord(func(record *kgo.Record) { buffer = encode(buffer, record) })
-		if _, err = out.Write(buffer); err != nil {
+		if _, err = out.Write(buffer); err != nil || flush() != nil {
 			return http.StatusOK
 		}
 		if limit -= fetches.NumRecords(); limit > 0 {
-			if fetches, err = poll(r.Context(), client, limit); err != nil {
+			if fetches, err = poll(r.Context(), client, limit, idle); err != nil {
 				// a response that cannot go on is cut off
 				panic(http.ErrAbortHandler)
 			}
@@ -234,8 +240,8 @@ func (g *gateway) subscribe(w http.ResponseWriter, r *http.Request) int {
 }
 
 // poll waits for records; none in time are no error.
-func poll(ctx context.Context, client *kgo.Client, most int) (kgo.Fetches, error) {
-	ctx, cancel := context.WithTimeout(ctx, firstRecord)
+func poll(ctx context.Context, client *kgo.Client, most int, wait time.Duration) (kgo.Fetches, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	fetches := client.PollRecords(ctx, min(most, recordsAPoll))
 	if err := fetches.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
