@@ -129,13 +129,11 @@ class Bench:
         gateway: Daemon = self._once("kateway on the embedded store", self._daemon)
         return gateway
 
-    def put_beside(self, program: Path | None, trees: dict[str, Path]) -> None:
+    def put_beside(self, program: Path, trees: dict[str, Path]) -> None:
         """Has the yardstick and other trees, by their names, measured in each round."""
         for name, tree in trees.items():
             self.beside[name] = partial(self._once, f"kateway of {name}", partial(self._other, tree))
-        if program is not None:
-            make = partial(self._yardstick, program)
-            self.beside[YARDSTICK] = partial(self._once, "the yardstick", make)
+        self.beside[YARDSTICK] = partial(self._once, "the yardstick", partial(self._yardstick, program))
 
     def _other(self, tree: Path) -> Daemon:
         return self._daemon("--kafka", self.kafka.bootstrap, installed=daemons.Checkout(tree))
@@ -358,7 +356,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kateway-bench-") as folder, ExitStack() as stack:
         bench = Bench(options, Path(folder), stack)
         program = yardstick(options, Path(folder))
-        bench.put_beside(program, {tree_name(tree): tree for tree in options.beside})
+        if program is not None:
+            bench.put_beside(program, {tree_name(tree): tree for tree in options.beside})
         try:
             bench.run(chosen(options))
         finally:
