@@ -15,7 +15,7 @@ COMPILED = (
     "core/breaker",
     "core/gateway",
     "model",
-    "storage/embedded/records",
+    "storage/sqlite/records",
     "storage/kafka/producer/broker_sender",
     "storage/kafka/producer/partition_queue",
     "storage/kafka/producer/pending",

@@ -50,6 +50,13 @@ class Receipt(NamedTuple):
     offset: int | None
 
 
+class HandedOff(NamedTuple):
+    """A message that is kept on the gateway's disk, to be written when its store takes it."""
+
+    number: int
+    """In the order of taking."""
+
+
 class Committed(NamedTuple):
     """A group's committed position in one partition: the next offset to read, and the commit's metadata string."""
 

@@ -97,6 +97,20 @@ class Breaker:
         self.last_error = error.detail
         self._failing_since = min(self._failing_since, began)
 
+    def count(self, outcomes: Iterable[Outcome], began: float) -> None:
+        """Counts a publish by its outcomes: a success where any message was written, however many others were not, as
+        one partition without a leader must not close the cluster.
+        """
+        failed: KatewayError | None = None
+        for outcome in outcomes:
+            if isinstance(outcome, Receipt):
+                self.successes += 1
+                return
+            if failed is None and isinstance(outcome, KatewayError) and for_the_stores_sake(outcome):
+                failed = outcome
+        if failed is not None:
+            self.failed(failed, began)
+
     def look(self, now: float, healthy: bool) -> bool:
         """Moves on with time; ``healthy``: the store's probe reaches the cluster. Returns whether the state changed."""
         if self.successes != self._seen:
@@ -164,6 +178,26 @@ class Breaker:
 
 Changed = Callable[[str, Breaker, bool], None]
 """Cluster, its breaker, and whether the change was made by hand."""
+
+
+class BreakerGate:
+    """A breaker as the handoff of its cluster sees it: its writes count as publishes do, and may be the probe."""
+
+    def __init__(self, breakers: Breakers, cluster: str) -> None:
+        self._breakers = breakers
+        self._cluster = cluster
+
+    def admit(self) -> bool:
+        """Whether a round of writes may begin."""
+        breaker = self._breakers[self._cluster]
+        return not breaker.refusing or breaker.admit()
+
+    def ended(self, outcomes: Sequence[Outcome], began: float) -> None:
+        """Counts the round."""
+        breaker = self._breakers[self._cluster]
+        if breaker.refusing:
+            self._breakers.probed(self._cluster, outcomes)
+        breaker.count(outcomes, began)
 
 
 class Breakers(Mapping[str, Breaker]):

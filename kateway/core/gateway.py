@@ -132,7 +132,7 @@ class Gateway:
     def _send(self, publish: Publish) -> Deferred[list[Outcome]]:
         place, messages, acks, deadline, _, _ = publish
         breaker = self._breakers[place.cluster]
-        if breaker.refusing and not (acks and breaker.admit()):
+        if breaker.refusing and not breaker.admit():
             refusal = self._breakers.refusal(place.cluster)
             return succeed([refusal] * len(messages))
         publishing = place.store.publish(place.topic, messages, acks, deadline)
@@ -183,13 +183,11 @@ class Gateway:
         breaker = self._breakers[publish.place.cluster]
         for outcome in outcomes:
             if outcome.__class__ is not Receipt:
-                for each in outcomes:
-                    if isinstance(each, KatewayError) and for_the_stores_sake(each):
-                        breaker.failed(each, publish.began)
-                        break
+                if publish.acks:
+                    breaker.count(outcomes, publish.began)
                 return Deferred.fromCoroutine(self._again(outcomes, publish))
         if publish.acks:
-            # without acks nothing says that it was written
+            # without acks nothing says that it was written, and so neither end of one counts
             breaker.successes += 1
         return outcomes
 
@@ -216,6 +214,8 @@ class Gateway:
                 retries -= 1
                 await deferLater(self._clock, pause)
             repeated = await place.store.publish(place.topic, [messages[index] for index in again], acks, deadline)
+            if acks:
+                self._breakers[place.cluster].count(repeated, publish.began)
             for index, outcome in zip(again, repeated, strict=True):
                 outcomes[index] = outcome
 

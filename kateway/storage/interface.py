@@ -15,10 +15,12 @@ from typing import Literal, NamedTuple, Protocol
 from twisted.internet.defer import Deferred
 
 from kateway.errors import KatewayError
-from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
+from kateway.model import Committed, HandedOff, Health, Message, Receipt, Record, TopicInfo
 
-Outcome = Receipt | KatewayError
-"""Of one message: where it was written, or an error (``retriable`` and ``maybe_written`` say whether to repeat)."""
+Outcome = Receipt | HandedOff | KatewayError
+"""Of one message: where it was written, that it is kept to be written later (a store itself never says that), or an
+error (``retriable`` and ``maybe_written`` say whether to repeat).
+"""
 
 At = Literal["earliest", "latest"] | int
 """A place in every partition of a topic: its ends, or the first record at or after so many ms since the epoch."""
@@ -188,3 +190,75 @@ class Subscription(Protocol):
 
     def close(self) -> Deferred[None]:
         """Leaves the group (``revoked`` is heard first) and frees everything. Bounded in time."""
+
+
+# --- writing later -------------------------------------------------------------------------------------------------
+
+
+class Numbering(NamedTuple):
+    """An id under which a store knows batches by their sequence: one that comes again is not written again."""
+
+    producer_id: int
+    epoch: int
+
+
+class Attempt(NamedTuple):
+    """The outcome of sending a prepared batch once."""
+
+    verdict: Literal["written", "again", "split", "refused", "renumber"]
+    """``again``: the same bytes may go once more, whatever became of this attempt. ``split``: surely not written, for
+    one of its records or for its size. ``refused``: surely not written, and not to be. ``renumber``: the store does
+    not take this number (any more).
+    """
+    error: KatewayError | None = None
+
+
+class PreparedWrites(Protocol):
+    """A store that writes batches which were encoded and numbered beforehand, so that a crash between sending and
+    knowing does not write them twice.
+    """
+
+    max_batch_bytes: int
+    """Of the encoded messages in one batch."""
+
+    def known_topics(self) -> Mapping[str, int]:
+        """Returns the topics that the store is known to have, with their partition counts, without asking."""
+
+    def partition_for(self, key: bytes | None, partitions: int) -> int:
+        """Chooses a message's partition as ``publish`` does."""
+
+    def encoded_size(self, message: Message) -> int:
+        """Returns about how many bytes a message takes in a batch, never less."""
+
+    def encode(self, messages: Sequence[Message], numbering: Numbering, sequence: int) -> bytes:
+        """Encodes a batch; the next one of this partition has ``sequence`` + the number of messages."""
+
+    async def numbering(self) -> Numbering:
+        """Asks for a numbering of its own. ``Unavailable``."""
+
+    async def write(self, topic: str, partition: int, batch: bytes) -> Attempt:
+        """Sends a prepared batch once, to be written by all in-sync replicas. Cancelling abandons the answer."""
+
+
+class Handoff(Protocol):
+    """Keeps messages of one cluster on disk while it does not take them, and writes them in order when it does."""
+
+    def holds(self, topic: str) -> bool:
+        """Whether messages of the topic are kept, so that newer ones must go behind them. Hot: a look, no question."""
+
+    def take(
+        self, topic: str, messages: Sequence[Message], deadline: float, otherwise: KatewayError
+    ) -> Deferred[list[Outcome]]:
+        """Keeps messages; ``HandedOff`` for each when all are on disk. ``otherwise`` where the topic was never seen;
+        ``StorageFull`` where there is no room or the disk fails. Cancelling does nothing.
+        """
+
+
+class Gate(Protocol):
+    """Whether kept messages may be written now: the cluster's breaker, as the handoff sees it."""
+
+    def admit(self) -> bool:
+        """Whether a round of writes may begin; each one admitted must be ended."""
+
+    def ended(self, outcomes: Sequence[Outcome], began: float) -> None:
+        """Takes the round's outcomes; none: it was given up before anything was sent."""

@@ -12,14 +12,13 @@ up to and with it; both only grow, so ranges by size and by time are found witho
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull, Unavailable
 from kateway.model import Committed
-from kateway.storage.embedded.records import Slice
+from kateway.storage.sqlite.records import Slice
 
 SCHEMA_VERSION = 1
 OFFSET_BITS = 40
@@ -110,7 +109,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, where: str, max_bytes: 
     if version > SCHEMA_VERSION:
         raise ConfigError([f"{where}: {path} is a newer kateway's (schema {version}, this one knows {SCHEMA_VERSION})"])
     if version == 0:
-        with _transaction(connection):
+        with transaction(connection):
             for statement in _SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -163,7 +162,7 @@ def _partitions(connection: sqlite3.Connection, topic: int) -> list[Loaded]:
 
 def write(connection: sqlite3.Connection, rows: Sequence[Row], commits: Sequence[Commit]) -> None:
     """Writes all of it in one transaction; when it returns, it is on disk."""
-    with _transaction(connection):
+    with transaction(connection):
         if rows:
             connection.executemany("REPLACE INTO log VALUES (?, ?, ?, ?, ?)", rows)
         if commits:
@@ -178,7 +177,7 @@ def create_topic(
     connection: sqlite3.Connection, name: str, partitions: int, retention_ms: int | None
 ) -> tuple[int, list[Loaded]] | None:
     """Answers the topic's id and its partitions; ``None`` where the topic exists."""
-    with _transaction(connection):
+    with transaction(connection):
         if connection.execute("SELECT 1 FROM topics WHERE name = ?", (name,)).fetchone():
             return None
         topic = connection.execute(
@@ -190,13 +189,13 @@ def create_topic(
 
 
 def set_retention(connection: sqlite3.Connection, topic: int, retention_ms: int) -> None:
-    with _transaction(connection):
+    with transaction(connection):
         connection.execute("UPDATE topics SET retention_ms = ? WHERE id = ?", (retention_ms, topic))
 
 
 def add_partitions(connection: sqlite3.Connection, topic: int, total: int) -> list[Loaded]:
     """Answers all partitions of the topic."""
-    with _transaction(connection):
+    with transaction(connection):
         _add(connection, topic, range(len(_partitions(connection, topic)), total))
         return _partitions(connection, topic)
 
@@ -209,7 +208,7 @@ def _add(connection: sqlite3.Connection, topic: int, numbers: range) -> None:
 
 def delete_topic(connection: sqlite3.Connection, topic: int) -> None:
     """Makes the topic unknown; ``sweep`` removes its records."""
-    with _transaction(connection):
+    with transaction(connection):
         connection.execute(
             "DELETE FROM commits WHERE partition IN (SELECT id FROM partitions WHERE topic = ?)", (topic,)
         )
@@ -219,7 +218,7 @@ def delete_topic(connection: sqlite3.Connection, topic: int) -> None:
 
 def sweep(connection: sqlite3.Connection, max_rows: int) -> bool:
     """Removes some records of deleted topics; answers whether more may be left."""
-    with _transaction(connection):
+    with transaction(connection):
         dropped = connection.execute("SELECT id FROM partitions WHERE topic IS NULL LIMIT 1").fetchone()
         if dropped is None:
             return False
@@ -239,7 +238,7 @@ def expire(connection: sqlite3.Connection, partition: int, before_ms: int, max_r
     answers the new earliest offset, ``None`` where there was nothing to remove.
     """
     low, high = _range(partition)
-    with _transaction(connection):
+    with transaction(connection):
         rows = connection.execute(
             "SELECT id, id + count, newest FROM log WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?", (low, high, max_rows)
         ).fetchall()
@@ -255,23 +254,10 @@ def expire(connection: sqlite3.Connection, partition: int, before_ms: int, max_r
 
 def probe(connection: sqlite3.Connection, size: int) -> None:
     """Writes ``size`` bytes and takes them back: fails as a publish would."""
-    with _transaction(connection):
+    with transaction(connection):
         connection.execute("REPLACE INTO probe VALUES (1, zeroblob(?))", (size,))
-    with _transaction(connection):
+    with transaction(connection):
         connection.execute("DELETE FROM probe")
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # a full disk has rolled back already
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -361,7 +347,7 @@ def _offset(row: int) -> int:
 def cannot_open(error: BaseException, path: Path, where: str) -> BaseException:
     """What a person reads where the store does not start."""
     if isinstance(error, sqlite3.Error):
-        return ConfigError([f"{where}: {path} cannot be opened: {_words(error)}"])
+        return ConfigError([f"{where}: {path} cannot be opened: {words(error)}"])
     return error
 
 
@@ -373,11 +359,7 @@ def translate(error: BaseException | None) -> KatewayError:
         return Unavailable(f"the embedded store failed: {type(error).__name__}")
     code = getattr(error, "sqlite_errorcode", 0)
     if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC):
-        return OutcomeUnknown(f"the embedded store could not be flushed to disk: {_words(error)}")
+        return OutcomeUnknown(f"the embedded store could not be flushed to disk: {words(error)}")
     if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return StorageFull(f"the embedded store cannot grow: {_words(error)}; make room on its disk")
-    return Unavailable(f"the embedded store failed: {_words(error)}")
-
-
-def _words(error: sqlite3.Error) -> str:
-    return f"{error} ({getattr(error, 'sqlite_errorname', 'SQLite')})"
+        return StorageFull(f"the embedded store cannot grow: {words(error)}; make room on its disk")
+    return Unavailable(f"the embedded store failed: {words(error)}")

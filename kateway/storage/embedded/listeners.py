@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from kateway.storage.embedded.sqlite_thread import Reactor
+from kateway.storage.sqlite.thread import Reactor
 
 _goes_on = Logger().failureHandler("a listener of the embedded store failed")
 

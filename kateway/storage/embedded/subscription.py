@@ -21,7 +21,7 @@ from kateway.storage.embedded import database
 from kateway.storage.embedded.cursor import Cursor
 from kateway.storage.embedded.listeners import NextTurn
 from kateway.storage.embedded.partition import TopicState
-from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import Listener, Reset
 

@@ -21,7 +21,7 @@ from kateway.model import Committed, Receipt
 from kateway.storage.embedded import database
 from kateway.storage.embedded.database import Commit, Row
 from kateway.storage.embedded.partition import Partition, Tail
-from kateway.storage.embedded.sqlite_thread import Reactor, SqlThread
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
 
 TRANSACTION_BYTES = 8 << 20

@@ -251,6 +251,29 @@ def test_publishes_that_fail_for_the_stores_sake_are_counted_once_each() -> None
     assert world.breakers["default"].successes == 0
 
 
+def test_batches_of_which_one_partition_fails_are_successes_and_never_open_the_breaker() -> None:
+    world = World(*[failing(Unavailable("no leader"))] * 40)
+    breaker = world.breakers["default"]
+    for _ in range(40):
+        world.publish(b"a", b"b", retries=0)
+        world.clock.advance(0.5)
+        breaker.look(world.clock.seconds(), True)
+    assert (breaker.state, breaker.failures, breaker.successes) == ("closed", 0, 40)
+
+
+def test_message_that_is_written_when_it_is_tried_again_is_a_success() -> None:
+    world = World(failing(Unavailable("away")))
+    world.publish(b"a")
+    world.clock.advance(0.06)
+    assert world.breakers["default"].successes == 1
+
+
+def test_publishes_without_acks_that_fail_do_not_open_the_breaker() -> None:
+    world = World(failing(Unavailable("away")))
+    world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0))
+    assert world.breakers["default"].failures == 0
+
+
 def test_publish_that_is_written_is_counted_and_one_without_acks_is_not() -> None:
     world = World()
     world.publish(b"a")
@@ -283,11 +306,10 @@ def test_half_open_breaker_lets_one_publish_through_and_closes_when_it_is_writte
     assert world.publish(b"c") == [Receipt(0, 0)]
 
 
-def test_publish_without_acks_is_no_probe() -> None:
+def test_half_open_breaker_closes_by_a_publish_without_acks_too() -> None:
     world = World()
     open_breaker(world)
     world.clock.advance(1)
     world.breakers["default"].look(world.clock.seconds(), True)
-    refused = World.now(world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0)))
-    assert refused[0].code == "store-unavailable"
-    assert world.store.given == []
+    assert World.now(world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0))) == [Receipt(0, 0)]
+    assert world.breakers["default"].state == "closed"

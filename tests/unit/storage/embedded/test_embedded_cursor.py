@@ -15,7 +15,7 @@ from kateway.errors import KatewayError, StorageFull
 from kateway.storage.embedded import database
 from kateway.storage.embedded.cursor import FIRST_WINDOW_BYTES, IDLE_SECONDS, Cursor
 from kateway.storage.embedded.partition import ROW_BYTES, Partition
-from kateway.storage.embedded.records import encode
+from kateway.storage.sqlite.records import encode
 
 
 class SameThread:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kateway.model import Message, Record
 from kateway.storage.embedded.database import Loaded
 from kateway.storage.embedded.partition import ROW_BYTES, TAIL_BYTES, Partition
-from kateway.storage.embedded.records import Slice, encode
+from kateway.storage.sqlite.records import Slice, encode
 
 data = st.none() | st.binary(max_size=40)
 messages = st.lists(

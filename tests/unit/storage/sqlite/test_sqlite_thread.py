@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from kateway.storage.embedded.sqlite_thread import ANSWERS_AT_ONCE, SqlThread
+from kateway.storage.sqlite.thread import ANSWERS_AT_ONCE, SqlThread
 
 PATIENCE_SECONDS = 10.0
 
