@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _topics(_group(commands, "topics", "topics and their versions"))
     _bindings(_group(commands, "bindings", "the right of one application to read another's topic"))
     _breakers(_group(commands, "breakers", "the clusters' circuit breakers"))
+    _handoff(_group(commands, "handoff", "records that are kept on disk while their cluster is away"))
     _command(commands, "gateways", "the live gateways", lambda client, _options: client.list("/gateways"))
     _command(commands, "status", "the gateway's state", lambda client, _options: client.call("GET", "/status").body)
     _command(
@@ -162,6 +163,16 @@ def _breakers(breakers: Any) -> None:
         ("close", "closed", "let publishes go to a cluster again"),
     ):
         _command(breakers, action, meaning, _set_breaker(state)).add_argument("cluster", metavar="CLUSTER")
+
+
+def _handoff(handoff: Any) -> None:
+    _listing(handoff, "/handoff")
+    for action, act, meaning in (
+        ("refused", _list_refused, "list the records that the cluster refused when they were written later, with why"),
+        ("retry", _change_refused("POST", "/retry"), "write the refused records again"),
+        ("delete", _change_refused("DELETE", ""), "delete the refused records for good"),
+    ):
+        _command(handoff, action, meaning, act).add_argument("cluster", metavar="CLUSTER")
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
@@ -312,6 +323,17 @@ def _put_binding(client: AdminClient, options: argparse.Namespace) -> Any:
 def _set_breaker(state: str) -> Act:
     def act(client: AdminClient, options: argparse.Namespace) -> Any:
         return client.call("POST", f"/breakers/{client.name(options.cluster, CLUSTER)}", {"state": state}).body
+
+    return act
+
+
+def _list_refused(client: AdminClient, options: argparse.Namespace) -> Any:
+    return client.list(f"/handoff/{client.name(options.cluster, CLUSTER)}/refused")
+
+
+def _change_refused(method: str, below: str) -> Act:
+    def act(client: AdminClient, options: argparse.Namespace) -> Any:
+        return client.call(method, f"/handoff/{client.name(options.cluster, CLUSTER)}/refused{below}").body
 
     return act
 

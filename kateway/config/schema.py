@@ -141,6 +141,11 @@ class KafkaStorageConfig:
     """
     breaker_minimum_requests: int = attrs.field(default=20, validator=_between(1, 1000000))
     breaker_probe_seconds: float = attrs.field(default=1.0, validator=_between(0.1, 10))
+    handoff: bool = False
+    """Keeps records on disk while the cluster does not take them; answered 202 instead of 503."""
+    handoff_max_bytes: int = attrs.field(default=1073741824, validator=_at_least(1048576))
+    handoff_max_age_seconds: float = attrs.field(default=86400.0, validator=_between(1, 30 * DAY_SECONDS))
+    handoff_drain_bytes_per_second: int = attrs.field(default=16777216, validator=_between(1024, 1 << 34))
     tls: TlsConfig = TlsConfig()
     sasl: SaslConfig = SaslConfig()
 

@@ -36,7 +36,7 @@ from kateway.registry.interface import (
 )
 from kateway.registry.secrets import hash_secret, new_key, new_secret
 from kateway.shield import shield
-from kateway.storage.interface import FOR_EVER, Store
+from kateway.storage.interface import FOR_EVER, Handoff, Store
 
 DEFAULT_PARTITIONS = 4
 HOUR_MS = 3_600_000
@@ -80,12 +80,14 @@ class Administration:
         just_used: Callable[[], Mapping[str, int]] = dict,
         own: Collection[str] = (),
         breakers: Breakers | None = None,
+        handoffs: Mapping[str, Handoff] | None = None,
     ) -> None:
         """``just_used``: keys that were used here and of which the registry has not heard. ``own``: clusters that no
         other gateway has.
         """
         self.registry = registry
         self.breakers = Breakers({}, now) if breakers is None else breakers
+        self.handoffs: Mapping[str, Handoff] = handoffs or {}
         self._just_used = just_used
         self._own = own
         self._stores = stores
@@ -290,6 +292,30 @@ class Administration:
             self.breakers.set_by_hand(cluster, state)
 
         await self._audited(change(), by, f"breaker.{state}", cluster)
+
+    # --- handoff -----------------------------------------------------------------------------------------------
+
+    def handoff(self, cluster: str) -> Handoff:
+        """Returns a cluster's handoff. ``NotFound`` where it has none."""
+        if cluster not in self.handoffs:
+            raise NotFound(f"there is no handoff for a cluster {cluster}: set storage.{cluster}.handoff")
+        return self.handoffs[cluster]
+
+    async def retry_refused(self, cluster: str, by: By) -> int:
+        """Writes again the records that the cluster refused. Returns how many."""
+
+        async def change() -> int:
+            return await self.handoff(cluster).retry_refused()
+
+        return await self._audited(change(), by, "handoff.retry", cluster)
+
+    async def delete_refused(self, cluster: str, by: By) -> int:
+        """Deletes the records that the cluster refused. Returns how many."""
+
+        async def change() -> int:
+            return await self.handoff(cluster).delete_refused()
+
+        return await self._audited(change(), by, "handoff.delete", cluster)
 
     # --- all ---------------------------------------------------------------------------------------------------
 

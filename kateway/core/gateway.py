@@ -32,10 +32,11 @@ from kateway.errors import (
     OffsetOutOfRange,
     Overloaded,
     PartitionNotFound,
+    StoreUnavailable,
     TopicNotFound,
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
-from kateway.storage.interface import At, Outcome, Reset
+from kateway.storage.interface import At, Handoff, Outcome, Reset
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
@@ -54,6 +55,8 @@ class Publish(NamedTuple):
     """How often a publish that surely was not written is tried again before the deadline."""
     began: float = inf
     """On the reactor's clock: when the request arrived."""
+    handoff: bool = True
+    """Whether it may be kept on this gateway's disk while its store does not take it."""
 
 
 class Lag(NamedTuple):
@@ -86,8 +89,10 @@ class Gateway:
         idempotency: Idempotency,
         groups: Memberships,
         clock: IReactorTime,
+        handoffs: Mapping[str, Handoff] | None = None,
     ) -> None:
         self._breakers = breakers
+        self._handoffs: Mapping[str, Handoff] = handoffs or {}
         self._idempotency = idempotency
         self._creation = creation
         self._groups = groups
@@ -104,13 +109,55 @@ class Gateway:
         A plain callback, not a coroutine: this runs for every request of the hot path.
         """
         place = publish.place
+        if self._handoffs:
+            handoff = self._handoffs.get(place.cluster)
+            if handoff is not None:
+                return self._with_handoff(publish, handoff)
         if self._creation[place.cluster].allowed and (place.cluster, place.topic) not in self._in_use:
             return self._first(publish)
         return self._send(publish)
 
+    def _with_handoff(self, publish: Publish, handoff: Handoff) -> Deferred[list[Outcome]]:
+        """Publishes to a cluster that has a handoff: behind the messages that are kept, and into it where the store
+        surely did not write.
+        """
+        place, messages, _, deadline, _, _, allowed = publish
+        if handoff.holds(place.topic):
+            behind = StoreUnavailable("records of this topic that are kept in the handoff have to be written first")
+            if allowed:
+                return handoff.take(place.topic, messages, deadline, behind)
+            return succeed([behind] * len(messages))
+        if self._creation[place.cluster].allowed and (place.cluster, place.topic) not in self._in_use:
+            publishing = self._first(publish)
+        else:
+            publishing = self._send(publish)
+        return publishing.addCallback(self._keep, publish, handoff) if allowed else publishing
+
+    def _keep(
+        self, outcomes: list[Outcome], publish: Publish, handoff: Handoff
+    ) -> list[Outcome] | Deferred[list[Outcome]]:
+        """Keeps the messages that surely were not written, for the store's sake."""
+        lost = [
+            index
+            for index, outcome in enumerate(outcomes)
+            if isinstance(outcome, KatewayError) and not outcome.maybe_written and for_the_stores_sake(outcome)
+        ]
+        if not lost:
+            return outcomes
+        why = outcomes[lost[0]]
+        assert isinstance(why, KatewayError)
+
+        def kept(found: list[Outcome]) -> list[Outcome]:
+            for index, outcome in zip(lost, found, strict=True):
+                outcomes[index] = outcome
+            return outcomes
+
+        messages = [publish.messages[index] for index in lost]
+        return handoff.take(publish.place.topic, messages, publish.deadline, why).addCallback(kept)
+
     def _first(self, publish: Publish) -> Deferred[list[Outcome]]:
         """Publishes to a topic that was not used yet: it is found or made first."""
-        place, messages, _, deadline, _, _ = publish
+        place, messages, _, deadline, _, _, _ = publish
         topic = place.cluster, place.topic
         refusing = self._breakers[place.cluster].refusing
         if topic not in self._first_use and (refusing or place.store.partitions(place.topic) is not None):
@@ -130,7 +177,7 @@ class Gateway:
         return self._first_use.wait(topic, lambda: self._send(publish), len(messages), deadline, make)
 
     def _send(self, publish: Publish) -> Deferred[list[Outcome]]:
-        place, messages, acks, deadline, _, _ = publish
+        place, messages, acks, deadline, _, _, _ = publish
         breaker = self._breakers[place.cluster]
         if breaker.refusing and not breaker.admit():
             refusal = self._breakers.refusal(place.cluster)
@@ -152,7 +199,8 @@ class Gateway:
         partitions = (await self.topic(place, create=True)).partitions
 
         def write(messages: Sequence[Message]) -> Deferred[list[Outcome]]:
-            part = publish._replace(messages=messages)
+            # of a key whose message is kept here another gateway could not know: it gets 503 and may be used anew
+            part = publish._replace(messages=messages, handoff=False)
             return self.publish_batch(part) if batch else self.publish(part)
 
         return await self._idempotency.publish(use, place, partitions, publish.messages, publish.deadline, write)
@@ -193,7 +241,7 @@ class Gateway:
 
     async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
         """Publishes once more the messages that surely were not written: after making the topic, or after a pause."""
-        place, messages, acks, deadline, retries, _ = publish
+        place, messages, acks, deadline, retries, _, _ = publish
         backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         created = False
         while True:

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 
 from kateway.core.access.control import Place
 from kateway.core.key_index import HEADER, KeyIndex, digest_of
-from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, Unavailable
+from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, KatewayError, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.storage.partitioner import by_key
@@ -141,7 +141,7 @@ class Idempotency:
         waiting, entry.waiting = entry.waiting, None
         outcomes = entry.outcomes
         kept = outcomes is not None and any(
-            isinstance(outcome, Receipt) or outcome.maybe_written for outcome in outcomes
+            not isinstance(outcome, KatewayError) or outcome.maybe_written for outcome in outcomes
         )
         if not kept and self._entries.get(name) is entry:
             # refused, or surely not written: the key is free

@@ -9,13 +9,13 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.threads import deferToThreadPool
 
 from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, LogConfig, RegistryConfig
 from kateway.core.audit.events import SinkContext
-from kateway.core.breaker import BreakerConfig, Breakers, Changed
+from kateway.core.breaker import BreakerConfig, BreakerGate, Breakers, Changed
 from kateway.core.gateway import Gateway, TopicCreation
 from kateway.core.idempotency import Idempotency
 from kateway.daemon import logs
@@ -32,6 +32,9 @@ from kateway.web.messages.subscribe import SubscribeEdge
 from kateway.web.messages.topic_list import TopicListEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
+
+if TYPE_CHECKING:
+    from kateway.storage.handoff import DiskHandoff
 
 
 def open_mode(settings: Config) -> bool:
@@ -139,6 +142,38 @@ def build_breakers(settings: Config, seconds: Callable[[], float], changed: Chan
         seconds,
         changed,
     )
+
+
+def build_handoffs(
+    settings: Config, reactor: Any, data: Path, stores: Mapping[str, Store], breakers: Breakers
+) -> dict[str, DiskHandoff]:
+    """The handoffs of those clusters that have one: configured, or left with records by an earlier configuration."""
+    handoffs = {}
+    for name, cluster in settings.storage.items():
+        directory = data / "handoff" / name
+        if not isinstance(cluster, KafkaStorageConfig) or not (cluster.handoff or directory.exists()):
+            continue
+        from kateway.storage.handoff import DiskHandoff, HandoffConfig
+        from kateway.storage.kafka.driver import KafkaStore
+
+        store = stores[name]
+        assert isinstance(store, KafkaStore)
+        handoffs[name] = DiskHandoff(
+            HandoffConfig(
+                enabled=cluster.handoff,
+                max_bytes=cluster.handoff_max_bytes,
+                max_age_seconds=cluster.handoff_max_age_seconds,
+                drain_bytes_per_second=cluster.handoff_drain_bytes_per_second,
+            ),
+            reactor,
+            directory,
+            f"storage.{name}.handoff",
+            store,
+            store.prepared,
+            BreakerGate(breakers, name),
+            lambda: time.time_ns() // 1_000_000,
+        )
+    return handoffs
 
 
 def build_idempotency(settings: Config, reactor: Any) -> Idempotency:

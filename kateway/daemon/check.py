@@ -74,6 +74,8 @@ def _parts(problems: Problems, config: Config, reactor: Any) -> None:
     for name, cluster in config.storage.items():
         if isinstance(cluster, EmbeddedStorageConfig):
             problems.found += _no_directory(f"storage.{name}.path", Path(cluster.path))
+        elif cluster.handoff:
+            problems.found += _no_directory(f"storage.{name}.handoff", data / "handoff" / name)
         store = problems.take(build_store, name, config, reactor)
         if store is not None:
             stores[name] = store

@@ -42,6 +42,7 @@ from kateway.daemon import logs
 from kateway.daemon.assembly import (
     build_access_log,
     build_breakers,
+    build_handoffs,
     build_idempotency,
     build_plane,
     build_registry,
@@ -131,7 +132,8 @@ class GatewayService(Service):
 
         self._breakers = build_breakers(settings, reactor.seconds, self._breaker_changed)
         idempotency = build_idempotency(settings, reactor)
-        gateway = Gateway(topic_creation(settings), self._breakers, idempotency, self.groups, reactor)
+        self._handoffs = build_handoffs(settings, reactor, data, self.stores, self._breakers)
+        gateway = Gateway(topic_creation(settings), self._breakers, idempotency, self.groups, reactor, self._handoffs)
         self._subscriptions = SubscribeEdge(
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )
@@ -155,6 +157,7 @@ class GatewayService(Service):
             just_used=self._just_used,
             own=[name for name, cluster in settings.storage.items() if cluster.driver == "embedded"],
             breakers=self._breakers,
+            handoffs=self._handoffs,
         )
         self._admin_edge = AdminEdge(self, self._administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, lambda: self._draining, self._cors_origins)
@@ -203,6 +206,7 @@ class GatewayService(Service):
                     "driver": self.settings.storage[name].driver,
                     **_health(self._breakers.health(name, store.health())),
                     "breaker": self._breakers[name].state,
+                    **({"handoff": self._handoffs[name].status()} if name in self._handoffs else {}),
                 }
                 for name, store in self.stores.items()
             },
@@ -234,6 +238,8 @@ class GatewayService(Service):
         self.started.addErrback(self._failed_to_start)
 
     async def _start(self) -> None:
+        for handoff in self._handoffs.values():
+            await handoff.start()
         for store in self.stores.values():
             await store.start()
         await self.registry.start()
@@ -248,6 +254,8 @@ class GatewayService(Service):
         self._regular.every(PRESENCE_SECONDS, self._tell_registry)
         self._regular.every(TOPICS_SECONDS, self._administration.make_topics)
         self._regular.every(LOOK_SECONDS, self._look_at_breakers)
+        for handoff in self._handoffs.values():
+            self._regular.every(LOOK_SECONDS, handoff.look)
         if isinstance(self.control, RegistryAccess):
             self._regular.every(self.settings.auth.note_used_interval_seconds, self._note_used)
         self._listen_for_hangup()
@@ -408,6 +416,8 @@ class GatewayService(Service):
         await _quietly("leaving the groups", Deferred.fromCoroutine(self.groups.stop(self._left(deadline))))
         for name, store in self.stores.items():
             await _quietly(f"stopping the store {name}", Deferred.fromCoroutine(store.stop(self._left(deadline))))
+        for name, handoff in self._handoffs.items():
+            await _quietly(f"stopping the handoff of {name}", Deferred.fromCoroutine(handoff.stop()))
         await _quietly("stopping the audit", Deferred.fromCoroutine(self._audit.stop()))
         await _quietly("stopping the registry", Deferred.fromCoroutine(self.registry.stop()))
         if self._access_log is not None:

@@ -10,7 +10,7 @@ Errors are those of ``kateway.errors``; a driver translates its vendor's at its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -205,10 +205,11 @@ class Numbering(NamedTuple):
 class Attempt(NamedTuple):
     """The outcome of sending a prepared batch once."""
 
-    verdict: Literal["written", "again", "split", "refused", "renumber"]
-    """``again``: the same bytes may go once more, whatever became of this attempt. ``split``: surely not written, for
-    one of its records or for its size. ``refused``: surely not written, and not to be. ``renumber``: the store does
-    not take this number (any more).
+    verdict: Literal["written", "again", "unclear", "split", "refused", "renumber"]
+    """``again``: the same bytes may go once more, whatever became of this attempt. ``unclear``: so too, but the store
+    answered, and its answer says nothing. ``split``: not written by this attempt, for one of its records or for its
+    size. ``refused``: not written by this attempt, and not to be. ``renumber``: the store does not take this number
+    (any more).
     """
     error: KatewayError | None = None
 
@@ -240,6 +241,19 @@ class PreparedWrites(Protocol):
         """Sends a prepared batch once, to be written by all in-sync replicas. Cancelling abandons the answer."""
 
 
+class RefusedRecord(NamedTuple):
+    """A kept record that could not be written, as an operator reads of it."""
+
+    id: int
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value_bytes: int
+    taken_ms: int
+    refused_ms: int
+    reason: str
+
+
 class Handoff(Protocol):
     """Keeps messages of one cluster on disk while it does not take them, and writes them in order when it does."""
 
@@ -252,6 +266,18 @@ class Handoff(Protocol):
         """Keeps messages; ``HandedOff`` for each when all are on disk. ``otherwise`` where the topic was never seen;
         ``StorageFull`` where there is no room or the disk fails. Cancelling does nothing.
         """
+
+    def status(self) -> dict[str, Any]:
+        """Returns the counts, ready for JSON."""
+
+    async def list_refused(self, after: int, limit: int) -> list[RefusedRecord]:
+        """Returns refused records behind number ``after``, oldest refusal first."""
+
+    async def retry_refused(self) -> int:
+        """Writes the refused records again, behind those that are kept. Returns how many."""
+
+    async def delete_refused(self) -> int:
+        """Deletes the refused records. Returns how many."""
 
 
 class Gate(Protocol):

@@ -55,6 +55,7 @@ class PublishQuery(NamedTuple):
     batch: bool
     timestamp: int | None = None
     tombstone: bool = False
+    handoff: bool = True
 
 
 class PublishHeaders(NamedTuple):
@@ -243,7 +244,6 @@ def publish_query(raw: bytes) -> PublishQuery:
     encoded = values.get(b"key_base64")
     if encoded is not None:
         key = from_base64(encoded, "key_base64")
-    flag(values, b"handoff")  # checked, and so without effect: no record is kept here while its store is away
     return PublishQuery(
         key,
         whole(values, b"partition", None, 0, INT32_MAX),
@@ -253,6 +253,7 @@ def publish_query(raw: bytes) -> PublishQuery:
         flag(values, b"batch"),
         whole(values, b"timestamp", None, 0, INT64_MAX),
         flag(values, b"tombstone"),
+        b"handoff" not in values or flag(values, b"handoff"),
     )
 
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from kateway.core.delivery.batch import Lease
 from kateway.core.delivery.ledger import Ledger
 from kateway.errors import Conflict, KatewayError, NotFound, Unavailable
-from kateway.model import Message, Receipt
+from kateway.model import Message
 from kateway.storage.interface import Store
 
 PUBLISH_SECONDS = 10.0
@@ -52,7 +52,7 @@ class DeadLetterTopic:
             outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
         except KatewayError as error:
             return [error] * len(leases)
-        return [None if isinstance(outcome, Receipt) else outcome for outcome in outcomes]
+        return [outcome if isinstance(outcome, KatewayError) else None for outcome in outcomes]
 
     async def make(self) -> int:
         """Makes the topic where it is missing; returns its partition count. ``TopicNotFound``: the original is gone."""

@@ -12,9 +12,9 @@ from kateway.errors import KatewayError
 from kateway.model import Record
 from kateway.storage.embedded import database
 from kateway.storage.embedded.partition import Partition
+from kateway.storage.interface import Reset
 from kateway.storage.sqlite.records import Slice
 from kateway.storage.sqlite.thread import Reactor, SqlThread
-from kateway.storage.interface import Reset
 
 FIRST_WINDOW_BYTES = 32768
 """Of all partitions that are given together."""

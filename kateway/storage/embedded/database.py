@@ -19,6 +19,7 @@ from typing import NamedTuple
 from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull, Unavailable
 from kateway.model import Committed
 from kateway.storage.sqlite.records import Slice
+from kateway.storage.sqlite.transaction import transaction, words
 
 SCHEMA_VERSION = 1
 OFFSET_BITS = 40

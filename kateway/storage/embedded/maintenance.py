@@ -17,9 +17,9 @@ from kateway.errors import KatewayError
 from kateway.model import Health
 from kateway.storage.embedded import database
 from kateway.storage.embedded.partition import Partition, TopicState
-from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import FOR_EVER
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 
 _log = Logger()
 

@@ -31,15 +31,15 @@ from kateway.errors import (
 from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
 from kateway.shield import shield
 from kateway.storage.embedded import database
-from kateway.storage.sqlite.directory import DataDirectory
 from kateway.storage.embedded.listeners import NextTurn
 from kateway.storage.embedded.maintenance import Keeper
 from kateway.storage.embedded.partition import Partition, TopicState
-from kateway.storage.sqlite.records import encode
-from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.embedded.subscription import EmbeddedSubscription, SubscriptionContext
 from kateway.storage.embedded.writer import PendingWrite, Writer, WriteResult
 from kateway.storage.interface import At, Fetched, Listener, Outcome, Reset, Subscription
+from kateway.storage.sqlite.directory import DataDirectory
+from kateway.storage.sqlite.records import encode
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 
 T = TypeVar("T")
 

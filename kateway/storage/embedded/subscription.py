@@ -21,9 +21,9 @@ from kateway.storage.embedded import database
 from kateway.storage.embedded.cursor import Cursor
 from kateway.storage.embedded.listeners import NextTurn
 from kateway.storage.embedded.partition import TopicState
-from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.embedded.writer import Writer
 from kateway.storage.interface import Listener, Reset
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 
 RETRY_SECONDS = 1.0
 """After a read of the group's commits, or a commit of its start, that failed."""

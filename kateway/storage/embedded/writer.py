@@ -21,8 +21,8 @@ from kateway.model import Committed, Receipt
 from kateway.storage.embedded import database
 from kateway.storage.embedded.database import Commit, Row
 from kateway.storage.embedded.partition import Partition, Tail
-from kateway.storage.sqlite.thread import Reactor, SqlThread
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
+from kateway.storage.sqlite.thread import Reactor, SqlThread
 
 TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull
 from kateway.model import Headers, Message
-from kateway.storage.interface import RECORD_OVERHEAD_BYTES
+from kateway.storage.interface import RECORD_OVERHEAD_BYTES, RefusedRecord
 from kateway.storage.sqlite.records import Slice, encode
 from kateway.storage.sqlite.transaction import transaction, words
 
@@ -82,7 +82,7 @@ class Prepared(NamedTuple):
     topic: str
     partition: int
     data: bytes
-    count: int
+    records: int
     held_bytes: int
     """Of its records in the spool."""
 
@@ -94,19 +94,6 @@ class NewBatch(NamedTuple):
     partition: int
     data: bytes
     rows: Sequence[int]
-
-
-class Refused(NamedTuple):
-    """A refused record, as an operator reads of it."""
-
-    id: int
-    topic: str
-    partition: int | None
-    key: bytes | None
-    value_bytes: int
-    taken_ms: int
-    refused_ms: int
-    reason: str
 
 
 class TopicContent(NamedTuple):
@@ -311,14 +298,14 @@ def _refuse(
     return [Moved(topic, count, int(size)) for topic, count, size in counted]
 
 
-def list_refused(connection: sqlite3.Connection, after: int, limit: int) -> list[Refused]:
+def list_refused(connection: sqlite3.Connection, after: int, limit: int) -> list[RefusedRecord]:
     """Returns refused records behind number ``after``, in the order in which they were refused."""
     found = []
     for number, topic, partition, taken_ms, refused_ms, reason, data in connection.execute(
         "SELECT * FROM refused WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
     ):
         _, key, value, _ = _decoded(data)
-        found.append(Refused(number, topic, partition, key, len(value or b""), taken_ms, refused_ms, reason))
+        found.append(RefusedRecord(number, topic, partition, key, len(value or b""), taken_ms, refused_ms, reason))
     return found
 
 

@@ -20,6 +20,7 @@ from kateway.storage.kafka.cluster.topics import Topics
 from kateway.storage.kafka.cluster.waiting import at_most
 from kateway.storage.kafka.consumer.direct_read import Reads
 from kateway.storage.kafka.consumer.subscription import KafkaSubscription
+from kateway.storage.kafka.producer.prepared import PreparedBatches
 from kateway.storage.kafka.producer.producer import Producer
 
 DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
@@ -55,6 +56,8 @@ class KafkaStore:
         self._topics = Topics(self._client, admin)
         self._reads = Reads(self._client, self._offsets)
         self._producer = Producer(self._client, config, reactor)
+        self.prepared = PreparedBatches(self._client, config)
+        """Writes what a handoff has kept."""
         self._subscriptions: set[KafkaSubscription] = set()
 
     async def start(self) -> None:

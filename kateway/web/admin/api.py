@@ -6,6 +6,7 @@ a segment. ``openapi.json`` says the same as ``ROUTES``; a test holds the two to
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import cache
@@ -21,6 +22,7 @@ from kateway.errors import (
     BadRequest,
     ConfigError,
     InvalidName,
+    InvalidParameter,
     KatewayError,
     MethodNotAllowed,
     NotFound,
@@ -28,8 +30,9 @@ from kateway.errors import (
     Unprocessable,
 )
 from kateway.registry.documents import gateway_to_table, time_text
+from kateway.storage.interface import RefusedRecord
 from kateway.web.admin.access import SAFE, Guard
-from kateway.web.admin.requests import AdminCall, Pages, answer, query_of, unless_known
+from kateway.web.admin.requests import AdminCall, Pages, answer, page_limit, query_of, unless_known
 from kateway.web.admin.resources import Resources, by
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, NO_STORE, Exchange, Request, Response
@@ -37,7 +40,9 @@ from kateway.web.problems import problem_object
 
 PREFIX = "/admin/v1"
 _PAGED = frozenset({"after", "limit"})
-_NOT_OF_THE_REGISTRY = frozenset({"/reload", "/breakers/{cluster}"})
+_NOT_OF_THE_REGISTRY = frozenset(
+    {"/reload", "/breakers/{cluster}", "/handoff/{cluster}/refused", "/handoff/{cluster}/refused/retry"}
+)
 _NONE: frozenset[str] = frozenset()
 _DELETE = frozenset({"delete_records"})
 
@@ -61,6 +66,10 @@ ROUTES = (
     AdminRoute("GET", "/gateways", "gateways", _PAGED),
     AdminRoute("GET", "/breakers", "breakers", _PAGED),
     AdminRoute("POST", "/breakers/{cluster}", "set_breaker", action="breaker.set"),
+    AdminRoute("GET", "/handoff", "handoffs", _PAGED),
+    AdminRoute("GET", "/handoff/{cluster}/refused", "refused", _PAGED),
+    AdminRoute("DELETE", "/handoff/{cluster}/refused", "delete_refused", action="handoff.delete"),
+    AdminRoute("POST", "/handoff/{cluster}/refused/retry", "retry_refused", action="handoff.retry"),
     AdminRoute("GET", "/applications", "applications", _PAGED),
     AdminRoute("GET", "/applications/{app}", "application"),
     AdminRoute("PUT", "/applications/{app}", "put_application", action="application.put"),
@@ -210,12 +219,49 @@ class AdminEdge:
         since_ms = self._do.now_ms() - round(shown.pop("seconds") * 1000)
         return {**shown, "since": time_text(since_ms)}
 
+    async def _handoffs(self, call: AdminCall) -> Response:
+        return answer(
+            200, Pages(lambda name: self._do.handoff(name).status()).page({n: n for n in self._do.handoffs}, call.query)
+        )
+
+    async def _refused(self, call: AdminCall) -> Response:
+        """Refused records in the order of their refusal; ``after`` is a record's number."""
+        handoff = self._do.handoff(call.names["cluster"])
+        limit, after = page_limit(call.query), call.query.get("after", "0")
+        if not after.isascii() or not after.isdigit() or len(after) > 18:
+            raise InvalidParameter("after must be the number of a refused record")
+        found = await handoff.list_refused(int(after), limit + 1)
+        items = [_refused_table(record) for record in found[:limit]]
+        return answer(200, {"items": items, "next": items[-1]["name"] if len(found) > limit else None})
+
+    async def _retry_refused(self, call: AdminCall) -> Response:
+        if call.table():
+            raise BadRequest("the body must be empty")
+        return answer(200, {"retried": await self._do.retry_refused(call.names["cluster"], by(call))})
+
+    async def _delete_refused(self, call: AdminCall) -> Response:
+        return answer(200, {"deleted": await self._do.delete_refused(call.names["cluster"], by(call))})
+
     async def _gateways(self, call: AdminCall) -> Response:
         entries = {entry.name: entry for entry in await self._do.registry.gateways()}
         return answer(200, Pages(gateway_to_table).page(entries, call.query))
 
     async def _openapi(self, _call: AdminCall) -> Response:
         return Response(200, (JSON, NO_STORE, (b"ETag", b'"openapi"')), openapi())
+
+
+def _refused_table(record: RefusedRecord) -> dict[str, Any]:
+    key = record.key
+    return {
+        "name": str(record.id),
+        "topic": record.topic,
+        "partition": record.partition,
+        "key_base64": None if key is None else b64encode(key).decode(),
+        "value_bytes": record.value_bytes,
+        "taken": time_text(record.taken_ms),
+        "refused": time_text(record.refused_ms),
+        "reason": record.reason,
+    }
 
 
 @cache

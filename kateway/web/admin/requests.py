@@ -118,7 +118,7 @@ class Pages:
             self._names = [text for text, _name in named]
             self._entries = [entries[name] for _text, name in named]
             self._of = entries
-        limit = _limit(query)
+        limit = page_limit(query)
         start = bisect_right(self._names, query["after"]) if "after" in query else 0
         names = self._names[start : start + limit]
         shown = self._entries[start : start + limit]
@@ -126,7 +126,8 @@ class Pages:
         return {"items": items, "next": names[-1] if start + limit < len(self._names) else None}
 
 
-def _limit(query: Mapping[str, str]) -> int:
+def page_limit(query: Mapping[str, str]) -> int:
+    """How many entries a page has at most. ``InvalidParameter``."""
     given = query.get("limit", str(DEFAULT_LIMIT))
     if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= MAX_LIMIT:
         raise InvalidParameter(f"limit must be from 1 to {MAX_LIMIT}")

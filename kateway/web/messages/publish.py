@@ -23,18 +23,20 @@ from kateway.errors import (
     OutcomeUnknown,
     UnsupportedMediaType,
 )
-from kateway.model import Headers, Message, Receipt
+from kateway.model import HandedOff, Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import JSON, Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
 from kateway.web.messages.admission import Admission
 from kateway.web.messages.content_coding import Decode, decoder
+from kateway.web.messages.response_body import KEPT
 from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
 MOST_EQUAL_PROBLEMS = 1000
 _CREATED = b'{"partition":%d,"offset":%d}'
+_HANDED_OFF = (b"Kateway-Handoff", b"stored")
 _TAKEN = b'{"partition":%d,"offset":null}'
 
 
@@ -93,6 +95,7 @@ class PublishEdge:
                 request.received + query.timeout,
                 query.retries,
                 request.received,
+                query.handoff,
             )
             if idempotency is not None:
                 publishing = self._once(exchange, authorized, path, publish, query.batch, idempotency)
@@ -190,6 +193,9 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
     if isinstance(outcome, KatewayError):
         exchange.respond(problem(outcome, exchange.request.id))
         return outcome
+    if isinstance(outcome, HandedOff):
+        exchange.respond(Response(202, (JSON, _HANDED_OFF), KEPT))
+        return None
     partition, offset = outcome
     if offset is None:
         exchange.respond(Response(202, (JSON, (b"X-Partition", b"%d" % partition)), _TAKEN % partition))
@@ -210,7 +216,8 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
 
 
 def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
-    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks. One of many
+    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks or
+    where some of it is kept in the handoff. One of many
     records that is refused as a whole gets one problem: a hundred thousand would take 25 MB.
     """
     first = outcomes[0] if outcomes else None
@@ -222,23 +229,27 @@ def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError |
         exchange.respond(problem(first, exchange.request.id))
         return first
     worst: KatewayError | None = None
-    taken = False
+    taken = kept = False
     results: list[Any] = []
     for outcome in outcomes:
         if isinstance(outcome, Receipt):
             taken = taken or outcome.offset is None
             results.append({"partition": outcome.partition, "offset": outcome.offset})
+        elif isinstance(outcome, HandedOff):
+            kept = True
+            results.append({"handoff": "stored"})
         else:
             results.append(problem_object(outcome, exchange.request.id))
             if worst is None or _badness(outcome) > _badness(worst):
                 worst = outcome
     body = orjson.dumps({"results": results})
+    handed_off = (_HANDED_OFF,) if kept else ()
     if worst is None:
-        exchange.respond(Response(202 if taken else 201, (JSON,), body))
+        exchange.respond(Response(202 if taken or kept else 201, (JSON, *handed_off), body))
         return None
     headers = problem(worst, exchange.request.id).headers
     retry = tuple(header for header in headers if header[0].lower() != b"content-type")
-    exchange.respond(Response(worst.status, (JSON, *retry), body))
+    exchange.respond(Response(worst.status, (JSON, *handed_off, *retry), body))
     return worst
 
 

@@ -10,6 +10,9 @@ from kateway.web.exchange import NO_STORE, Exchange
 from kateway.web.formats import Form
 from kateway.web.messages.compression import Compressor, compressor
 
+KEPT = b'{"handoff":"stored"}'
+"""Says of a published record that it is kept on the gateway's disk."""
+
 
 class FormBody:
     """Begun with the first records, or before, by one that follows."""

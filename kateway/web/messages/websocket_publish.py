@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
 from kateway.errors import InvalidParameter, KatewayError
-from kateway.model import Headers, Message, Receipt
+from kateway.model import HandedOff, Headers, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange
@@ -22,6 +22,7 @@ from kateway.web.formats.jsonrecord import loads
 from kateway.web.formats.jsonrecord import message as record_of
 from kateway.web.http1.websocket import GOING_AWAY, POLICY, TEXT, Socket, accept
 from kateway.web.messages.admission import Admission
+from kateway.web.messages.response_body import KEPT
 from kateway.web.problems import problem, problem_object
 
 MAX_UNANSWERED = 1000
@@ -67,6 +68,7 @@ class SocketPublishEdge:
                 -1 if acks is None else acks,
                 query.timeout,
                 query.retries,
+                query.handoff,
                 params.agreed("timestamp", query.timestamp, given.timestamp),
             )
             socket = accept(exchange, (), self.max_message_bytes)
@@ -107,6 +109,7 @@ class Defaults(NamedTuple):
     acks: int
     timeout: float
     retries: int
+    handoff: bool
     timestamp: int | None
 
 
@@ -161,7 +164,7 @@ class PublishSocket:
             self._socket.pause()
 
     def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
-        authorized, key, partition, headers, acks, timeout, retries, timestamp = self._defaults
+        authorized, key, partition, headers, acks, timeout, retries, handoff, timestamp = self._defaults
         try:
             if isinstance(message, bytes):
                 record = Message(message, key, headers, partition, timestamp)
@@ -177,7 +180,7 @@ class PublishSocket:
             # whatever it is: a message without an answer would hold up those behind it
             return fail()
         now = self._clock.seconds()
-        return self._gateway.publish(Publish(authorized.place, (record,), acks, now + timeout, retries, now))
+        return self._gateway.publish(Publish(authorized.place, (record,), acks, now + timeout, retries, now, handoff))
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]
@@ -186,6 +189,8 @@ class PublishSocket:
             self._admission.record(self._exchange, self._defaults.authorized, "publish", error)
         if isinstance(outcome, Receipt):
             slot.answer = orjson.dumps({"partition": outcome.partition, "offset": outcome.offset})
+        elif isinstance(outcome, HandedOff):
+            slot.answer = KEPT
         else:
             slot.answer = orjson.dumps(problem_object(outcome, self._request_id))
         self._answer()

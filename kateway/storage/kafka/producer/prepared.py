@@ -7,10 +7,11 @@ of each id and partition, for ``producer.id.expiration.ms``, a day by default).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import Denied, KatewayError, Unavailable
@@ -18,7 +19,7 @@ from kateway.model import Message
 from kateway.storage.interface import Attempt, Numbering
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
-from kateway.storage.kafka.producer.broker_sender import ANSWER_GRACE_SECONDS, VERDICTS
+from kateway.storage.kafka.producer.broker_sender import _VERDICTS, ANSWER_GRACE_SECONDS
 from kateway.storage.kafka.producer.partition_queue import BATCH_OVERHEAD_BYTES, Verdict
 from kateway.storage.kafka.producer.producer_ids import TIMEOUT_SECONDS
 from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, error_for
@@ -37,18 +38,21 @@ from kateway.storage.kafka.protocol.record_batches import encode_batch, encoded_
 from kateway.storage.partitioner import Partitioner
 
 _ALL_REPLICAS = -1
+UNKNOWN_SERVER_ERROR = -1
 
 
 class PreparedBatches:
     """``PreparedWrites`` for one cluster."""
 
     def __init__(
-        self, client: Client, config: KafkaStorageConfig, reactor: IReactorTime, now_ms: Callable[[], int]
+        self,
+        client: Client,
+        config: KafkaStorageConfig,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.max_batch_bytes = config.max_request_bytes - BATCH_OVERHEAD_BYTES
         self._client = client
         self._config = config
-        self._seconds = reactor.seconds
         self._now_ms = now_ms
         self._pool = client.pool("handoff")
         self._partitioner = Partitioner()
@@ -56,7 +60,7 @@ class PreparedBatches:
 
     def known_topics(self) -> Mapping[str, int]:
         """Returns the topics of the last look at the cluster."""
-        return {name: len(view.leaders) for name, view in self._client.view.topics.items()}
+        return {name: info.partitions for name, info in self._client.view.infos().items()}
 
     def partition_for(self, key: bytes | None, partitions: int) -> int:
         """Chooses by key as the Java client does; else round robin that stays a while."""
@@ -96,8 +100,8 @@ class PreparedBatches:
         except (RequestFailed, MalformedResponse) as error:
             raise Unavailable(f"no producer id: {error}") from error
         if code or identity.producer_id < 0:
-            error = error_for(code, "a producer id")
-            raise error if isinstance(error, (Unavailable, Denied)) else Unavailable(error.detail)
+            refusal = error_for(code, "a producer id")
+            raise refusal if isinstance(refusal, (Unavailable, Denied)) else Unavailable(refusal.detail)
         return Numbering(identity.producer_id, identity.epoch)
 
     async def write(self, topic: str, partition: int, batch: bytes) -> Attempt:
@@ -125,10 +129,11 @@ class PreparedBatches:
         if found.error in (0, DUPLICATE_SEQUENCE):
             return Attempt("written")
         failed = error_for(found.error, about)
-        verdict = _ATTEMPTS.get(VERDICTS.get(found.error, Verdict.LOST), "again")
-        if verdict == "again":
+        attempt = _ATTEMPTS.get(_VERDICTS.get(found.error, Verdict.LOST))
+        if attempt is None:
             await self._look()
-        return Attempt(verdict, failed)  # type: ignore[arg-type]
+            return Attempt("unclear" if found.error == UNKNOWN_SERVER_ERROR else "again", failed)
+        return Attempt(attempt, failed)
 
     async def _look(self) -> None:
         """Asks for the leaders anew, once for all that ask at a time."""
@@ -139,7 +144,8 @@ class PreparedBatches:
             pass  # the next attempt says what is wrong
 
 
-_ATTEMPTS = {
+_ATTEMPTS: dict[Verdict, Literal["unclear", "split", "refused", "renumber"]] = {
+    Verdict.LOST: "unclear",
     Verdict.REFUSED: "refused",
     Verdict.BAD_RECORD: "split",
     Verdict.TOO_LARGE: "split",
