@@ -57,11 +57,13 @@ class TopicDrain:
         began = self.seconds()
         outcomes: list[Outcome] = []
         try:
-            batches = self.spool.prepared.get(self.topic) or await self._prepared()
+            count = await self._partitions()
+            if count is None:
+                return 0
+            batches = list(self.spool.prepared.get(self.topic) or await self._prepared(count))
             if not batches:
                 return 0
-            batches = list(batches)
-            attempts = await self._send(batches)
+            attempts = await self._send(batches, count)
             outcomes = [
                 Receipt(batch.partition, None) if attempt.verdict == "written" else attempt.error or Unavailable()
                 for batch, attempt in zip(batches, attempts, strict=True)
@@ -76,9 +78,8 @@ class TopicDrain:
 
     # --- making batches ----------------------------------------------------------------------------------------
 
-    async def _prepared(self) -> Sequence[Prepared]:
-        count = await self._partitions()
-        if count is None or any(self.store.undecided(self.topic, partition) for partition in range(count)):
+    async def _prepared(self, count: int) -> Sequence[Prepared]:
+        if any(self.store.undecided(self.topic, partition) for partition in range(count)):
             # a publish that was answered 504 may still be written: it came before
             return ()
         rows = await self.spool.next_rows(self.topic, self._most_records, ROUND_BYTES)
@@ -134,12 +135,11 @@ class TopicDrain:
 
     # --- sending -----------------------------------------------------------------------------------------------
 
-    async def _send(self, batches: Sequence[Prepared]) -> list[Attempt]:
-        return await gatherResults([Deferred.fromCoroutine(self._attempt(batch)) for batch in batches])
+    async def _send(self, batches: Sequence[Prepared], count: int) -> list[Attempt]:
+        return await gatherResults([Deferred.fromCoroutine(self._attempt(batch, count)) for batch in batches])
 
-    async def _attempt(self, batch: Prepared) -> Attempt:
-        count = self.store.partitions(self.topic)
-        if count is not None and batch.partition >= count:
+    async def _attempt(self, batch: Prepared, count: int) -> Attempt:
+        if batch.partition >= count:
             return Attempt("refused", PartitionNotFound(f"partition {batch.partition}: the topic has {count}"))
         return await self.writes.write(self.topic, batch.partition, batch.data)
 

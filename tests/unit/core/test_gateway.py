@@ -18,7 +18,9 @@ from kateway.core.groups.memberships import Memberships
 from kateway.core.idempotency import Idempotency
 from kateway.core.reads import Start
 from kateway.errors import (
+    Draining,
     InvalidRecord,
+    KatewayError,
     MalformedBatch,
     OffsetOutOfRange,
     OutcomeUnknown,
@@ -28,7 +30,7 @@ from kateway.errors import (
     TopicNotFound,
     Unavailable,
 )
-from kateway.model import Committed, Message, Receipt
+from kateway.model import Committed, HandedOff, Message, Receipt
 from kateway.storage.interface import At, Outcome
 
 Step = Callable[[Sequence[Message]], list[Outcome]]
@@ -67,13 +69,32 @@ class Store(MemoryStore):
         self.moved[group] = dict(offsets)
 
 
+class MemoryHandoff:
+    """Keeps the messages that it takes; the topic ``unseen`` it does not take."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, bytes | None]] = []
+
+    def holds(self, topic: str) -> bool:
+        return any(topic == each for each, _ in self.kept)
+
+    def take(
+        self, topic: str, messages: Sequence[Message], deadline: float, otherwise: KatewayError
+    ) -> Deferred[list[Outcome]]:
+        if topic == "unseen":
+            return succeed([otherwise] * len(messages))
+        self.kept += [(topic, message.value) for message in messages]
+        return succeed([HandedOff(len(self.kept)) for _ in messages])
+
+
 class World:
     """A gateway over one store with the topic ``t`` of two partitions."""
 
-    def __init__(self, *steps: Step, create: bool = False) -> None:
+    def __init__(self, *steps: Step, create: bool = False, handoff: bool = False) -> None:
         self.clock = Clock()
         self.store = Store(self.clock, *steps)
         self.store.make("t", 2)
+        self.handoff = MemoryHandoff()
         groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
         self.breakers = Breakers({"default": BreakerConfig()}, self.clock.seconds)
         self.gateway = Gateway(
@@ -82,6 +103,7 @@ class World:
             Idempotency(self.clock, lambda: 0),
             groups,
             self.clock,
+            {"default": self.handoff} if handoff else None,  # type: ignore[dict-item]
         )
 
     def place(self, topic: str = "t") -> Place:
@@ -313,3 +335,50 @@ def test_half_open_breaker_closes_by_a_publish_without_acks_too() -> None:
     world.breakers["default"].look(world.clock.seconds(), True)
     assert World.now(world.gateway.publish(Publish(world.place(), [Message(b"b")], 0, 5.0, 0))) == [Receipt(0, 0)]
     assert world.breakers["default"].state == "closed"
+
+
+# --- the handoff ---------------------------------------------------------------------------------------------------
+
+
+def test_open_breaker_hands_messages_off_but_not_those_that_decline_or_whose_topic_is_not_taken() -> None:
+    world = World(handoff=True)
+    open_breaker(world)
+    assert world.publish(b"a", b"b") == [HandedOff(2), HandedOff(2)]
+    declined = Publish(world.place(), [Message(b"c")], -1, 5.0, 0, 0.0, False)
+    assert World.now(world.gateway.publish(declined))[0].code == "store-unavailable"
+    assert world.publish(b"d", topic="unseen")[0].code == "store-unavailable"
+    assert world.handoff.kept == [("t", b"a"), ("t", b"b")]
+    assert world.store.given == []
+
+
+def test_messages_go_behind_those_of_their_topic_that_are_kept_and_none_overtakes_them() -> None:
+    world = World(handoff=True)
+    world.handoff.kept = [("t", b"old")]
+    world.store.make("u", 1)
+    assert world.publish(b"a") == [HandedOff(2)]
+    declined = Publish(world.place(), [Message(b"b")], -1, 5.0, 0, 0.0, False)
+    assert World.now(world.gateway.publish(declined))[0].code == "store-unavailable"
+    assert world.publish(b"c", topic="u") == [Receipt(0, 0)]
+    assert world.store.given == [[b"c"]]
+
+
+def test_message_that_surely_was_not_written_by_its_deadline_is_kept_and_one_that_may_be_is_not() -> None:
+    world = World(failing(Unavailable("never sent"), OutcomeUnknown("no answer"), TooLarge()), handoff=True)
+    outcomes = world.publish(b"a", b"b", b"c", b"d", retries=0)
+    assert outcomes[0] == HandedOff(1)
+    assert [outcome.code for outcome in outcomes[1:3]] == ["outcome-unknown", "too-large"]
+    assert outcomes[3] == Receipt(0, 3)
+    assert world.handoff.kept == [("t", b"a")]
+
+
+def test_full_gateway_and_one_that_stops_hand_nothing_off() -> None:
+    world = World(failing(Overloaded()), failing(Draining()), handoff=True)
+    assert world.publish(b"a", retries=0)[0].code == "overloaded"
+    assert world.publish(b"b", retries=0)[0].code == "draining"
+    assert world.handoff.kept == []
+
+
+def test_kept_message_is_no_success_for_the_breaker() -> None:
+    world = World(failing(Unavailable("away")), handoff=True)
+    world.publish(b"a", retries=0)
+    assert (world.breakers["default"].failures, world.breakers["default"].successes) == (1, 0)

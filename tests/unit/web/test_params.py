@@ -91,8 +91,10 @@ def test_a_publish_query_has_its_defaults() -> None:
     assert params.publish_query(b"") == params.PublishQuery(None, None, None, 5.0, 3, False)
 
 
-def test_handoff_is_accepted_and_has_no_effect() -> None:
-    assert params.publish_query(b"handoff=0") == params.publish_query(b"handoff=1") == params.publish_query(b"")
+def test_handoff_is_allowed_unless_the_query_says_0() -> None:
+    assert params.publish_query(b"handoff=1") == params.publish_query(b"")
+    assert params.publish_query(b"").handoff
+    assert not params.publish_query(b"handoff=0").handoff
     with pytest.raises(InvalidParameter):
         params.publish_query(b"handoff=2")
 
