@@ -367,7 +367,7 @@ def test_message_that_surely_was_not_written_by_its_deadline_is_kept_and_one_tha
     outcomes = world.publish(b"a", b"b", b"c", b"d", retries=0)
     assert outcomes[0] == HandedOff(1)
     assert [outcome.code for outcome in outcomes[1:3]] == ["outcome-unknown", "too-large"]
-    assert outcomes[3] == Receipt(0, 3)
+    assert outcomes[3] == Receipt(0, 0)
     assert world.handoff.kept == [("t", b"a")]
 
 
