@@ -34,6 +34,7 @@ from kateway.errors import (
     PartitionNotFound,
     StoreUnavailable,
     TopicNotFound,
+    Unavailable,
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
 from kateway.storage.interface import At, Handoff, Outcome, Reset
@@ -196,7 +197,12 @@ class Gateway:
         if self._breakers[place.cluster].state == "open":
             # nothing can be read either; half-open, this may be the publish that tries
             raise self._breakers.refusal(place.cluster)
-        partitions = (await self.topic(place, create=True)).partitions
+        looking = Deferred.fromCoroutine(self.topic(place, create=True))
+        left = max(publish.deadline - self._clock.seconds(), 0.0)
+        partitions = (await looking.addTimeout(left, self._clock, _topic_not_found_in_time)).partitions
+        if publish.acks:
+            # with another acknowledgement a batch has no number, and one that was lost could be written beside its copy
+            publish = publish._replace(acks=-1)
 
         def write(messages: Sequence[Message]) -> Deferred[list[Outcome]]:
             # of a key whose message is kept here another gateway could not know: it gets 503 and may be used anew
@@ -392,6 +398,10 @@ def source_topic(authorized: AuthorizedRequest, dead: bool) -> Place:
     """Returns the place of a group's records: the topic, or its dead letters."""
     place = authorized.place
     return place._replace(topic=dead_letter_topic(place.topic, authorized.group)) if dead else place
+
+
+def _topic_not_found_in_time(_failure: object, _seconds: float) -> TopicInfo:
+    raise Unavailable("the topic was not found or made by the deadline")
 
 
 def _worth_a_retry(outcome: Outcome) -> bool:

@@ -19,14 +19,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.core.access.control import Place
-from kateway.core.key_index import HEADER, KeyIndex, digest_of
-from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, KatewayError, Unavailable
+from kateway.core.key_index import HEADER, LEEWAY_MS, SCOPE_HEADER, KeyIndex, digest_of
+from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidParameter, KatewayError, Unavailable
 from kateway.model import Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.storage.partitioner import by_key
 
 LOOK_SECONDS = 0.1
 """How often is looked whether a publish of unknown outcome has been decided."""
+
+MOST_LOOKS = 64
+"""Entries that are looked at to make room for one: where all of them are under way, the next publish goes on."""
 
 
 class Use(NamedTuple):
@@ -78,6 +81,7 @@ class Idempotency:
     ) -> None:
         self.evicted = 0
         self._clock = clock
+        self._now_ms = now_ms
         self._window_seconds = window_seconds
         self._max_entries = max_entries
         self._index = KeyIndex(
@@ -92,14 +96,20 @@ class Idempotency:
         """Writes messages that are not written under this key yet. ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``;
         ``Unavailable`` where it cannot be known whether they are.
         """
+        oldest = self._now_ms() - LEEWAY_MS
+        if any(message.timestamp is not None and message.timestamp < oldest for message in messages):
+            raise InvalidParameter(
+                "a record with an Idempotency-Key is found again by its time: "
+                f"date it no more than {LEEWAY_MS // 1000} s before now, or leave its timestamp or the key out"
+            )
         name = use[:4]
         entry = await self._claim(name, use.fingerprint, deadline)
         outcomes = entry.outcomes
         if outcomes is not None and all(isinstance(outcome, Receipt) for outcome in outcomes):
             return Answered(outcomes, True)
         try:
-            placed = _placed(use.key, messages, partitions)
-            looking = Deferred.fromCoroutine(self._known(place, partitions, use.key, placed, deadline))
+            placed = _placed(use, messages, partitions)
+            looking = Deferred.fromCoroutine(self._known(place, partitions, use, placed, deadline))
             left = max(deadline - self._clock.seconds(), 0.0)
             known = await looking.addTimeout(left, self._clock, _not_known)
             missing = [index for index, receipt in enumerate(known) if receipt is None]
@@ -151,12 +161,14 @@ class Idempotency:
                 ended.callback(None)
 
     def _make_room(self, now: float) -> None:
-        while self._entries:
+        for _ in range(MOST_LOOKS):
+            if not self._entries:
+                return
             name, oldest = next(iter(self._entries.items()))
             if oldest.waiting is not None:
-                self._entries.move_to_end(name)  # under way; bounded by the requests that may be
-                if len(self._entries) < self._max_entries or all(each.waiting for each in self._entries.values()):
+                if len(self._entries) < self._max_entries:
                     return
+                self._entries.move_to_end(name)  # under way; bounded by the requests that may be
             elif oldest.until <= now:
                 del self._entries[name]
             elif len(self._entries) >= self._max_entries:
@@ -169,10 +181,11 @@ class Idempotency:
     # --- the records tell --------------------------------------------------------------------------------------
 
     async def _known(
-        self, place: Place, partitions: int, key: str, messages: Sequence[Message], deadline: float
+        self, place: Place, partitions: int, use: Use, messages: Sequence[Message], deadline: float
     ) -> list[Receipt | None]:
         """Finds the messages that are written already, one receipt each."""
         receipts: list[Receipt | None] = [None] * len(messages)
+        dated = any(message.timestamp is not None for message in messages)
         for partition in dict.fromkeys(message.partition for message in messages):
             assert partition is not None
             if partition >= partitions:
@@ -182,7 +195,7 @@ class Idempotency:
                 if self._clock.seconds() >= deadline:
                     raise Unavailable("the outcome of an earlier publish to this partition is not known yet; repeat it")
                 await deferLater(self._clock, LOOK_SECONDS)
-            found = await self._index.find(place, partition, key)
+            found = await self._index.find(place, partition, use.key, scope(use), dated=dated)
             if not found:
                 continue
             at = {digest: iter(offsets) for digest, offsets in found.items()}
@@ -204,13 +217,20 @@ def _in_use(_failure: object, _seconds: float) -> None:
     raise IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
 
 
-def _placed(key: str, messages: Sequence[Message], partitions: int) -> list[Message]:
-    """Gives every message its partition, and the header that finds it again."""
-    raw = key.encode()
+def scope(use: Use) -> bytes:
+    """Tells the keys of applications and versions apart that share a topic; it lies in each record beside the key."""
+    name = "\0".join((use.application, use.topic, use.version))
+    return blake2b(name.encode(), digest_size=8).hexdigest().encode()
+
+
+def _placed(use: Use, messages: Sequence[Message], partitions: int) -> list[Message]:
+    """Gives every message its partition, and the headers that find it again."""
+    raw = use.key.encode()
+    added = ((HEADER, raw), (SCOPE_HEADER, scope(use)))
     placed = []
     for message in messages:
         partition = message.partition
         if partition is None:
             partition = by_key(raw if message.key is None else message.key, partitions)
-        placed.append(message._replace(partition=partition, headers=(*message.headers, (HEADER, raw))))
+        placed.append(message._replace(partition=partition, headers=(*message.headers, *added)))
     return placed

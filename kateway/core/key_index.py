@@ -15,6 +15,12 @@ from kateway.errors import OffsetOutOfRange, Unavailable
 from kateway.model import Record
 
 HEADER = "idempotency-key"
+SCOPE_HEADER = "idempotency-scope"
+"""Which application, topic and version the key is of; a record without it matches each."""
+LEEWAY_MS = 300_000
+"""How long before now a record may be dated; a window is read from so much earlier on."""
+DROPPED_FOR_EACH = 4
+"""For each key that may be kept so many dropped ones are remembered by their hash: about 70 bytes each."""
 ONE_READ_BYTES = 1 << 20
 MOST_PARTITIONS = 10_000
 """Partitions with an index; beyond it the one that was unused for longest goes."""
@@ -33,7 +39,9 @@ def digest_of(value: bytes | None, key: bytes | None) -> Digest:
 class _Seen(NamedTuple):
     offset: int
     timestamp: int
+    """No later than when it was written: the newest time of all records up to it, or when it was surely not there."""
     digest: Digest
+    scope: bytes | None
 
 
 class _Partition:
@@ -43,13 +51,31 @@ class _Partition:
         self.covers: int | None = None
         """Every record of the window from here to ``read_to`` with a key is in ``keys``; ``None``: nothing was read."""
         self.read_to = 0
+        self.newest = 0
+        """The newest time of the records that were read."""
         self.evicted = False
         """Keys of the window before ``covers`` were dropped for want of room."""
+        self.dropped: set[int] = set()
+        self.dropped_before: set[int] = set()
+        """Hashes of the dropped keys, of this window and the one before: only these may be found before ``covers``."""
+        self.turned_ms = 0
+        self.blind = False
+        """More were dropped than can be remembered: each unknown key has to be looked for."""
         self.keys: OrderedDict[bytes, list[_Seen]] = OrderedDict()
         """By the order of their first record."""
         self.reading = False
         self.waiting: list[Deferred[None]] = []
         """Callers that came while it was read: for them it is read once more, up to the end that it has then."""
+
+    def dropped_one_like(self, key: bytes) -> bool:
+        """Whether the key may be one of those that were dropped."""
+        return self.blind or hash(key) in self.dropped or hash(key) in self.dropped_before
+
+    def forget_dropped(self) -> None:
+        """Begins anew, with no key dropped."""
+        self.evicted = self.blind = False
+        self.dropped.clear()
+        self.dropped_before.clear()
 
 
 class KeyIndex:
@@ -63,9 +89,12 @@ class KeyIndex:
         self._count = 0
         self._partitions: OrderedDict[tuple[str, str, int], _Partition] = OrderedDict()
 
-    async def find(self, place: Place, partition: int, key: str) -> Offsets:
-        """Returns the offsets of the records with a key, by their digest, as of the present end. ``Unavailable`` where
-        more must be read than ``max_bytes``: the next attempt goes on from there.
+    async def find(self, place: Place, partition: int, key: str, scope: bytes, *, dated: bool = False) -> Offsets:
+        """Returns the offsets of the window's records with a key and its scope, by their digest, as of the present end.
+        ``dated``: they may be dated up to ``LEEWAY_MS`` before they were written.
+
+        ``Unavailable`` where records are there that cannot be read yet (an open transaction), and where more must be
+        read than ``max_bytes``: the next attempt goes on from there.
         """
         name = (place.cluster, place.topic, partition)
         part = self._partitions.get(name)
@@ -76,12 +105,18 @@ class KeyIndex:
         raw = key.encode()
         await self._caught_up(place, partition, part)
         known = part.keys.get(raw)
-        if known is None and part.evicted:
-            known = await self._look_back(place, partition, part, raw)
-        found: Offsets = {}
+        if part.evicted and part.dropped_one_like(raw):
+            # also one that is known by a later record
+            known = [*await self._look_back(place, partition, part, raw), *(known or ())]
+        oldest = self._since() if dated else self._since() + LEEWAY_MS
+        found: dict[Digest, dict[int, None]] = {}
         for seen in known or ():
-            found.setdefault(seen.digest, []).append(seen.offset)
-        return found
+            if seen.timestamp >= oldest and (seen.scope is None or seen.scope == scope):
+                found.setdefault(seen.digest, {})[seen.offset] = None
+        return {digest: list(offsets) for digest, offsets in found.items()}
+
+    def _since(self) -> int:
+        return self._now_ms() - self._window_ms - LEEWAY_MS
 
     def _make_room(self) -> None:
         for name, part in list(self._partitions.items()):
@@ -94,20 +129,27 @@ class KeyIndex:
     async def _look_back(self, place: Place, partition: int, part: _Partition, key: bytes) -> list[_Seen]:
         """Reads the part of the window whose keys were dropped, for one key."""
         assert part.covers is not None
-        position = (await place.store.offsets(place.topic, self._now_ms() - self._window_ms))[partition]
-        part.evicted = position < part.covers
+        position = (await place.store.offsets(place.topic, self._since()))[partition]
+        if position >= part.covers:
+            part.forget_dropped()
         found: list[_Seen] = []
         budget = self._max_bytes
         while position < part.covers:
             if budget <= 0:
                 raise Unavailable("too many Idempotency-Keys are in use to know whether this one was; repeat it later")
-            fetched = await place.store.read(place.topic, partition, position, max_bytes=ONE_READ_BYTES, wait_seconds=0)
+            try:
+                fetched = await place.store.read(
+                    place.topic, partition, position, max_bytes=ONE_READ_BYTES, wait_seconds=0
+                )
+            except OffsetOutOfRange:
+                position = max(position + 1, (await place.store.offsets(place.topic, "earliest"))[partition])
+                continue
             for record in fetched.records:
                 budget -= _weight(record)
-                if (HEADER, key) in record.headers:
-                    found.append(_Seen(record.offset, record.timestamp, digest_of(record.value, record.key)))
+                if (HEADER, key) in record.headers and record.offset < part.covers:
+                    found.append(_seen(record, record.timestamp))
             if fetched.next_offset <= position:
-                break
+                raise Unavailable(_HIDDEN)
             position = fetched.next_offset
         return found
 
@@ -139,14 +181,15 @@ class KeyIndex:
 
     async def _read(self, place: Place, partition: int, part: _Partition) -> None:
         store, topic = place.store, place.topic
-        since = self._now_ms() - self._window_ms
+        began_ms, since = self._now_ms(), self._since()
         self._forget(part, since)
         end = (await store.offsets(topic, "latest"))[partition]
         if part.covers is None or part.read_to > end:
             # never read, or a topic that was made anew
             self._count -= len(part.keys)
             part.keys.clear()
-            part.evicted = False
+            part.forget_dropped()
+            part.newest = since
             part.covers = part.read_to = min((await store.offsets(topic, since))[partition], end)
         budget = self._max_bytes
         while part.read_to < end:
@@ -163,14 +206,16 @@ class KeyIndex:
                 continue
             for record in fetched.records:
                 budget -= _weight(record)
+                part.newest = min(max(part.newest, record.timestamp), began_ms)
                 for header, value in record.headers:
-                    if header == HEADER and value is not None and record.timestamp >= since:
-                        self._add(
-                            part, value, _Seen(record.offset, record.timestamp, digest_of(record.value, record.key))
-                        )
+                    if header == HEADER and value is not None:
+                        self._add(part, value, _seen(record, part.newest))
             if fetched.next_offset <= part.read_to:
-                break  # the rest is invisible: an open transaction
+                # such a record may carry the key, and is there for good when its transaction ends
+                raise Unavailable(_HIDDEN)
             part.read_to = fetched.next_offset
+        # the next one that is read is written after now
+        part.newest = max(part.newest, began_ms)
 
     def _add(self, part: _Partition, key: bytes, seen: _Seen) -> None:
         known = part.keys.get(key)
@@ -178,21 +223,45 @@ class KeyIndex:
             known = part.keys[key] = []
             self._count += 1
         known.append(seen)
-        while self._count > self._most and len(part.keys) > 1:
-            # the rest of the window must be read again where it is asked for
-            _, gone = part.keys.popitem(last=False)
+        if self._count > self._most:
+            largest = max(self._partitions.values(), key=lambda each: len(each.keys))
+            self._drop(largest, max(len(largest.keys) // 16, 1))
+
+    def _drop(self, part: _Partition, count: int) -> None:
+        """Drops the oldest keys of a partition: their part of the window is read again where one is asked for."""
+        for _ in range(min(count, len(part.keys) - 1)):
+            key, gone = part.keys.popitem(last=False)
             self._count -= 1
-            part.covers = gone[-1].offset + 1
+            part.covers = max(part.covers or 0, gone[-1].offset + 1)
             part.evicted = True
+            part.dropped.add(hash(key))
+        if sum(len(each.dropped) for each in self._partitions.values()) > DROPPED_FOR_EACH * self._most:
+            part.blind = True
+            part.dropped.clear()
 
     def _forget(self, part: _Partition, since: int) -> None:
-        """Drops keys whose window is over."""
+        """Forgets keys whose window is over."""
+        now_ms = self._now_ms()
+        if now_ms - part.turned_ms > self._window_ms + LEEWAY_MS:
+            part.turned_ms = now_ms
+            part.dropped_before, part.dropped = part.dropped, set()
         while part.keys:
             key, seen = next(iter(part.keys.items()))
             if seen[-1].timestamp >= since:
                 return
             del part.keys[key]
             self._count -= 1
+
+
+_HIDDEN = (
+    "an open transaction hides records of this partition, so it is not known whether this Idempotency-Key was used; "
+    "repeat it when the transaction has ended"
+)
+
+
+def _seen(record: Record, timestamp: int) -> _Seen:
+    scope = next((value for header, value in record.headers if header == SCOPE_HEADER), None)
+    return _Seen(record.offset, timestamp, digest_of(record.value, record.key), scope)
 
 
 def _weight(record: Record) -> int:

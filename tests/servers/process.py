@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+STANDSTILL_SECONDS = 10.0
+
 # The kernel sends the death signal when the *thread* that made the child ends, so one thread that lives as long as
 # the process makes all of them. The signal is set after the fork by a small program that then becomes the command:
 # a preexec_fn is not safe, and warned of, in a process with threads.
@@ -61,7 +63,13 @@ class Process:
             os.kill(self.pid, number)
 
     def freeze(self) -> None:
+        """Stops it; returns when all its threads stand still. On a busy machine those of a JVM go on for a moment."""
         self.signal(signal.SIGSTOP)
+        until = time.monotonic() + STANDSTILL_SECONDS
+        tasks = Path(f"/proc/{self.pid}/task")
+        while tasks.exists() and not all(map(_stands_still, tasks.iterdir())):
+            assert time.monotonic() < until, f"process {self.pid} does not stand still"
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
@@ -96,3 +104,11 @@ class Process:
             if time.monotonic() > end:
                 raise RuntimeError(f"{self.command[0]} did not answer in time:\n{self.output()[-4000:]}")
             time.sleep(0.05)
+
+
+def _stands_still(task: Path) -> bool:
+    """Whether a thread is stopped, or gone; its state is the first field behind the name in brackets (proc(5))."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] in {"T", "t", "Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return True

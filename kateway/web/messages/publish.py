@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.access.control import AuthorizedRequest
@@ -35,6 +36,7 @@ from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
 MOST_EQUAL_PROBLEMS = 1000
+_log = Logger()
 _CREATED = b'{"partition":%d,"offset":%d}'
 _HANDED_OFF = (b"Kateway-Handoff", b"stored")
 _TAKEN = b'{"partition":%d,"offset":null}'
@@ -262,5 +264,8 @@ def _fail(failure: Failure, exchange: Exchange) -> KatewayError:
     if failure.check(CancelledError):
         # a store that is torn down: whether the message was written is not known
         failure = Failure(OutcomeUnknown("the gateway gave the publish up before the store answered"))
+    elif not failure.check(KatewayError):
+        _log.failure("a publish failed after it was handed on", failure)
+        failure = Failure(OutcomeUnknown("the gateway failed while this was published; its log says why"))
     exchange.respond(problem_of(failure, exchange.request.id))
     return failure.value if isinstance(failure.value, KatewayError) else KatewayError()

@@ -199,6 +199,9 @@ class Feed:
     def _turn_after(self, seconds: float) -> None:
         if self._next is None:
             self._next = self._clock.callLater(seconds, self._again)
+        elif seconds:
+            # a turn that waits for the next loop must not end a pause
+            self._next.reset(seconds)
 
     @property
     def _follows(self) -> bool:

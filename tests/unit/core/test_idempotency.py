@@ -39,6 +39,8 @@ class Store:
         self.late: list[tuple[Message, bool]] = []
         self.bytes_read = 0
         self.at_once = 3
+        self.visible = 1 << 40
+        """Records from here on are of an open transaction."""
 
     def now_ms(self) -> int:
         return round(self.clock.seconds() * 1000)
@@ -58,7 +60,7 @@ class Store:
         assert max_bytes == ONE_READ_BYTES
         await succeed(None)
         log = self.logs[partition]
-        records = log[offset : offset + self.at_once]
+        records = log[offset : offset + self.at_once][: max(self.visible - offset, 0)]
         self.bytes_read += sum(len(record.value or b"") for record in records)
         return Fetched(records, offset + len(records), len(log))
 
@@ -74,7 +76,8 @@ class Store:
     def append(self, message: Message) -> Receipt:
         assert message.partition is not None
         log = self.logs[message.partition]
-        log.append(Record(len(log), self.now_ms(), message.key, message.value, message.headers))
+        timestamp = self.now_ms() if message.timestamp is None else message.timestamp
+        log.append(Record(len(log), timestamp, message.key, message.value, message.headers))
         return Receipt(message.partition, len(log) - 1)
 
     async def write(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -117,10 +120,12 @@ class World:
         *values: bytes,
         seconds: float = 5.0,
         write: Callable[[Sequence[Message]], Awaitable[list[Outcome]]] | None = None,
+        application: str = "app",
+        timestamp: int | None = None,
     ) -> list[Any]:
         """The answer, or the error, in a list that fills when it is there."""
-        messages = [Message(value) for value in values]
-        use = Use("app", "t", "v1", key, fingerprint(messages, -1, len(messages) > 1))
+        messages = [Message(value, timestamp=timestamp) for value in values]
+        use = Use(application, "t", "v1", key, fingerprint(messages, -1, len(messages) > 1))
         place = Place("default", self.store, "t")  # type: ignore[arg-type]
         deadline = self.clock.seconds() + seconds
         work = self.keys.publish(use, place, PARTITIONS, messages, deadline, write or self.store.write)
@@ -340,3 +345,82 @@ def test_partitions_that_are_not_asked_for_any_more_are_forgotten(monkeypatch: p
     index = world.keys._index
     assert len(index._partitions) == 3
     assert index._count == sum(len(part.keys) for part in index._partitions.values())
+
+
+def test_keys_that_are_all_under_way_do_not_stop_another_one() -> None:
+    world = World(max_entries=2)
+    gate: Deferred[None] = Deferred()
+
+    async def held(messages: Sequence[Message]) -> list[Outcome]:
+        await gate
+        return await world.store.write(messages)
+
+    waiting = [world.publish(key, b"a", write=held) for key in "abcde"]
+    gate.callback(None)
+    assert all(isinstance(found[0], Answered) for found in waiting)
+
+
+def test_key_of_another_application_is_another_key_though_the_topic_is_shared() -> None:
+    world = World()
+    world.publish("k", b"a", application="one")
+    (other,) = world.publish("k", b"b", application="two")
+    assert not other.replayed
+    world.restart()
+    assert world.publish("k", b"b", application="two")[0].replayed
+    assert world.store.count("k") == 2
+
+
+def test_record_that_is_dated_a_little_before_now_is_found_and_one_from_long_ago_is_refused() -> None:
+    world = World(window_seconds=100.0)
+    dated = world.store.now_ms() - 250_000
+    world.store.fates = ["answer lost"]
+    world.publish("k", b"a", timestamp=dated)
+    world.restart()
+    assert world.publish("k", b"a", timestamp=dated)[0].replayed
+    (refused,) = world.publish("l", b"a", timestamp=1000)
+    assert refused.code == "invalid-parameter"
+    assert (world.store.count("k"), world.store.count("l")) == (1, 0)
+
+
+def test_open_transaction_that_hides_records_is_no_proof_that_a_key_is_unused() -> None:
+    world = World()
+    world.store.visible = 0
+    world.store.fates = ["answer lost"]
+    world.publish("k", b"a")
+    (hidden,) = world.publish("k", b"a")
+    assert isinstance(hidden, Unavailable)
+    world.store.visible = 1 << 40
+    assert world.publish("k", b"a")[0].replayed
+    assert world.store.count("k") == 1
+
+
+def test_new_keys_beyond_the_bound_do_not_read_the_window_again_and_dropped_ones_are_found() -> None:
+    world = World(max_entries=50)
+    world.store.at_once = 1000
+    for number in range(200):
+        world.publish(f"k{number}", b"v" * 100)
+    world.restart()
+    for number in range(10):
+        world.publish(f"new{number}", b"x")
+    before = world.store.bytes_read
+    for number in range(10):
+        world.publish(f"other{number}", b"x")
+    assert world.store.bytes_read - before < 200
+    assert world.publish("k0", b"v" * 100)[0].replayed
+    assert world.publish("k199", b"v" * 100)[0].replayed
+
+
+def test_key_with_records_far_apart_is_found_whole_after_it_was_dropped() -> None:
+    world = World(max_entries=1)
+    world.store.at_once = 1000
+    world.store.fates = ["written", "lost"]
+    world.publish("k", b"a", b"b")
+    for number in range(20):
+        world.publish(f"other{number}", b"x")
+    world.restart()
+    assert all(isinstance(outcome, Receipt) for outcome in world.publish("k", b"a", b"b")[0].outcomes)
+    for number in range(20, 40):
+        world.publish(f"other{number}", b"x")
+    world.restart()
+    assert world.publish("k", b"a", b"b")[0].replayed
+    assert world.store.count("k") == 2

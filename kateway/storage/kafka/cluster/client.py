@@ -290,8 +290,12 @@ class Client:
                 if listing:
                     self._take(view)
             except CancelledError:
-                self._answer_waiters(waiters, Unavailable("the store is being closed"))
-                raise
+                self._answer_waiters(waiters, Unavailable("the look at the cluster was given up"))
+                if self._stopped:
+                    raise
+                # from within (a discovery that was cancelled): the loop goes on
+                await self._pause(PROBE_INTERVAL_SECONDS / 2)
+                continue
             except Exception as caught:
                 error = self._as_known(caught)
                 self._unhealthy(error)

@@ -22,7 +22,7 @@ from kateway.storage.kafka.cluster.coordinators import Coordinators
 from kateway.storage.kafka.cluster.offsets import Offsets
 from kateway.storage.kafka.cluster.waiting import answer_all, at_most
 from kateway.storage.kafka.consumer.fetcher import Fetcher
-from kateway.storage.kafka.consumer.group_protocol import Membership
+from kateway.storage.kafka.consumer.group_protocol import Generation, Membership
 
 T = TypeVar("T")
 
@@ -85,6 +85,8 @@ class KafkaSubscription:
         self._repeats: dict[int, IDelayedCall] = {}
         self._last_trouble = ""
         self._uncommitted: dict[int, Committed] = {}
+        self._uncommitted_of: Generation | None = None
+        """The generation in which these were queued: under a later one they could move another member's back."""
         self._committing: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
         self._closing: Deferred[None] | None = None
@@ -147,12 +149,20 @@ class KafkaSubscription:
         elif not offsets:
             waiter.callback(None)
         else:
+            if self._uncommitted_of != self._membership.generation:
+                self._forget_uncommitted()
             self._uncommitted.update(offsets)
             self._waiting.append(waiter)
             if self._committing is None:
                 committing = self._own(self._commit())
                 self._committing = None if committing.called else committing
         return waiter
+
+    def _forget_uncommitted(self) -> None:
+        waiters, self._waiting = self._waiting, []
+        self._uncommitted = {}
+        self._uncommitted_of = self._membership.generation
+        answer_all(waiters, self._not_ours())
 
     def close(self) -> Deferred[None]:
         """Leaves the group and frees everything. At most the grace, and twice ``LEAVE_SECONDS``."""
@@ -198,7 +208,7 @@ class KafkaSubscription:
                 offsets, self._uncommitted = self._uncommitted, {}
                 waiters, self._waiting = self._waiting, []
                 generation = self._membership.generation
-                if generation is None:
+                if generation is None or generation != self._uncommitted_of:
                     answer_all(waiters, self._not_ours())
                     continue
                 try:

@@ -58,9 +58,10 @@ ANSWER_GRACE_SECONDS = 1.0
 _VERDICTS = {
     **dict.fromkeys((3, 5, 6, 8, 9, 13, 19, 72, 74, 75, 89, 100, 103), Verdict.NOT_WRITTEN),
     **dict.fromkeys((-1, 7, 20, 56), Verdict.UNKNOWN),
-    **dict.fromkeys((2, 17, 29, 30, 31, 35, 43, 44, 58, 76), Verdict.REFUSED),
-    # INVALID_TIMESTAMP, INVALID_RECORD (no key in a compacted topic, say): Produce 7 does not name the record
-    **dict.fromkeys((32, 87), Verdict.BAD_RECORD),
+    **dict.fromkeys((17, 29, 30, 31, 35, 43, 44, 58, 76), Verdict.REFUSED),
+    # INVALID_TIMESTAMP, INVALID_RECORD (no key in a compacted topic, say; before Kafka 2.4 that was CORRUPT_MESSAGE):
+    # Produce 7 does not name the record
+    **dict.fromkeys((2, 32, 87), Verdict.BAD_RECORD),
     10: Verdict.TOO_LARGE,
     18: Verdict.TOO_LARGE,
     45: Verdict.OUT_OF_ORDER,
@@ -69,13 +70,17 @@ _VERDICTS = {
 }
 """Kafka's error codes; any other says nothing of what became of the batch."""
 
+UNKNOWN_SERVER_ERROR = -1
+UNCLEAR_ANSWERS = 5
+"""So often a batch is sent again though the broker answers that it failed and does not know why."""
+
 _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.BAD_RECORD, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
 
 
 class PartitionLane(Lane[Pending]):
     """A lane and where it is served."""
 
-    __slots__ = ("acks", "active", "backoff", "deadline", "not_before", "sender", "sent_by", "used", "why")
+    __slots__ = ("absent", "acks", "active", "backoff", "deadline", "not_before", "sender", "sent_by", "used", "why")
 
     def __init__(self, topic: str, partition: int, acks: int, *, numbered: bool, max_batch_bytes: int) -> None:
         super().__init__(topic, partition, numbered=numbered, max_batch_bytes=max_batch_bytes)
@@ -85,6 +90,8 @@ class PartitionLane(Lane[Pending]):
         self.sent_by: Sender | None = None
         """The sender of the batches in flight; a new leader's waits until they are answered."""
         self.active = False
+        self.absent = 0
+        """Listings in a row that lack its topic or partition."""
         self.deadline = float("inf")
         """No caller's deadline is earlier."""
         self.not_before = 0.0
@@ -327,6 +334,11 @@ class Sender:
             # a leader that is replaced while it waits for its replicas says so of what it has written, too
             # (Kafka's DelayedProduce): under the same number it is not written twice
             verdict = Verdict.UNKNOWN
+        if found.error == UNKNOWN_SERVER_ERROR and found is not _NOT_SAID:
+            batch.unclear += 1
+            if batch.unclear >= UNCLEAR_ANSWERS:
+                # a broker that fails over this batch each time must not hold up those behind it
+                verdict = Verdict.LOST
         about = f"{lane.topic} partition {lane.partition}"
         self._fail(lane, batch, verdict, error_for(found.error, about))
 

@@ -33,7 +33,7 @@ class Lookup:
     size: int
     deferred: Deferred[list[Outcome]]
     looks: int = 0
-    """Begun after it came, with the one that is under way."""
+    """Successful ones that began after it came, with the one that is under way."""
 
 
 class Lookups:
@@ -125,6 +125,8 @@ class Lookups:
     def _look_failed(self, failure: Failure) -> None:
         """No broker could be asked: the sweep tries again until they are overdue."""
         self._looking = None
+        for lookup in self._waiting:
+            lookup.looks = max(lookup.looks - 1, 0)
         failure.trap(KatewayError, CancelledError)
 
     def _fail(self, lookup: Lookup, kind: type[KatewayError], detail: str) -> None:

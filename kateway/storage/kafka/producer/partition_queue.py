@@ -77,7 +77,7 @@ I = TypeVar("I", bound=QueueItem)  # noqa: E741
 class QueuedBatch(Generic[I]):
     """Items that go under one number. ``data`` is the caller's: the encoded bytes, made once."""
 
-    __slots__ = ("alone", "data", "identity", "in_flight", "items", "sequence", "size", "unknown")
+    __slots__ = ("alone", "data", "identity", "in_flight", "items", "sequence", "size", "unclear", "unknown")
 
     def __init__(self, items: list[I], size: int, identity: Identity | None, sequence: int) -> None:
         self.items = items
@@ -87,6 +87,8 @@ class QueuedBatch(Generic[I]):
         self.data = b""
         self.in_flight = False
         self.unknown = False
+        self.unclear = 0
+        """How often it was answered with an error that says nothing."""
         self.alone = False
 
     @property
@@ -282,15 +284,14 @@ class Lane(Generic[I]):
 
     def expire(self, now: float) -> tuple[list[I], list[I]]:
         """Settles items whose deadline is over: those never sent, which leave the lane, and those that may have
-        been written, whose batches go on.
+        been written, or may yet be where they have to go before one that may have been; their batches go on.
         """
         unsent = [item for item in self.queue if item.deadline <= now]
         if unsent:
             self.queue = deque(item for item in self.queue if item.deadline > now)
         unknown: list[I] = []
         for batch in self.batches:
-            if not batch.certainly_not_written:
-                unknown += [item for item in batch.items if not item.settled and item.deadline <= now]
+            unknown += [item for item in batch.items if not item.settled and item.deadline <= now]
         for item in unsent:
             item.settled = True
         for item in unknown:

@@ -19,7 +19,7 @@ from kateway.model import Message
 from kateway.storage.interface import Attempt, Numbering
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
-from kateway.storage.kafka.producer.broker_sender import _VERDICTS, ANSWER_GRACE_SECONDS
+from kateway.storage.kafka.producer.broker_sender import _VERDICTS, ANSWER_GRACE_SECONDS, UNKNOWN_SERVER_ERROR
 from kateway.storage.kafka.producer.partition_queue import BATCH_OVERHEAD_BYTES, Verdict
 from kateway.storage.kafka.producer.producer_ids import TIMEOUT_SECONDS
 from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, error_for
@@ -38,7 +38,6 @@ from kateway.storage.kafka.protocol.record_batches import encode_batch, encoded_
 from kateway.storage.partitioner import Partitioner
 
 _ALL_REPLICAS = -1
-UNKNOWN_SERVER_ERROR = -1
 
 
 class PreparedBatches:

@@ -31,8 +31,8 @@ from kateway.errors import (
 from kateway.model import Message
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
 from kateway.storage.kafka.cluster.client import Client
-from kateway.storage.kafka.producer.broker_sender import PartitionLane, Sender
-from kateway.storage.kafka.producer.metadata_waits import Lookup, Lookups
+from kateway.storage.kafka.producer.broker_sender import ANSWER_GRACE_SECONDS, PartitionLane, Sender
+from kateway.storage.kafka.producer.metadata_waits import LOOKS, Lookup, Lookups
 from kateway.storage.kafka.producer.partition_queue import QueuedBatch, Verdict
 from kateway.storage.kafka.producer.pending import Handed, Pending, PendingCall
 from kateway.storage.kafka.producer.producer_ids import Identities
@@ -80,6 +80,8 @@ class Producer:
         self._senders: dict[tuple[int, int], Sender] = {}
         self._active: dict[PartitionLane, None] = {}
         self._lookups = Lookups(client, self._try_lookup, self._looked, self._released)
+        self._dropped: dict[tuple[str, int], float] = {}
+        """Partitions whose lanes were dropped with requests under way, and when these are over at the latest."""
         self._turn: IDelayedCall | None = None
         self._sweeping: IDelayedCall | None = None
         self._stopping = False
@@ -313,9 +315,17 @@ class Producer:
     def _looked(self) -> None:
         for lane in list(self._active):
             count = self._client.partition_count(lane.topic)
-            if count is None:
+            if count is not None and lane.partition < count:
+                lane.absent = 0
+                continue
+            lane.absent += 1
+            if lane.absent < LOOKS:
+                # a broker that starts may tell of no topic at all; nothing is sent until another look
+                lane.sender = None
+                self._lookups.wanted = True
+            elif count is None:
                 self._drop(lane, TopicNotFound, f"there is no topic {lane.topic}")
-            elif lane.partition >= count:
+            else:
                 self._drop(lane, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
 
     # --- outcomes ----------------------------------------------------------------------------------------------
@@ -340,6 +350,12 @@ class Producer:
 
     def _drop(self, lane: PartitionLane, kind: type[KatewayError], detail: str) -> None:
         unsent, lost = lane.drop()
+        if lost:
+            # their requests are not over, and a broker may write them still
+            wait = self._config.request_timeout_seconds + ANSWER_GRACE_SECONDS
+            now = self._seconds()
+            self._dropped = {name: until for name, until in self._dropped.items() if until > now}
+            self._dropped[lane.topic, lane.partition] = now + wait
         self._fail(unsent, kind, detail)
         self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
 
@@ -356,6 +372,11 @@ class Producer:
 
     def undecided(self, topic: str, partition: int) -> bool:
         """``Store.undecided``."""
+        until = self._dropped.get((topic, partition))
+        if until is not None:
+            if self._seconds() < until:
+                return True
+            del self._dropped[topic, partition]
         return any(lane.topic == topic and lane.partition == partition and lane.undecided for lane in self._active)
 
     def fail_unsent(self) -> None:

@@ -516,3 +516,88 @@ def test_partitions_that_went_and_came_back_are_numbered_under_another_id(broker
     publish(producer, b"b", partition=1)
     brokers.pass_time(0.1)
     assert brokers.requests[1].batches[("t", 1)] == Sent(2, 0, [b"b"])
+
+
+def test_one_listing_without_the_topic_drops_nothing(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    leaders = brokers.leaders.pop("t")
+    brokers.requests[0].reply(error=6)
+    looks = brokers.looks_had
+    while brokers.looks_had == looks:
+        brokers.pass_time(0.01)
+    brokers.leaders["t"] = leaders
+    brokers.pass_time(1)
+    brokers.requests[1].reply()
+    assert outcome == [Receipt(0, 0)]
+    assert producer.held_bytes == 0
+
+
+def test_partition_whose_topic_went_while_a_request_was_under_way_is_undecided_until_that_is_over(
+    brokers: Brokers, producer: Producer
+) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    del brokers.leaders["t"]
+    producer._lookups.wanted = True
+    brokers.pass_time(1)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    assert producer.undecided("t", 0)
+    brokers.pass_time(12)
+    assert not producer.undecided("t", 0)
+    assert not producer._dropped
+
+
+def test_looks_that_fail_do_not_count_as_looks_at_a_topic(brokers: Brokers, producer: Producer) -> None:
+    brokers.looks_answered = False
+    outcome: list[Outcome] = []
+    producer.publish("u", [Message(b"a")], -1, 30).addCallback(outcome.extend)
+    for _ in range(3):
+        brokers.pass_time(0.5)
+        for look in brokers.looks:
+            if not look.called:
+                look.errback(Unavailable("no broker answers"))
+    brokers.looks_answered = True
+    had = brokers.looks_had
+    while brokers.looks_had == had:
+        brokers.pass_time(0.01)
+    assert outcome == []
+    brokers.leaders["u"] = [1]
+    brokers.pass_time(0.6)
+    brokers.requests[0].reply()
+    assert outcome == [Receipt(0, 0)]
+
+
+def test_batch_that_a_broker_always_fails_over_is_given_up_and_those_behind_it_go_on(
+    brokers: Brokers, producer: Producer
+) -> None:
+    outcome = publish(producer, b"poison", seconds=1000)
+    for attempt in range(5):
+        while len(brokers.requests) <= attempt:
+            brokers.pass_time(0.01)
+        if attempt == 4:
+            behind = publish(producer, b"good", seconds=1000)
+        brokers.requests[attempt].reply(error=-1)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    while len(brokers.requests) == 5:
+        brokers.pass_time(0.01)
+    brokers.requests[5].reply()
+    assert behind == [Receipt(0, 0)]
+
+
+def test_refused_batch_that_waits_for_others_in_flight_is_answered_at_its_deadline(
+    brokers: Brokers, producer: Producer
+) -> None:
+    first = publish(producer, b"proves")
+    brokers.pass_time(0.01)
+    brokers.requests[0].reply()
+    refused = publish(producer, b"a", seconds=2)
+    brokers.pass_time(0.01)
+    producer._senders[1, -1]._flew_at = -1.0
+    slow = publish(producer, b"b", seconds=60)
+    brokers.pass_time(0.01)
+    brokers.requests[1].reply(error=19)
+    brokers.pass_time(2.2)
+    assert first == [Receipt(0, 0)]
+    assert isinstance(refused[0], OutcomeUnknown)
+    assert slow == []

@@ -9,7 +9,7 @@ import pytest
 from test_fetcher import Broker
 from twisted.internet.defer import Deferred
 
-from kateway.errors import Unavailable
+from kateway.errors import Conflict, Unavailable
 from kateway.model import Committed
 from kateway.storage.kafka.consumer.group_protocol import Generation
 from kateway.storage.kafka.consumer.subscription import KafkaSubscription
@@ -106,3 +106,27 @@ def test_commit_that_breaks_unforeseen_answers_its_waiter_and_the_next_goes_thro
     assert done == [None]
     assert offsets.stored[0] == Committed(2)
     logged_errors.clear()
+
+
+def test_commit_that_was_queued_in_an_older_generation_is_not_made_in_a_later_one(
+    parts: tuple[Cluster, Offsets, Listener, KafkaSubscription],
+) -> None:
+    _cluster, offsets, _listener, subscription = parts
+    offsets.breaks = False
+    subscription.take_over(frozenset({0}))
+    gate: Deferred[None] = Deferred()
+    commit = offsets.commit
+
+    async def slow(*arguments: object, **options: object) -> object:
+        await gate
+        return await commit(*arguments, **options)  # type: ignore[arg-type]
+
+    offsets.commit = slow  # type: ignore[assignment, method-assign]
+    outcomes: list[object] = []
+    for offset in (1, 2):
+        subscription.commit({0: Committed(offset)}).addBoth(outcomes.append)
+    subscription._membership.generation = Generation(2, "m")
+    gate.callback(None)
+    assert outcomes[0] is None
+    assert outcomes[1].check(Conflict)  # type: ignore[attr-defined]
+    assert offsets.stored[0] == Committed(1)
