@@ -139,6 +139,8 @@ def measure(cluster: KafkaCluster, port: int, options: argparse.Namespace) -> in
             f"{len(after)} requests after it: p50 {statistics.median(late):.2f} ms, longest {max(late):.1f} ms; "
             f"{sum(1 for each in after if each.what != 'store-unavailable')} other answers"
         )
+        wave = max(Counter(int(each.asked * 10) for each in after if each.asked > opened + 1).values(), default=0)
+        print(f"the most requests in a tenth of a second, from the second after the opening on: {wave}")
         print(f"Retry-After of them: {dict(sorted(Counter(each.retry_after for each in refused).items()))}")
     print(f"the first record was written {first_back - back:.2f} s after the broker was up again")
     found = Counter(record.value for record in Oracle(cluster.direct).records(TOPIC))
