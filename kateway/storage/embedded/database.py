@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull, Unavailable
 from kateway.model import Committed
 from kateway.storage.sqlite.records import Slice
-from kateway.storage.sqlite.transaction import transaction, words
+from kateway.storage.sqlite.transaction import make_schema, transaction, words
 
 SCHEMA_VERSION = 1
 OFFSET_BITS = 40
@@ -106,14 +106,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, where: str, max_bytes: 
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 2000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise ConfigError([f"{where}: {path} is a newer kateway's (schema {version}, this one knows {SCHEMA_VERSION})"])
-    if version == 0:
-        with transaction(connection):
-            for statement in _SCHEMA.split(";\n"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    make_schema(connection, _SCHEMA, SCHEMA_VERSION, path, where)
     # only now: it counts in pages, and an empty file has not fixed their size yet
     if max_bytes:
         connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // PAGE_BYTES)}")

@@ -18,7 +18,7 @@ from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFul
 from kateway.model import Headers, Message
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, RefusedRecord
 from kateway.storage.sqlite.records import Slice, encode
-from kateway.storage.sqlite.transaction import transaction, words
+from kateway.storage.sqlite.transaction import make_schema, transaction, words
 
 SCHEMA_VERSION = 1
 PAGE_BYTES = 8192
@@ -141,16 +141,7 @@ def open_spool(path: Path, where: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                [f"{where}: {path} is a newer kateway's (schema {version}, this one knows {SCHEMA_VERSION})"]
-            )
-        if version == 0:
-            with transaction(connection):
-                for statement in _SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        make_schema(connection, _SCHEMA, SCHEMA_VERSION, path, where)
     except sqlite3.Error as error:
         raise ConfigError([f"{where}: {path} cannot be opened: {words(error)}"]) from error
     return connection

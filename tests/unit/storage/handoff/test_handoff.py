@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sql_turns import Turns
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
 from kateway.errors import (
     Conflict,
@@ -29,44 +27,6 @@ from kateway.errors import (
 from kateway.model import HandedOff, Message, TopicInfo
 from kateway.storage.handoff import DiskHandoff, HandoffConfig
 from kateway.storage.interface import Attempt, Numbering, Outcome
-
-PATIENCE_SECONDS = 10.0
-
-
-class Turns(Clock):
-    """Calls from the spool's thread are run when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._from_thread: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
-
-    def callFromThread(self, call: Callable[..., Any], /, *args: Any) -> None:
-        self._from_thread.put((call, args))
-
-    def turn(self) -> None:
-        """Runs one call, if there is one within a moment, and lets a little time pass."""
-        try:
-            call, args = self._from_thread.get(timeout=0.002)
-        except Empty:
-            pass
-        else:
-            call(*args)
-        self.advance(0.01)
-
-    def run_until(self, done: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not done():
-            assert time.monotonic() < until, "it did not happen in time"
-            self.turn()
-
-    def result(self, work: Any) -> Any:
-        done = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-        found: list[Any] = []
-        done.addBoth(found.append)
-        self.run_until(lambda: bool(found))
-        if hasattr(found[0], "raiseException"):
-            found[0].raiseException()
-        return found[0]
 
 
 class Brokers:
@@ -188,7 +148,7 @@ class World:
             Deferred.fromCoroutine(self.handoff.look())
             return done() if done is not None else not self.handoff.status()["records"]
 
-        self.turns.run_until(step)
+        self.turns.run_until(step, 0.01)
 
     def crash(self) -> None:
         """Ends as ``kill -9`` does, as far as the file shows: what runs is not heard of any more."""
@@ -446,7 +406,8 @@ def test_each_record_is_written_once_in_its_keys_order_whatever_fails_and_crashe
             elif step == "drain":
                 for _ in range(count):
                     Deferred.fromCoroutine(world.handoff.look())
-                    world.turns.turn()
+                    world.turns.turn(0.002)
+                    world.turns.advance(0.01)
             else:
                 world.crash()
         world.drain()

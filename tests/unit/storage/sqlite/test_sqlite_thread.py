@@ -4,43 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from sql_turns import PATIENCE_SECONDS, Turns
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
 
 from kateway.storage.sqlite.thread import ANSWERS_AT_ONCE, SqlThread
-
-PATIENCE_SECONDS = 10.0
-
-
-class Turns(Clock):
-    """Calls from the thread are run when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._from_thread: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
-
-    def callFromThread(self, call: Callable[..., Any], /, *args: Any) -> None:
-        self._from_thread.put((call, args))
-
-    def turn(self) -> bool:
-        """Runs one call; false where none came within a moment."""
-        try:
-            call, args = self._from_thread.get(timeout=0.2)
-        except Empty:
-            return False
-        call(*args)
-        return True
-
-    def run_until(self, done: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not done():
-            assert time.monotonic() < until, "it did not happen in time"
-            self.turn()
 
 
 @pytest.fixture
