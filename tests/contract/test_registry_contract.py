@@ -224,7 +224,7 @@ async def test_a_put_makes_then_changes_then_leaves_alone(registry: Registry) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_written_is_there_after_a_restart_with_its_etags(make: Make) -> None:
+async def test_written_entries_are_there_after_a_restart_with_their_etags(make: Make) -> None:
     first = make()
     await first.start()
     await fill(first)
@@ -258,7 +258,7 @@ async def test_watchers_hear_a_change_before_the_write_answers(registry: Registr
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_watcher_that_fails_keeps_the_news_from_nobody(
+async def test_watcher_that_fails_keeps_the_news_from_no_other(
     registry: Registry, logged_errors: list[dict[str, Any]]
 ) -> None:
     def fail(_snapshot: Snapshot) -> None:
@@ -298,7 +298,7 @@ async def test_an_entry_that_comes_back_has_another_etag(registry: Registry) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_what_must_be_absent_a_second_is_refused(registry: Registry) -> None:
+async def test_second_header_that_may_come_once_is_refused(registry: Registry) -> None:
     await registry.put_application(APP1)
     await registry.put_key(KEY, ABSENT)
     await fails(Conflict, registry.put_key(attrs.evolve(KEY, kind="sub"), ABSENT), "mypubkey")
@@ -320,7 +320,7 @@ async def test_a_key_belongs_to_one_application(registry: Registry) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_an_entry_refers_to_must_exist(registry: Registry) -> None:
+async def test_entry_that_is_referred_to_must_exist(registry: Registry) -> None:
     await fails(NotFound, registry.put_key(KEY), "app1")
     await fails(NotFound, registry.put_topic(TOPIC), "app1")
     await registry.put_application(APP1)
@@ -333,7 +333,7 @@ async def test_what_an_entry_refers_to_must_exist(registry: Registry) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_others_refer_to_cannot_go(registry: Registry) -> None:
+async def test_entry_that_others_refer_to_cannot_go(registry: Registry) -> None:
     await fill(registry)
     await fails(StillReferred, registry.delete_topic(TOPIC.name), "app2/app1/foobar/v1")
     await fails(StillReferred, registry.delete_application("app2"), "app2/app1/foobar/v1")

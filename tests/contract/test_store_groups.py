@@ -214,7 +214,7 @@ async def test_a_topic_that_does_not_exist_fails_the_subscription_and_is_not_mad
 
 
 @here
-async def test_what_is_committed_is_told_and_resumed(store, make_topic, written, subscribe, group):
+async def test_committed_offset_is_told_and_resumed(store, make_topic, written, subscribe, group):
     topic = await make_topic(partitions=2)
     await written(topic, *[Message(b"%d" % number, partition=0) for number in range(10)])
     assert await store.committed(group, topic) == {0: None, 1: None}
@@ -483,7 +483,7 @@ async def test_stopping_the_store_closes_its_subscriptions(make_store, unique_na
 
 
 @here
-async def test_what_is_read_ahead_is_bounded_while_nothing_is_taken(make_topic, written, subscribe, group):
+async def test_read_ahead_is_bounded_while_nothing_is_taken(make_topic, written, subscribe, group):
     topic = await make_topic()
     for _ in range(30):
         await written(topic, *[b"x" * 10_000] * 80)

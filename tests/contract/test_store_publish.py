@@ -155,7 +155,7 @@ async def test_one_message_for_a_missing_partition_does_not_touch_its_neighbours
 
 
 @here
-async def test_what_could_not_begin_by_its_deadline_is_not_written(store, make_topic):
+async def test_publish_that_could_not_begin_by_its_deadline_is_not_written(store, make_topic):
     topic = await make_topic()
     (outcome,) = await store.publish(topic, [Message(b"late")], -1, reactor.seconds() - 1)
     assert isinstance(outcome, Unavailable)

@@ -172,7 +172,7 @@ async def test_a_bearer_token_stands_for_its_application(tmp_path: Path, adminis
 
 
 @here
-async def test_nobody_publishes_to_anothers_topic_bound_or_not(shop: Administered) -> None:
+async def test_publish_to_anothers_topic_is_refused_bound_or_not(shop: Administered) -> None:
     for topic in ("app1.foo", "app1.there-is-none"):
         answer = await shop.publish("app2", topic)
         assert (answer.status, answer.code) == (403, "denied")
@@ -182,7 +182,7 @@ async def test_nobody_publishes_to_anothers_topic_bound_or_not(shop: Administere
 
 
 @here
-async def test_what_others_have_is_not_told_to_who_is_not_bound(shop: Administered) -> None:
+async def test_topics_of_others_are_hidden_from_applications_that_are_not_bound(shop: Administered) -> None:
     await shop.application("app3")
     seen = []
     for name in ("foo", "there-is-none"):
@@ -206,7 +206,7 @@ async def test_a_binding_restricted_to_groups_allows_those_alone(shop: Administe
 
 
 @here
-async def test_what_is_not_registered_is_404(shop: Administered) -> None:
+async def test_topic_that_is_not_registered_is_404(shop: Administered) -> None:
     for status, path in ((404, "/v1/topics/bar"), (404, "/v2/topics/foo"), (404, "/v1/topics/app1.bar")):
         answer = await shop.request("POST", path, b"x", headers=shop.key("app1-pub"))
         assert (answer.status, answer.code) == (status, "topic-not-found")

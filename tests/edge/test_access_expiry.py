@@ -60,7 +60,7 @@ async def reload_auth(shop: Administered, **changed: object) -> None:
 
 
 @here
-async def test_what_was_opened_with_a_former_secret_ends_with_its_grace(shop: Administered) -> None:
+async def test_stream_opened_with_a_former_secret_ends_with_its_grace(shop: Administered) -> None:
     before = await follower(shop, shop.key("app1-sub"), "g1")
     publisher = await SocketClient.open(shop, "/v1/topics/foo", headers=shop.key("app1-pub"))
     began = reactor.seconds()

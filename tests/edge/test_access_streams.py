@@ -61,7 +61,7 @@ GOING = pytest.mark.parametrize("go", [revoke_key, revoke_binding, restrict_bind
 
 @GOING
 @here
-async def test_what_a_stream_lived_on_ends_it(hot: Administered, go: Change) -> None:
+async def test_stream_ends_with_its_permission(hot: Administered, go: Change) -> None:
     await hot.binding("app2/app1/foo/v1", "g1", "g2", "g3")
     ndjson, sse = await follower(hot), await follower(hot, "g2", "text/event-stream")
     explicit = await websocket(hot, "/v1/topics/foo/g3?ack=explicit", "app2-sub")
@@ -87,7 +87,7 @@ async def test_what_a_stream_lived_on_ends_it(hot: Administered, go: Change) -> 
 
 @GOING
 @here
-async def test_what_a_waiting_request_lived_on_ends_it(hot: Administered, go: Change) -> None:
+async def test_waiting_request_ends_with_its_permission(hot: Administered, go: Change) -> None:
     poll = hot.spawn(hot.read("app2", "foo/g1?timeout=20"))
     read = hot.spawn(hot.read("app2", "foo?partition=0&offset=0&timeout=20"))
     await eventually(lambda: len(hot.service.open_streams) == 2)
@@ -260,7 +260,7 @@ async def test_the_admin_listener_knows_its_names_everywhere(hot: Administered) 
 
 
 @here
-async def test_the_command_line_tells_who_is_no_admin_listener(
+async def test_command_line_says_that_an_address_is_no_admin_listener(
     hot: Administered, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for url in (f"http://127.0.0.1:{hot.port}", f"http://127.0.0.1:{hot.admin_port}/elsewhere"):
@@ -285,7 +285,7 @@ async def events(folder: Path, count: int) -> list[tuple[str, str, str, str]]:
 
 
 @here
-async def test_what_was_asked_is_told_with_its_outcome_refusals_included(tmp_path: Path, administered: Make) -> None:
+async def test_requests_are_audited_with_their_outcomes_refusals_included(tmp_path: Path, administered: Make) -> None:
     shop = await prepared(administered(audit=ALL_AUDITED))
     pub, sub = shop.key("app1-pub"), shop.key("app2-sub")
     expected = []

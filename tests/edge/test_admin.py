@@ -228,7 +228,7 @@ async def test_lists_come_in_pages(admin: Admin) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_others_refer_to_is_not_deleted(admin: Admin) -> None:
+async def test_entry_that_others_refer_to_is_not_deleted(admin: Admin) -> None:
     await prepared(admin)
     problem = await admin("DELETE", "/applications/app1", expect=409)
     assert "app1/foo/v1" in problem["detail"]
@@ -256,7 +256,7 @@ async def test_if_match_refuses_what_is_no_longer_there(admin: Admin) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_get_has_an_etag_and_says_304_to_who_has_it(admin: Admin) -> None:
+async def test_every_get_has_an_etag_and_is_304_for_a_client_that_has_it(admin: Admin) -> None:
     await prepared(admin)
     await admin("POST", "/applications/app1/keys", {"kind": "pub", "key": "k"}, expect=201)
     for target in (
@@ -583,7 +583,7 @@ async def test_a_change_goes_on_when_its_caller_goes_away(admin: Admin) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_there_and_methods_that_are_not_allowed(admin: Admin) -> None:
+async def test_missing_paths_and_methods_that_are_not_allowed(admin: Admin) -> None:
     for target in ("", "/", "/nothing", "/applications/", "/applications/a/b", "/topics/a/b", "/bindings/a/b/c"):
         await admin("GET", target, expect=404)
     await admin("POST", "/status", expect=405)

@@ -109,7 +109,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("method", "path", "status", "code"), REFUSED)
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_is_refused_with_a_name(
+async def test_impossible_option_is_refused_with_its_name(
     gateway: RunningGateway, method: str, path: str, status: int, code: str
 ) -> None:
     await gateway.request("POST", T, b"first")

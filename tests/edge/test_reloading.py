@@ -128,7 +128,7 @@ async def test_publishers_and_streams_notice_nothing_of_reloads(gateway: FromFil
     ],
 )
 @here
-async def test_what_is_wrong_is_named_and_nothing_comes_into_force(
+async def test_fault_is_named_and_nothing_comes_into_force(
     gateway: FromFile, http: str, tables: str, path: str
 ) -> None:
     gateway.write(f'{http}\ncors_origins = ["https://shop.example"]', tables)

@@ -93,7 +93,7 @@ async def test_an_accept_that_names_none_is_refused(gateway: RunningGateway) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_read_is_not_read_again(gateway: RunningGateway) -> None:
+async def test_read_records_are_not_read_again(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
     first = await gateway.request("GET", f"{G}?limit=2")
     second = await gateway.request("GET", f"{G}?limit=2&idle=0.1&timeout=5")
@@ -172,7 +172,7 @@ async def test_two_readers_share_the_partitions(gateway: RunningGateway) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_follows_has_no_limit(gateway: RunningGateway) -> None:
+async def test_follower_has_no_limit(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
     client = await Client.connect(gateway.port)
     client.send(f"GET {G}?follow=1&limit=1 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -431,7 +431,7 @@ async def test_a_dead_letter_stays_where_it_is_however_often_it_is_delivered(tmp
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_just_rejected_is_found_among_the_dead_letters(gateway: RunningGateway) -> None:
+async def test_record_just_rejected_is_found_among_the_dead_letters(gateway: RunningGateway) -> None:
     await publish(gateway, "poison")
     await gateway.request("GET", f"{G}?ack=explicit")
     rejected = gateway.request("POST", f"{G}/acks", b'[{"partition":0,"offset":0,"outcome":"dead"}]')

@@ -117,7 +117,7 @@ async def test_a_certificate_of_another_authority_is_turned_away(tmp_path: Path)
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_client_ca_nobody_is_asked_for_a_certificate(tmp_path: Path) -> None:
+async def test_client_is_not_asked_for_a_certificate_without_a_client_ca(tmp_path: Path) -> None:
     listener = Listener(tmp_path)
     string = f"ssl:0:interface=127.0.0.1:privateKey={tmp_path}/server.key:certKey={tmp_path}/server.pem"
     listener.endpoint, _certificate = tls_endpoint(reactor, string)
@@ -157,7 +157,7 @@ async def test_a_reread_certificate_is_in_force_for_the_next_connection(tmp_path
         ("ssl:privateKey=server.key:certKey=server.pem", "port must be a number"),
     ],
 )
-def test_what_is_wrong_with_an_endpoint_is_named(
+def test_fault_of_an_endpoint_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, string: str, fault: str
 ) -> None:
     Listener(tmp_path)

@@ -121,7 +121,7 @@ async def test_dead_letters_are_acknowledged_where_they_are_read(gateway: Runnin
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_answers_the_gateway_s_goodbye_is_let_go_at_once_and_has_read_what_it_was_sent(
+async def test_client_that_answers_the_close_frame_is_let_go_at_once_and_has_read_everything(
     gateway: RunningGateway,
 ) -> None:
     await publish(gateway, "a", "b", "c")
@@ -137,7 +137,7 @@ async def test_who_answers_the_gateway_s_goodbye_is_let_go_at_once_and_has_read_
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_reset_before_it_has_answered_the_gateway_s_goodbye_has_not_read(gateway: RunningGateway) -> None:
+async def test_client_that_is_reset_before_it_answered_the_close_frame_has_not_read(gateway: RunningGateway) -> None:
     await publish(gateway, "a", "b", "c")
     socket = await SocketClient.open(gateway, f"{G}?limit=2")
     socket.answer_pings = False

@@ -81,7 +81,7 @@ async def everything(store: EmbeddedStore) -> dict[tuple[int, int], str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_written_is_there_after_an_orderly_stop_and_offsets_go_on(tmp_path):
+async def test_written_records_are_there_after_an_orderly_stop_and_offsets_go_on(tmp_path):
     for round_ in range(3):
         store = EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path)), reactor)
         await store.start()

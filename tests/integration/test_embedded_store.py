@@ -153,7 +153,7 @@ async def test_a_file_that_is_taken_away_makes_the_store_ill(store, tmp_path):
 
 
 @here
-async def test_at_the_deadline_what_is_being_written_is_unknown_and_what_waits_is_never_written(store, busy_disk):
+async def test_publish_under_way_at_the_deadline_is_unknown_and_a_waiting_one_never_written(store, busy_disk):
     disk = busy_disk()
     deadline = reactor.seconds() + 0.3
     under_way = store.publish("topic", [Message(b"under way")], -1, deadline)

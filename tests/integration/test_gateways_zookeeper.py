@@ -163,7 +163,7 @@ async def test_a_frozen_zookeeper_leaves_all_as_it_was_and_is_caught_up_with(
 
 
 @here
-async def test_a_gateway_that_starts_while_zookeeper_is_away_knows_nobody_yet(
+async def test_gateway_that_starts_while_zookeeper_is_away_knows_no_application_yet(
     zookeeper_server: ZooKeeperServer, gateways: Make
 ) -> None:
     hosts = f"{zookeeper_server.hosts}/kateway"

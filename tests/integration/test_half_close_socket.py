@@ -97,7 +97,7 @@ def talking(request: pytest.FixtureRequest, certificate: Path) -> Talking:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_closes_having_read_everything_has_had_it(talking: Talking) -> None:
+async def test_client_that_closes_after_it_read_everything_has_had_it(talking: Talking) -> None:
     async with talking() as talk:
         await talk.read()
         talk.client.close()
@@ -105,7 +105,7 @@ async def test_who_closes_having_read_everything_has_had_it(talking: Talking) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_closes_after_the_response_having_read_it_has_had_it(talking: Talking) -> None:
+async def test_client_that_closes_after_it_read_the_response_has_had_it(talking: Talking) -> None:
     async with talking() as talk:
         await talk.finish()
         received = b""
@@ -126,14 +126,14 @@ async def test_a_close_is_known_for_one_at_once(talking: Talking) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_closes_with_something_unread_has_not_had_it(talking: Talking) -> None:
+async def test_client_that_closes_with_something_unread_has_not_had_it(talking: Talking) -> None:
     async with talking() as talk:
         talk.client.close()
         assert not await talk.had_all()
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_closes_with_much_unread_is_told_how_much_arrived() -> None:
+async def test_client_that_closes_with_much_unread_shows_how_much_arrived() -> None:
     async with listening() as gateway:
         client = gateway.connect(receive_bytes=8192)
         _, ending, end = await streamed(gateway, client, MEGABYTE * 8)
@@ -145,7 +145,7 @@ async def test_who_closes_with_much_unread_is_told_how_much_arrived() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_ends_in_the_middle_of_a_response_has_left_and_its_handler_hears_it_once() -> None:
+async def test_client_that_ends_in_the_middle_of_a_response_has_left_and_its_handler_is_told_once() -> None:
     async with listening() as gateway:
         client = gateway.connect()
         exchange, ending, end = await streamed(gateway, client, b"record")
@@ -191,7 +191,7 @@ async def test_a_reset_met_by_a_write_is_not_taken_for_an_end() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_and_dies_at_once_with_something_unread_has_not_had_it(talking: Talking) -> None:
+async def test_client_that_half_closes_and_dies_at_once_with_something_unread_has_not_had_it(talking: Talking) -> None:
     async with talking() as talk:
         talk.half_close()
         talk.client.close()
@@ -199,7 +199,7 @@ async def test_who_half_closes_and_dies_at_once_with_something_unread_has_not_ha
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_and_dies_later_with_something_unread_has_not_had_it(talking: Talking) -> None:
+async def test_client_that_half_closes_and_dies_later_with_something_unread_has_not_had_it(talking: Talking) -> None:
     async with talking() as talk:
         talk.half_close()
         await passes(talk.gateway, 1.5)
@@ -209,7 +209,9 @@ async def test_who_half_closes_and_dies_later_with_something_unread_has_not_had_
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_after_the_response_and_dies_with_it_unread_has_not_had_it(talking: Talking) -> None:
+async def test_client_that_half_closes_after_the_response_and_dies_with_it_unread_has_not_had_it(
+    talking: Talking,
+) -> None:
     async with talking() as talk:
         await talk.finish()
         talk.half_close()
@@ -220,7 +222,7 @@ async def test_who_half_closes_after_the_response_and_dies_with_it_unread_has_no
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_and_reads_on_gets_a_whole_response_and_lives_until_it_has_settled() -> None:
+async def test_client_that_half_closes_and_reads_on_gets_a_whole_response_and_lives_until_it_has_settled() -> None:
     async with listening() as gateway:
         client = gateway.connect()
         exchange, ending, end = await streamed(gateway, client, b"record")
@@ -236,7 +238,7 @@ async def test_who_half_closes_and_reads_on_gets_a_whole_response_and_lives_unti
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_cut_while_half_closed_has_not_had_what_is_unsettled() -> None:
+async def test_client_that_is_cut_while_half_closed_has_not_had_the_unsettled_records() -> None:
     async with listening() as gateway:
         client = gateway.connect()
         exchange, ending, end = await streamed(gateway, client, b"record")
@@ -249,7 +251,7 @@ async def test_who_is_cut_while_half_closed_has_not_had_what_is_unsettled() -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_with_its_request_gets_the_response_and_lives_until_it_has_settled() -> None:
+async def test_client_that_half_closes_with_its_request_gets_the_response_and_lives_until_it_has_settled() -> None:
     async with listening() as gateway:
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
@@ -271,7 +273,7 @@ async def test_who_half_closes_with_its_request_gets_the_response_and_lives_unti
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_with_its_request_and_dies_with_the_response_unread_has_not_had_it() -> None:
+async def test_client_that_half_closes_with_its_request_and_dies_with_the_response_unread_has_not_had_it() -> None:
     async with listening() as gateway:
         client = gateway.connect()
         exchange, ending = await asked(gateway, client)
@@ -286,7 +288,7 @@ async def test_who_half_closes_with_its_request_and_dies_with_the_response_unrea
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_half_closes_with_much_unread_has_had_none_of_it_when_it_dies() -> None:
+async def test_client_that_half_closes_with_much_unread_has_had_none_of_it_when_it_dies() -> None:
     async with listening() as gateway:
         client = gateway.connect(receive_bytes=8192)
         exchange, ending, end = await streamed(gateway, client, MEGABYTE * 8)
@@ -301,7 +303,7 @@ async def test_who_half_closes_with_much_unread_has_had_none_of_it_when_it_dies(
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_nothing_unsettled_has_left_with_its_fin(talking: Talking) -> None:
+async def test_client_with_nothing_unsettled_has_left_with_its_fin(talking: Talking) -> None:
     async with talking() as talk:
         talk.ending.waits = False
         talk.half_close()
@@ -330,7 +332,9 @@ async def secure_talk(certificate: Path) -> AsyncIterator[Talk]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_says_goodbye_and_closes_having_read_everything_has_had_it(certificate: Path) -> None:
+async def test_client_that_sends_a_close_frame_and_closes_after_it_read_everything_has_had_it(
+    certificate: Path,
+) -> None:
     async with secure_talk(certificate) as talk:
         await talk.read()
         say_goodbye(talk.client)
@@ -339,7 +343,7 @@ async def test_who_says_goodbye_and_closes_having_read_everything_has_had_it(cer
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_says_goodbye_is_answered_with_nothing_in_between(certificate: Path) -> None:
+async def test_close_frame_is_answered_with_nothing_in_between(certificate: Path) -> None:
     async with secure_talk(certificate) as talk:
         await talk.read()
         unwrapped = deferToThread(talk.client.unwrap)
@@ -350,7 +354,7 @@ async def test_who_says_goodbye_is_answered_with_nothing_in_between(certificate:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_says_goodbye_and_dies_with_something_unread_has_not_had_it(certificate: Path) -> None:
+async def test_client_that_sends_a_close_frame_and_dies_with_something_unread_has_not_had_it(certificate: Path) -> None:
     async with secure_talk(certificate) as talk:
         talk.exchange.write([b"another"])  # Python's own TLS takes one record to look for an answer
         say_goodbye(talk.client)
@@ -361,7 +365,7 @@ async def test_who_says_goodbye_and_dies_with_something_unread_has_not_had_it(ce
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_closes_behind_the_gateway_s_goodbye_has_had_what_it_was_sent(certificate: Path) -> None:
+async def test_client_that_closes_behind_the_close_frame_has_had_everything(certificate: Path) -> None:
     async with secure_talk(certificate) as talk:
         talk.exchange.keep_alive = False  # type: ignore[attr-defined]
         talk.exchange.finish()

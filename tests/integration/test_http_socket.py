@@ -241,7 +241,7 @@ async def test_a_taken_port_is_one_clear_line() -> None:
         ("ssl:0:privateKey=/nowhere.pem", "ssl:0: /nowhere.pem: No such file"),
     ],
 )
-def test_what_is_no_endpoint_is_one_clear_line(endpoint: str, complaint: str) -> None:
+def test_text_that_is_no_endpoint_is_one_clear_line(endpoint: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         listen(reactor, endpoint, HttpFactory(lambda _: None, Site(Resource()), HttpConfig(), Clock()))
 

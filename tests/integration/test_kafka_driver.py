@@ -62,7 +62,7 @@ def test_an_address_that_is_none_is_a_configuration_error():
 
 @pytest.mark.kafka
 @here
-async def test_what_is_not_kafka_is_named(zookeeper, make_store):
+async def test_server_that_is_not_kafka_is_named(zookeeper, make_store):
     store = await make_store(zookeeper.hosts)
     await until(lambda: "without an answer" in store.health().reason or "plain Kafka" in store.health().reason)
     assert not store.health().healthy
@@ -127,7 +127,7 @@ async def test_a_topic_grown_by_others_is_noticed_within_the_metadata_refresh(ka
 
 @pytest.mark.kafka
 @here
-async def test_reads_that_wait_at_the_end_delay_nobody(kafka, oracle: Oracle, make_store, topic_name):
+async def test_reads_that_wait_at_the_end_delay_no_other(kafka, oracle: Oracle, make_store, topic_name):
     await deferToThread(oracle.create_topic, topic_name, 1)
     await deferToThread(oracle.produce, topic_name, [b"one"], partition=0)
     store = await make_store(*kafka.addresses)

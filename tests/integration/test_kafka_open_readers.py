@@ -88,7 +88,7 @@ async def until_committed(gateway: RunningGateway, topic: str, offset: int) -> N
 
 
 @here
-async def test_retention_that_overtakes_a_reader_who_stands_still_leaves_it_every_record_that_is_there(
+async def test_retention_that_overtakes_a_reader_at_rest_leaves_it_every_record_that_is_there(
     gateway: RunningGateway, oracle: Oracle, topic: str
 ) -> None:
     await deferToThread(oracle.produce, topic, numbered(0, 4000, 2000), partition=0)

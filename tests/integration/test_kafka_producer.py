@@ -204,7 +204,7 @@ async def test_a_topic_made_anew_is_written_to(oracle: Oracle, writer: Writer, t
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_does_not_fit_into_the_bound_is_refused_at_once(
+async def test_publish_beyond_the_bound_is_refused_at_once(
     kafka: KafkaCluster, oracle: Oracle, topic_name: str
 ) -> None:
     await deferToThread(oracle.create_topic, topic_name, 1)

@@ -88,7 +88,7 @@ class Other:
 @pytest.mark.parametrize("strategy", ["range", "roundrobin"])
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours-leads", "theirs-leads"])
 @here
-async def test_a_group_is_shared_with_librdkafka_whoever_leads(
+async def test_group_is_shared_with_librdkafka_whichever_member_leads(
     kafka, oracle, make_store, topic, group, strategy, ours_first
 ):
     store = await make_store(kafka)
@@ -246,7 +246,7 @@ class Standing(Reader):
 
 
 @here
-async def test_what_nobody_takes_for_a_while_is_let_go_of_and_fetched_again_when_somebody_does(
+async def test_untaken_records_are_let_go_of_after_a_while_and_fetched_again_when_taken(
     kafka, oracle, make_store, topic, group
 ):
     await deferToThread(oracle.produce, topic, numbered(0, 100), partition=3)

@@ -82,7 +82,7 @@ async def left(gateway: RunningGateway) -> int | None:
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("hold_seconds", [0, 0.01, 0.3])
 @pytest_twisted.ensureDeferred
-async def test_who_says_goodbye_and_closes_with_something_unread_has_not_read_it(
+async def test_client_that_sends_a_close_frame_and_closes_with_something_unread_has_not_read_it(
     gateway: RunningGateway, hold_seconds: float, secure: bool
 ) -> None:
     count = await deferToThread(read_and_close, gateway, 5, hold_seconds, secure)
@@ -104,7 +104,7 @@ async def test_close_frames_that_cross_with_records_unread_settle_nothing_unread
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("hold_seconds", [0, 0.01, 0.3])
 @pytest_twisted.ensureDeferred
-async def test_who_says_goodbye_having_read_everything_has_had_it(
+async def test_client_that_sends_a_close_frame_after_it_read_everything_has_had_it(
     gateway: RunningGateway, hold_seconds: float, secure: bool
 ) -> None:
     assert await deferToThread(read_and_close, gateway, RECORDS, hold_seconds, secure) == RECORDS

@@ -20,7 +20,7 @@ from servers.zookeeper import ZooKeeperServer
 
 @pytest.mark.both_kafkas
 @pytest.mark.kafka
-def test_what_the_oracle_writes_it_reads_back(kafka: KafkaCluster, oracle: Oracle, topic_name: str) -> None:
+def test_records_of_the_oracle_are_read_back(kafka: KafkaCluster, oracle: Oracle, topic_name: str) -> None:
     oracle.create_topic(topic_name, partitions=2)
     places = oracle.produce(topic_name, [b"a", None, b""], keys=[b"k", b"k", None], headers=[("h", b"1")])
     seen = {(record.partition, record.offset): record for record in oracle.records(topic_name)}

@@ -215,7 +215,7 @@ async def test_stop_fails_what_is_under_way_and_what_comes_after(zookeeper_serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_nobody_waits_for_is_forgotten(client: ZookeeperClient, root: str) -> None:
+async def test_answer_without_a_waiter_is_forgotten(client: ZookeeperClient, root: str) -> None:
     abandoned = client.create(root, b"")
     abandoned.addErrback(lambda _failure: None)
     abandoned.cancel()

@@ -275,7 +275,7 @@ async def expire(registry: ZookeeperRegistry) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_entry_in_the_list_that_somebody_deletes_is_made_again(hosts: str, start: Start) -> None:
+async def test_deleted_entry_of_the_list_is_made_again(hosts: str, start: Start) -> None:
     registry = await start(hosts)
     await registry.register_gateway(GatewayEntry(name="gw1"))
     await registry.register_gateway(GatewayEntry(name="gw1", load={"readers": 1}))
@@ -367,7 +367,7 @@ async def test_nodes_that_cannot_be_read_are_left_out_and_named(hosts: str, star
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_root_that_somebody_deletes_is_made_again_empty(hosts: str, start: Start) -> None:
+async def test_deleted_root_is_made_again_empty(hosts: str, start: Start) -> None:
     registry = await start(hosts)
     await registry.register_gateway(GatewayEntry(name="gw1"))
     await registry.put_application(APP1)
@@ -380,9 +380,7 @@ async def test_a_root_that_somebody_deletes_is_made_again_empty(hosts: str, star
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_list_of_gateways_that_somebody_deletes_is_made_again_with_those_that_live(
-    hosts: str, start: Start
-) -> None:
+async def test_deleted_list_of_gateways_is_made_again_with_those_that_live(hosts: str, start: Start) -> None:
     registry = await start(hosts)
     await registry.register_gateway(GatewayEntry(name="gw1"))
     await by_hand(hosts, lambda client, root: client.delete(f"{root}/gateways", recursive=True))
@@ -428,7 +426,7 @@ async def test_one_entry_is_one_node_and_no_node_holds_a_secret(hosts: str, star
 
 
 @pytest_twisted.ensureDeferred
-async def test_with_credentials_nobody_else_reads_or_writes_the_nodes(hosts: str, start: Start) -> None:
+async def test_nodes_with_credentials_are_closed_to_others(hosts: str, start: Start) -> None:
     registry = await start(hosts, credentials="gateway:password", access="creator")
     await registry.put_application(APP1)
     for path in ("revision", "applications", "applications/app1", "keys"):

@@ -49,7 +49,7 @@ def kateway(installed: Installation, folder: Path, *options: str) -> subprocess.
     )
 
 
-def test_records_survive_a_restart_and_so_does_what_was_read(daemon: Daemons) -> None:
+def test_records_and_committed_offsets_survive_a_restart(daemon: Daemons) -> None:
     gateway = daemon().start()
     for value in (b"a", b"b", b"c"):
         assert ask(gateway, "POST", f"{T}?partition=0", value)[0] == 201

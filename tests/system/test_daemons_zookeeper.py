@@ -55,7 +55,7 @@ def within(seconds: float, holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_three_gateways_share_what_is_registered_and_notice_who_is_killed_or_frozen(
+def test_three_gateways_share_the_registry_and_notice_one_that_is_killed_or_frozen(
     daemon: Callable[..., Daemon], zookeeper: ZooKeeperServer, unique_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     root = unique_name("root")

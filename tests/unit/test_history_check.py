@@ -68,12 +68,12 @@ def test_a_record_that_is_in_the_log_twice_is_found() -> None:
     assert check(written(2), Final(log(0, 1, 1))).faults() == {"duplicated": [name(1)]}
 
 
-def test_who_publishes_again_without_an_answer_may_have_two_copies() -> None:
+def test_publisher_that_repeats_without_an_answer_may_have_two_copies() -> None:
     history = History(published=[Publish(name(0), 0), Publish(name(0), 201, Place(0, 1))])
     assert faults(check(history, Final(log(0, 0)))) == []
 
 
-def test_who_publishes_again_after_a_refusal_has_one_copy() -> None:
+def test_publisher_that_repeats_after_a_refusal_has_one_copy() -> None:
     history = History(published=[Publish(name(0), 503, None, False), Publish(name(0), 201, Place(0, 1))])
     assert faults(check(history, Final(log(0, 0)))) == ["duplicated"]
 
@@ -91,13 +91,13 @@ def test_a_record_without_an_outcome_may_be_there_and_is_counted(publish: Publis
     assert (faults(report), report.unacknowledged, report.unacknowledged_seen) == ([], 1, 1)
 
 
-def test_what_nobody_published_is_foreign() -> None:
+def test_record_without_a_publish_is_foreign() -> None:
     history = written(1)
     report = check(history, Final({0: [(0, name(0).value()), (1, b"no name"), (2, name(7).value())]}))
     assert report.faults() == {"foreign": [Place(0, 1), Place(0, 2)]}
 
 
-def test_what_is_delivered_and_not_in_the_log_is_invented() -> None:
+def test_delivered_record_that_is_not_in_the_log_is_invented() -> None:
     history = written(1)
     deliver(history, 0, 4)
     assert faults(check(history, Final(log(0)))) == ["invented"]
@@ -115,7 +115,7 @@ def test_a_first_delivery_after_a_later_one_is_out_of_order() -> None:
     assert check(history, Final(log(0, 1, 2))).faults() == {"disordered_deliveries": [Place(0, 1)]}
 
 
-def test_what_is_read_after_a_half_close_may_be_out_of_order_and_repeated() -> None:
+def test_reads_after_a_half_close_may_be_out_of_order_and_repeated() -> None:
     history = written(3)
     deliver(history, 2, at=1, clean_at=1.5)
     history.sessions[1] = Session("half-closed")
@@ -136,7 +136,7 @@ def test_leased_records_may_come_back_late() -> None:
     assert faults(check(history, Final(log(0, 1)), in_order=False)) == []
 
 
-def test_what_was_not_settled_may_be_delivered_again_and_is_counted() -> None:
+def test_unsettled_record_may_be_delivered_again_and_is_counted() -> None:
     history = written(2)
     deliver(history, 0, 1, at=1)
     deliver(history, 0, 1, session=1, at=2)
@@ -144,14 +144,14 @@ def test_what_was_not_settled_may_be_delivered_again_and_is_counted() -> None:
     assert (faults(report), report.redelivered) == ([], 2)
 
 
-def test_what_was_settled_and_comes_again_is_repeated() -> None:
+def test_settled_record_that_comes_again_is_repeated() -> None:
     history = written(2)
     deliver(history, 0, at=1, clean_at=1.5)
     deliver(history, 0, 1, session=1, at=2)
     assert check(history, Final(log(0, 1))).faults() == {"repeated": [Place(0, 0)]}
 
 
-def test_what_was_acknowledged_and_comes_again_is_repeated() -> None:
+def test_acknowledged_record_that_comes_again_is_repeated() -> None:
     history = written(1)
     deliver(history, 0, at=1)
     history.acknowledged.append(Acknowledged(Place(0, 0), 1.5))
@@ -168,7 +168,7 @@ def test_a_crash_within_the_commit_interval_excuses_it(crash: float, excused: bo
     assert faults(report) == ([] if excused else ["repeated"])
 
 
-def test_what_was_settled_during_an_outage_may_come_again() -> None:
+def test_record_settled_during_an_outage_may_come_again() -> None:
     history = written(1)
     deliver(history, 0, at=3, clean_at=4)
     deliver(history, 0, session=1, at=9)

@@ -234,7 +234,7 @@ async def test_the_token_comes_from_a_file_too(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_that_somebody_was_quicker_with_is_made_again_on_theirs(gateway: Gateway) -> None:
+async def test_change_that_came_second_is_made_again_on_the_first(gateway: Gateway) -> None:
     client = AdminClient(gateway.url, TOKEN)
 
     def slowly(now: dict[str, Any]) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def test_a_gateway_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_is_not_a_gateway_is_told_apart() -> None:
+async def test_server_that_is_no_gateway_is_told_apart() -> None:
     port = reactor.listenTCP(0, Site(Klein().resource()), interface="127.0.0.1")  # type: ignore[attr-defined]
     client = AdminClient(f"http://127.0.0.1:{port.getHost().port}", "")
     refused: Deferred[Any] = deferToThread(client.call, "GET", "/status")
@@ -307,7 +307,7 @@ def test_misuse_says_how_to_use_it(arguments: list[str], capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("number", ["x", "nan", "inf", "-inf", ""])
-def test_what_is_not_a_number_is_told_so(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_is_no_number_is_named(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["apps", "put", "a", f"--readers={number}"], ["status", f"--timeout={number}"]):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -340,7 +340,7 @@ def test_an_object_is_shown_without_what_it_has_not() -> None:
     assert show(found, as_json=False) == shown
 
 
-def test_a_table_leaves_out_what_nobody_has_and_drives_no_terminal() -> None:
+def test_table_leaves_out_empty_columns_and_drives_no_terminal() -> None:
     rows = [{"name": "a", "x": None, "y": True}, {"name": "bb", "x": None, "description": "\x1b[2J"}]
     assert table(rows) == "NAME  Y    DESCRIPTION\na     yes\nbb         ?[2J"
     assert show({"items": []}, as_json=False) == "none"

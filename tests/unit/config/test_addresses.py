@@ -44,6 +44,6 @@ def test_without_a_default_the_port_is_needed(text: str) -> None:
         "[]:1",
     ],
 )
-def test_what_is_not_an_address_is_refused(text: str) -> None:
+def test_text_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         parse_address(text)

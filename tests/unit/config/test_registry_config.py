@@ -28,7 +28,7 @@ from kateway.errors import ConfigError
         ({"driver": "ldap"}, "registry.driver"),
     ],
 )
-def test_what_a_driver_cannot_do_without_is_named(registry: dict[str, Any], path: str) -> None:
+def test_option_that_a_driver_needs_is_named(registry: dict[str, Any], path: str) -> None:
     try:
         problems = across(from_table({"registry": registry}))
     except ConfigError as error:

@@ -133,13 +133,13 @@ class World:
         return found[0]
 
 
-def test_what_is_written_is_told_at_once() -> None:
+def test_written_messages_are_answered_at_once() -> None:
     world = World()
     assert world.publish(b"a", b"b") == [Receipt(0, 0), Receipt(0, 1)]
     assert world.clock.getDelayedCalls() == []
 
 
-def test_only_what_surely_was_not_written_is_tried_again() -> None:
+def test_only_messages_that_surely_were_not_written_are_tried_again() -> None:
     gone, refused = OutcomeUnknown("no answer"), InvalidRecord("no")
     world = World(failing(gone, Unavailable("no leader"), refused))
     found = world.publish(b"a", b"b", b"c", b"d")

@@ -45,7 +45,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         {"log": {"access_file": "access.log"}, "audit": {"sinks": ["file", "topic"], "topic": "audit"}},
     ],
 )
-def test_what_can_start_has_no_problem_and_leaves_nothing_behind(table: dict[str, Any], tmp_path: Path) -> None:
+def test_configuration_that_can_start_has_no_problem_and_leaves_nothing_behind(
+    table: dict[str, Any], tmp_path: Path
+) -> None:
     assert problems(table) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -110,7 +112,7 @@ def test_what_can_start_has_no_problem_and_leaves_nothing_behind(table: dict[str
         ({"log": {"access_file": "no/such/access.log"}}, "log.access_file: "),
     ],
 )
-def test_what_refuses_the_start_is_named_by_its_path(table: dict[str, Any], told: str) -> None:
+def test_option_that_refuses_the_start_is_named_by_its_path(table: dict[str, Any], told: str) -> None:
     found = problems(table)
     assert len(found) == 1, found
     assert found[0].startswith(told)

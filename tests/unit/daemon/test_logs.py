@@ -41,7 +41,7 @@ def test_a_failure_comes_with_its_traceback() -> None:
     assert "ValueError: why" in line["traceback"]
 
 
-def test_what_a_library_logs_is_heard_under_its_name_and_level() -> None:
+def test_event_of_a_library_is_logged_under_its_name_and_level() -> None:
     heard: list[Any] = []
     globalLogPublisher.addObserver(heard.append)
     library = logging.getLogger("some.library")

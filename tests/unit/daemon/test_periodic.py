@@ -26,7 +26,7 @@ def test_work_is_done_now_and_then_regularly_until_it_is_stopped() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_what_is_not_there_just_now_is_asked_again() -> None:
+def test_missing_leader_is_asked_for_again() -> None:
     clock, tries = Clock(), []
 
     async def work() -> None:

@@ -47,7 +47,7 @@ def test_limits_and_rules_change_in_place(table: dict[str, Any]) -> None:
         ({"audit": {"file": "a.jsonl", "max_files": 3}}, ["audit.file", "audit.max_files"]),
     ],
 )
-def test_what_needs_a_restart_is_named_by_its_path(table: dict[str, Any], paths: list[str]) -> None:
+def test_option_that_needs_a_restart_is_named_by_its_path(table: dict[str, Any], paths: list[str]) -> None:
     assert sorted(named(table)) == paths
 
 

@@ -62,7 +62,7 @@ def test_every_fault_is_named_by_its_path(tmp_path: Path) -> None:
     ]
 
 
-def test_what_an_entry_refers_to_must_be_in_the_file(tmp_path: Path) -> None:
+def test_entry_that_is_referred_to_must_be_in_the_file(tmp_path: Path) -> None:
     text = GOOD + (
         '[topics."app2/t/v1"]\n[topics."app1/u/v1"]\nstorage_name = "app1.t.v1"\n'
         '[bindings."app3/app1/t/v1"]\ngroups = ["*"]\n[bindings."app1/app1/t/v2"]\ngroups = ["*"]\n'
@@ -86,7 +86,7 @@ def test_what_an_entry_refers_to_must_be_in_the_file(tmp_path: Path) -> None:
         (b"\xff", "utf-8"),
     ],
 )
-def test_what_is_not_a_registry_is_refused(tmp_path: Path, text: str | bytes, word: str) -> None:
+def test_file_that_is_no_registry_is_refused(tmp_path: Path, text: str | bytes, word: str) -> None:
     assert word in problems(tmp_path / "registry.toml", text)[0]
 
 

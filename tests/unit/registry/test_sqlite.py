@@ -84,7 +84,7 @@ async def test_a_stopped_registry_writes_nothing_and_keeps_its_snapshot(tmp_path
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+async def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     registry = EmbeddedRegistry(reactor, tmp_path)
     await registry.start()
     await registry.put_application(Application(name="app1"))

@@ -209,7 +209,7 @@ def test_a_way_that_does_not_exist_is_a_fault_of_the_configuration(holder: Holde
         chain(holder, AuthConfig(methods=()))
 
 
-def test_what_is_shipped_is_what_setup_py_declares_and_all_of_it_loads() -> None:
+def test_wheel_has_the_modules_that_setup_py_declares_and_all_load() -> None:
     declared = Path(__file__, "../../../../../setup.py").resolve().read_text(encoding="utf-8")
     for group, points in plugins.SHIPPED.items():
         assert f'"{group}"' in declared
@@ -218,7 +218,7 @@ def test_what_is_shipped_is_what_setup_py_declares_and_all_of_it_loads() -> None
             assert callable(EntryPoint(name, value, group).load())
 
 
-def test_what_a_package_adds_by_an_entry_point_is_found(
+def test_plugin_that_a_package_adds_by_an_entry_point_is_found(
     holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "magic_ways.py").write_text(

@@ -148,7 +148,7 @@ def test_an_algorithm_that_is_not_configured_is_refused(tmp_path: Path, clock: C
 
 
 @pytest.mark.parametrize("token", [b"x", b"a.b.c", b"\xff\xff", b"x" * 9000, b"...", b"e30.e30."])
-def test_what_is_no_token_is_refused(tmp_path: Path, clock: Clock, token: bytes) -> None:
+def test_text_that_is_no_token_is_refused(tmp_path: Path, clock: Clock, token: bytes) -> None:
     with pytest.raises(Unauthorized):
         way(tmp_path, clock).authenticate(bearer(token), "publish")
 

@@ -85,7 +85,7 @@ def test_a_grant_says_where_the_topic_is_and_how_often_it_is_handed_out() -> Non
     assert authorized.allowance is None, "no quota: nothing to count"
 
 
-def test_who_is_not_known_or_may_not_is_refused() -> None:
+def test_application_that_is_unknown_or_not_allowed_is_refused() -> None:
     with pytest.raises(Unauthorized):
         Guarded().enter("subscribe", "v1", "foo", "g", secret=b"wrong")
     with pytest.raises(Denied):
@@ -97,7 +97,7 @@ def test_a_cluster_that_this_gateway_does_not_have_is_named() -> None:
         Guarded(default=STORE).enter("subscribe", "v1", "foo", "g")
 
 
-def test_before_the_registry_was_read_nobody_is_refused_for_being_unknown() -> None:
+def test_application_is_not_refused_as_unknown_before_the_registry_was_read() -> None:
     guarded = Guarded()
     guarded.snapshot = Snapshot(known=False)
     with pytest.raises(RegistryUnavailable):

@@ -59,7 +59,7 @@ def test_a_bucket_of_less_than_one_a_second_holds_one(clock: Clock) -> None:
     sizes=st.lists(st.integers(1, 100_000), min_size=1, max_size=50),
     started=st.floats(0, 1e6),
 )
-def test_who_waits_as_long_as_he_was_told_is_admitted(rate: float, sizes: list[int], started: float) -> None:
+def test_caller_that_waits_as_long_as_told_is_admitted(rate: float, sizes: list[int], started: float) -> None:
     now = started
     bucket = Bucket(rate, now)
     for size in sizes:
@@ -92,7 +92,7 @@ def test_a_batch_larger_than_a_seconds_worth_passes_and_is_paid_for(clock: Clock
     assert refused.value.retry_after_seconds == pytest.approx(4.001)
 
 
-def test_what_is_refused_for_one_reason_is_not_charged_for_another(clock: Clock) -> None:
+def test_request_refused_for_one_reason_is_not_charged_for_another(clock: Clock) -> None:
     mine = allowance(clock, Quota(publish_records_per_second=10, publish_bytes_per_second=100, requests_per_second=5))
     mine.publish(1, 100, clock.seconds())
     for _ in range(20):
@@ -175,7 +175,7 @@ def test_a_keys_own_quota_replaces_its_applications_member_by_member(clock: Cloc
         one.publish(1, 100, clock.seconds())
 
 
-def test_what_has_been_used_stays_used_when_the_snapshot_changes(clock: Clock) -> None:
+def test_used_key_stays_used_when_the_snapshot_changes(clock: Clock) -> None:
     quotas = Quotas(seconds=clock.seconds)
     quotas.of(Principal("app1"), snapshot_of(Quota(publish_records_per_second=10))).publish(10, 1, 0)
     with pytest.raises(QuotaExceeded):

@@ -56,7 +56,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_what_gathers_while_a_sink_writes_is_its_next_batch() -> None:
+def test_events_that_gather_while_a_sink_writes_are_its_next_batch() -> None:
     sink = HeldSink()
     audit = Audit({"held": sink}, now=lambda: 1.0)
     record(audit, "a", "b", "c")

@@ -70,7 +70,7 @@ def test_an_auto_reader_gets_what_came_back_from_leases_only_as_far_as_it_hangs_
     assert delivery.floor == 2
 
 
-def test_what_is_leased_is_not_read_again_with_what_came_back_below_it() -> None:
+def test_leased_record_is_not_read_again_with_one_that_returned_below_it() -> None:
     delivery = Ledger(0)
     unsent = lease(delivery, 0, 1, 2, 3)
     assert delivery.acknowledge(Ack(0, 0, outcome="retry"), 0.0) is None
@@ -141,7 +141,7 @@ def test_an_item_on_its_way_to_the_dead_letters_holds_the_floor_until_it_is_ther
     assert delivery.floor == 2
 
 
-def test_what_was_never_handed_out_is_not_acknowledged_with_what_lies_above_it() -> None:
+def test_record_never_handed_out_is_not_acknowledged_with_those_above_it() -> None:
     delivery = Ledger(0)
     start, fresh = delivery.receive(records(0, 1), 0)
     unsent = delivery.lease(start, fresh, "unsent", 10.0, 0.0)
@@ -152,7 +152,7 @@ def test_what_was_never_handed_out_is_not_acknowledged_with_what_lies_above_it()
     assert list(delivery.leases.items) == [0, 1]
 
 
-def test_what_came_back_is_settled_by_a_client_that_says_it_has_read_it() -> None:
+def test_returned_record_is_settled_by_a_client_that_says_it_has_read_it() -> None:
     delivery = Ledger(0)
     batch = fly(delivery, 0, 1, 2)
     batch.was_sent(0, [1, 1, 1], 3)

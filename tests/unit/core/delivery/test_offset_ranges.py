@@ -67,7 +67,7 @@ def test_a_full_window_acknowledged_at_random_fits_a_commit() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "something else", "kw1:", "kw1:%%%", "kw1:gA", "kw1z:AAAA", "kw9:AQE", "kw1:AQ"])
-def test_text_of_somebody_else_holds_no_ranges(text: str) -> None:
+def test_foreign_text_holds_no_ranges(text: str) -> None:
     assert list(Ranges.decode(5, text)) == []
 
 

@@ -30,7 +30,7 @@ def test_before_it_is_known_which_partitions_are_ours_there_is_a_seat_for_each()
     assert queue.fed == people[:2]
 
 
-def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None:
+def test_reader_that_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None:
     queue: ReaderQueue[FakeReader] = ReaderQueue()
     poll, follower, waits = FakeReader(short=True), FakeReader(), FakeReader()
     queue.arrive(poll, 1)
@@ -40,7 +40,7 @@ def test_who_waits_before_any_partition_is_ours_moves_up_or_is_refused() -> None
     assert queue.fed == [follower]
 
 
-def test_who_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front() -> None:
+def test_reader_that_loses_a_partition_to_a_rebalance_is_not_refused_but_waits_in_front() -> None:
     queue: ReaderQueue[FakeReader] = ReaderQueue()
     queue.resize(2)
     first, second = FakeReader(), FakeReader()
@@ -64,7 +64,7 @@ def test_polls_queue_in_the_order_in_which_they_came() -> None:
         assert queue.fed == [then]
 
 
-def test_who_comes_when_all_queue_are_taken_for_long_is_refused_at_once() -> None:
+def test_reader_that_comes_when_all_partitions_are_taken_for_long_is_refused_at_once() -> None:
     queue: ReaderQueue[FakeReader] = ReaderQueue()
     queue.resize(2)
     queue.arrive(FakeReader(), 4)

@@ -241,7 +241,7 @@ def test_a_request_before_the_confirmation_settles_as_soon_as_it_comes(world: Wo
     assert second.read(1) == [3]
 
 
-def test_what_is_confirmed_settles_after_two_seconds_of_life(world: World) -> None:
+def test_confirmed_record_settles_after_two_seconds_of_life(world: World) -> None:
     client = joined(world, world.reader(short=False))
     client.read(3)
     client.wire.confirm()
@@ -289,7 +289,7 @@ def test_unsettled_records_of_a_reader_that_left_block_the_partition_until_they_
     assert second.read(1) == [3]
 
 
-def test_what_was_taken_and_never_sent_comes_first_and_as_a_first_attempt(world: World) -> None:
+def test_record_taken_and_never_sent_comes_first_and_as_a_first_attempt(world: World) -> None:
     client = joined(world, world.reader())
     client.read(4, send=False)
     client.reader.finish()
@@ -319,7 +319,7 @@ def test_one_reader_more_than_partitions_is_refused_where_all_are_followed(world
     assert world.groups.readers == 1
 
 
-def test_who_waits_for_a_short_poll_is_refused_once_a_follower_got_its_place(world: World) -> None:
+def test_reader_that_waits_for_a_short_poll_is_refused_once_a_follower_got_its_place(world: World) -> None:
     first = joined(world, world.reader())
     follower, late = world.reader(short=False), world.reader(short=False)
     first.reader.finish()
@@ -330,7 +330,7 @@ def test_who_waits_for_a_short_poll_is_refused_once_a_follower_got_its_place(wor
         late.reader.take(1, 1000)
 
 
-def test_nobody_is_refused_before_the_partitions_are_known() -> None:
+def test_reader_is_not_refused_before_the_partitions_are_known() -> None:
     world = World(partitions=2)
     clients = [world.reader(short=False) for _ in range(3)]
     world.member.give(0, 1)
@@ -364,7 +364,7 @@ def test_modes_do_not_mix(world: World) -> None:
         world.reader(mode="explicit")
 
 
-def test_offsets_that_nobody_may_see_are_stepped_over() -> None:
+def test_invisible_offsets_are_stepped_over() -> None:
     world = World()
     world.store.append("t", 0, b"a", b"b")
     world.store.append("t", 0, b"c", skip=5)
@@ -410,7 +410,7 @@ def test_a_revocation_waits_for_what_is_on_its_way_and_commits_it(world: World) 
 
 
 @pytest.mark.parametrize("send", [True, False], ids=["sent", "not-sent"])
-def test_what_comes_back_while_a_partition_is_handed_over_is_not_committed(world: World, send: bool) -> None:
+def test_record_that_returns_while_a_partition_is_handed_over_is_not_committed(world: World, send: bool) -> None:
     client = joined(world, world.reader(short=False))
     client.read(3)
     client.wire.ask()
@@ -442,7 +442,7 @@ def test_a_revocation_does_not_wait_for_ever(world: World) -> None:
     assert client.read(1) == [5]
 
 
-def test_what_is_lost_is_not_committed(world: World) -> None:
+def test_lost_record_is_not_committed(world: World) -> None:
     client = joined(world, world.reader(short=False))
     client.read(5)
     world.member.lose(0)
@@ -482,7 +482,7 @@ def test_a_group_that_has_only_leased_is_committed_where_it_began_when_its_parti
     assert client.read(1) == [3]
 
 
-def test_what_others_have_moved_on_meanwhile_is_read_from_there(world: World) -> None:
+def test_partition_that_others_moved_on_meanwhile_is_read_from_there(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     client.read(3)
     world.member.revoke(0)
@@ -522,7 +522,7 @@ def _when(world: World, ack: Ack) -> list[KatewayError | None]:
     return answers[0]
 
 
-def test_delays_and_attempts_hold_while_nobody_reads(world: World) -> None:
+def test_delays_and_attempts_hold_without_a_reader(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     assert client.read(1) == [0]
     world.acknowledge(Ack(0, 0, outcome="retry", delay_seconds=60))
@@ -577,7 +577,7 @@ def test_a_letter_that_is_being_written_while_its_partition_changes_hands_is_wri
     assert world.committed() == 1
 
 
-def test_what_is_kept_is_bounded_in_time_and_in_bytes() -> None:
+def test_retained_records_are_bounded_in_time_and_in_bytes() -> None:
     clock = Clock()
     kept = RetainedState(clock, max_bytes=25)
 
@@ -749,7 +749,7 @@ def synced(world: World, *acks: Ack) -> list[object]:
     return answers
 
 
-def test_who_waits_for_a_rejected_records_commit_waits_for_its_letter(world: World) -> None:
+def test_waiter_for_a_rejected_records_commit_waits_for_its_dead_letter(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     client.read(3)
     held = world.store.hold_publish = Deferred()
@@ -764,7 +764,7 @@ def test_who_waits_for_a_rejected_records_commit_waits_for_its_letter(world: Wor
     stop(world)
 
 
-def test_who_waits_for_a_letter_that_cannot_be_written_is_told_and_it_is_tried_again(world: World) -> None:
+def test_waiter_for_a_dead_letter_that_cannot_be_written_is_told_and_it_is_tried_again(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     client.read(2)
     world.store.refuse_publish = Unavailable("away")
@@ -781,7 +781,7 @@ def test_who_waits_for_a_letter_that_cannot_be_written_is_told_and_it_is_tried_a
     stop(world)
 
 
-def test_who_waits_for_a_letter_is_told_when_the_group_is_left(world: World) -> None:
+def test_waiter_for_a_dead_letter_is_told_when_the_group_is_left(world: World) -> None:
     client = joined(world, world.reader(mode="explicit"))
     client.read(1)
     world.store.hold_publish = Deferred()

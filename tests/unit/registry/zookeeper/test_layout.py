@@ -39,7 +39,7 @@ WRITES = st.lists(
 
 
 @given(WRITES, st.data())
-def test_who_follows_the_steps_has_what_the_writers_wrote(
+def test_reader_that_follows_the_steps_has_the_written_records(
     writes: list[tuple[int, str, bool, int]], data: st.DataObject
 ) -> None:
     revision = read_revision(b"", stat(10))

@@ -92,7 +92,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.connection.close()
 
 
-def test_who_takes_nothing_is_read_ahead_for_once_and_not_far(bench):
+def test_reader_that_takes_nothing_has_one_small_slice_read_ahead(bench):
     bench.write(50_000)
     cursor = bench.cursor()
     assert 0 < cursor.held_bytes <= 2 * FIRST_WINDOW_BYTES + ROW_BYTES
@@ -104,7 +104,7 @@ def test_who_takes_nothing_is_read_ahead_for_once_and_not_far(bench):
     assert bench.readable == [0]
 
 
-def test_what_nobody_takes_is_let_go_of_and_read_again_when_somebody_does(bench):
+def test_untaken_records_are_let_go_of_and_read_again_when_taken(bench):
     bench.write(5000)
     cursor = bench.cursor()
     assert [record.offset for record in cursor.take(3, 1 << 20)] == [0, 1, 2]
@@ -121,7 +121,7 @@ def test_what_nobody_takes_is_let_go_of_and_read_again_when_somebody_does(bench)
     assert not bench.clock.getDelayedCalls()
 
 
-def test_what_is_read_before_the_process_hears_that_it_was_written_is_read_once(bench):
+def test_record_that_is_read_before_its_write_is_answered_is_read_once(bench):
     # the writing thread commits, the reading thread finds it, and only then comes the news of the write
     bench.write(3)
     cursor = bench.cursor()
@@ -140,7 +140,7 @@ def test_what_is_read_before_the_process_hears_that_it_was_written_is_read_once(
     assert cursor.lag == 0
 
 
-def test_who_takes_fast_is_read_ahead_for_in_larger_slices_up_to_the_bound(bench):
+def test_fast_reader_has_larger_slices_read_ahead_up_to_the_bound(bench):
     bench.write(50_000)
     cursor = bench.cursor(max_window_bytes=1 << 18)
     largest = taken = 0
@@ -153,7 +153,7 @@ def test_who_takes_fast_is_read_ahead_for_in_larger_slices_up_to_the_bound(bench
     assert cursor.lag == 0
 
 
-def test_who_becomes_slow_is_read_ahead_for_in_small_slices_again(bench):
+def test_reader_that_becomes_slow_has_small_slices_read_ahead_again(bench):
     bench.write(50_000)
     cursor = bench.cursor()
     for _ in range(30):
@@ -169,7 +169,7 @@ def test_who_becomes_slow_is_read_ahead_for_in_small_slices_again(bench):
     assert cursor.held_bytes <= 2 * FIRST_WINDOW_BYTES + ROW_BYTES
 
 
-def test_who_has_read_all_gets_new_records_from_memory(bench):
+def test_reader_at_the_end_gets_new_records_from_memory(bench):
     bench.write(10)
     cursor = bench.cursor()
     assert len(cursor.take(100, 1 << 20)) == 10
@@ -194,7 +194,7 @@ def test_every_record_is_given_once_and_in_order_while_more_are_written(bench):
     assert seen == list(range(bench.partition.end))
 
 
-def test_what_was_asked_for_before_a_seek_is_not_given_after_it(bench):
+def test_fetch_from_before_a_seek_is_not_given_after_it(bench):
     bench.write(5000)
     cursor = bench.cursor()
     cursor.take(1000, 1 << 20)
@@ -230,7 +230,7 @@ def test_a_closed_cursor_reads_no_more_and_leaves_no_call_behind(bench):
     assert bench.partition.followers == set()
 
 
-def test_where_retention_took_what_comes_next_it_goes_on_at_the_earliest(bench):
+def test_reader_goes_on_at_the_earliest_where_retention_took_the_next_records(bench):
     bench.write(3000)
     cursor = bench.cursor()
     while cursor.held_bytes:

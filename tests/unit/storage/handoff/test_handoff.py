@@ -281,7 +281,7 @@ def test_topic_that_was_never_seen_is_not_taken_and_one_that_was_is_after_a_rest
     assert world.take(b"a") == [HandedOff(1)]
 
 
-def test_full_spool_refuses_and_what_it_holds_is_written(tmp_path: Path) -> None:
+def test_full_spool_refuses_and_its_records_are_written(tmp_path: Path) -> None:
     world = World(tmp_path, max_bytes=2000)
     world.gate.open = False
     outcomes = [world.take(b"%d" % number)[0] for number in range(9)]

@@ -58,6 +58,6 @@ def test_roundrobin_passes_over_members_that_do_not_subscribe():
     }
 
 
-def test_a_topic_without_partitions_is_given_to_nobody():
+def test_topic_without_partitions_is_given_to_no_member():
     assert assign_range({"C0": ["gone"]}, {}) == {"C0": {}}
     assert assign_roundrobin({"C0": ["gone"]}, {}) == {"C0": {}}

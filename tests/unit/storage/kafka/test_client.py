@@ -14,7 +14,7 @@ from kateway.errors import Unavailable
 from kateway.storage.kafka.cluster.client import Client
 
 
-def test_client_after_an_unforeseen_exception_answers_those_who_wait_and_looks_again(
+def test_client_after_an_unforeseen_exception_answers_its_waiters_and_looks_again(
     logged_errors: list[dict[str, Any]],
 ) -> None:
     looks: list[None] = []

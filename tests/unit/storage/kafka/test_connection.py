@@ -112,7 +112,7 @@ def test_a_refused_connection_fails_what_waits_as_never_sent_and_is_not_tried_ag
     assert broker.connection.backoff.seconds == 0
 
 
-def test_what_was_sent_and_not_answered_fails_when_the_connection_goes_and_is_not_sent_again(broker):
+def test_unanswered_request_fails_when_the_connection_goes_and_is_not_sent_again(broker):
     seen = outcome(broker.ask())
     broker.accept()
     broker.drop()
@@ -177,7 +177,7 @@ def test_a_request_without_an_answer_is_done_when_it_is_handed_to_the_transport(
 @pytest.mark.parametrize(
     "words", [b"\x15\x03\x03\x00\x02\x02\x46\x00", b"HTTP/1.1 400 Bad Request\r\n", b"\0\0\0\1abcd"]
 )
-def test_what_does_not_talk_kafka_is_hung_up_on(broker, words):
+def test_server_that_does_not_talk_kafka_is_hung_up_on(broker, words):
     seen = outcome(broker.ask())
     broker.accept()
     broker.protocol.dataReceived(words)
@@ -207,7 +207,7 @@ def test_closing_while_connecting_ends_the_attempt(broker):
     assert broker.reactor.getDelayedCalls() == []
 
 
-def test_whoever_hears_of_a_failure_may_give_up_what_fails_with_it():
+def test_listener_may_close_the_subscription_that_tells_it_of_a_failure():
     for accepted in (True, False):
         broker = Broker()
         first, second = broker.ask(b"first"), broker.ask(b"second")
@@ -236,7 +236,7 @@ def connected() -> Broker:
     return broker
 
 
-def test_a_connection_that_nobody_uses_is_left_at_once_and_made_again_when_there_is_something_to_send():
+def test_unused_connection_is_left_at_once_and_made_again_when_there_is_something_to_send():
     broker = connected()
     broker.connection.proto.renew()
     assert broker.transport.disconnecting
@@ -250,7 +250,7 @@ def test_a_connection_that_nobody_uses_is_left_at_once_and_made_again_when_there
     assert answer.result == b"yes"
 
 
-def test_what_was_sent_is_answered_before_a_connection_is_left_and_what_comes_then_goes_over_the_next():
+def test_requests_are_answered_before_a_connection_is_left_and_later_ones_go_over_the_next():
     broker = connected()
     before, old = broker.ask(b"before"), broker.transport
     broker.connection.proto.renew()

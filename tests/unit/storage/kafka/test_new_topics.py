@@ -26,7 +26,7 @@ def test_a_new_topic_stays_while_a_broker_that_is_behind_answers() -> None:
     assert new.added(listing("old", "new", leader=2), view, 104) == listing("old", "new", leader=2)
 
 
-def test_what_a_listing_lacks_later_is_gone() -> None:
+def test_topic_that_a_later_listing_lacks_is_gone() -> None:
     new = NewTopics()
     view = new.added(listing(), None, 0)
     view = new.added(listing("new"), view, 100)
@@ -35,13 +35,13 @@ def test_what_a_listing_lacks_later_is_gone() -> None:
     assert new.added(listing(), view, 101 + NEW_SECONDS) == listing()
 
 
-def test_what_was_there_at_first_is_not_new() -> None:
+def test_topic_that_was_there_at_first_is_not_new() -> None:
     new = NewTopics()
     view = new.added(listing("old"), None, 0)
     assert new.added(listing(), view, 1) == listing()
 
 
-def test_what_is_known_to_be_deleted_is_gone_at_once_and_may_come_again() -> None:
+def test_topic_known_to_be_deleted_is_gone_at_once_and_may_come_again() -> None:
     new = NewTopics()
     view = new.added(listing(), None, 0)
     view = new.added(listing("new"), view, 1)

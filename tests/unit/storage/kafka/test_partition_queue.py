@@ -289,7 +289,7 @@ def test_a_batch_of_unknown_outcome_keeps_its_number_and_goes_first() -> None:
     assert not any(item.settled for item in items)
 
 
-def test_a_45_for_a_batch_sent_alone_gives_the_id_up_and_loses_only_what_may_have_been_written() -> None:
+def test_45_for_a_batch_sent_alone_gives_the_id_up_and_loses_only_batches_that_may_have_been_written() -> None:
     lane, items = lane_with(2)
     one, two = send_all(lane)
     lane.answered(one, Verdict.UNKNOWN)
@@ -326,7 +326,7 @@ def test_an_over_size_record_is_found_by_halving_and_its_neighbours_go_on() -> N
     assert broker.log == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
-def test_without_numbers_what_may_have_been_written_is_not_sent_again() -> None:
+def test_batch_that_may_have_been_written_is_not_sent_again_without_numbers() -> None:
     lane: Lane[Numbered] = Lane("t", 0, numbered=False, max_batch_bytes=1000)
     items = [Numbered(n, 10) for n in range(2)]
     lane.queue.append(items[0])

@@ -112,7 +112,7 @@ def test_a_batch_cut_off_is_asked_for_again():
     assert buffer.next_fetch == 1
 
 
-def test_what_is_broken_is_said_after_what_is_good():
+def test_broken_record_is_reported_after_the_good_ones():
     broken = bytearray(batch(2, 2))
     broken[-1] ^= 1
     buffer = buffer_at(0)
@@ -156,7 +156,7 @@ def test_a_fresh_start_forgets_what_was_at_hand():
     assert buffer.held_bytes == 0
 
 
-def test_what_was_let_go_of_is_asked_for_again_only_when_somebody_wakes_it():
+def test_partition_that_was_let_go_of_is_asked_for_again_only_when_woken():
     buffer = buffer_at(0)
     buffer.fetched(batch(0, 6), [])
     assert taken(buffer, max_records=2) == [0, 1]

@@ -81,6 +81,6 @@ def test_a_code_has_our_name_and_says_what_kafka_calls_it(
         assert "(Kafka: " in error.detail
 
 
-def test_what_may_have_been_written_says_so() -> None:
+def test_error_of_a_publish_that_may_have_been_written_says_so() -> None:
     assert {code for code in range(-1, 110) if error_for(code).maybe_written} >= {-1, 7, 20}
     assert not any(error_for(code).maybe_written for code in REROUTE)

@@ -173,7 +173,7 @@ def publish(
     return found
 
 
-def test_what_is_ready_in_one_turn_goes_in_one_request(brokers: Brokers, producer: Producer) -> None:
+def test_messages_of_one_turn_go_in_one_request(brokers: Brokers, producer: Producer) -> None:
     outcomes = [publish(producer, b"%d" % n, partition=n % 2) for n in range(4)]
     brokers.pass_time(0.01)
     (request,) = brokers.requests
@@ -191,7 +191,7 @@ def test_an_idle_producer_has_no_timer(brokers: Brokers, producer: Producer) -> 
     assert producer.held_bytes == 0
 
 
-def test_what_was_never_sent_by_its_deadline_is_unavailable(brokers: Brokers, producer: Producer) -> None:
+def test_message_never_sent_by_its_deadline_is_unavailable(brokers: Brokers, producer: Producer) -> None:
     brokers.reachable = False
     outcome = publish(producer, b"a", seconds=1)
     brokers.pass_time(0.99)
@@ -232,7 +232,7 @@ def test_sent_publishes_keep_their_chance_when_the_unsent_are_given_up(brokers: 
     assert sent == [Receipt(0, 0)]
 
 
-def test_what_was_sent_and_not_answered_is_unknown_and_its_number_is_kept(brokers: Brokers, producer: Producer) -> None:
+def test_unanswered_batch_is_of_unknown_outcome_and_keeps_its_number(brokers: Brokers, producer: Producer) -> None:
     outcome = publish(producer, b"a", seconds=1)
     brokers.pass_time(1.1)
     assert isinstance(outcome[0], OutcomeUnknown)
@@ -306,7 +306,7 @@ def test_a_partition_whose_leader_moved_is_sent_there(brokers: Brokers, producer
     assert outcome == [Receipt(0, 0)]
 
 
-def test_what_a_replaced_leader_refuses_may_be_written_and_keeps_its_number(
+def test_batch_that_a_replaced_leader_refuses_may_be_written_and_keeps_its_number(
     brokers: Brokers, producer: Producer
 ) -> None:
     first = publish(producer, b"a")
@@ -438,7 +438,7 @@ def test_stopping_waits_for_what_is_on_its_way(brokers: Brokers, producer: Produ
     assert brokers.reactor.getDelayedCalls() == []
 
 
-def test_what_is_left_when_the_grace_is_over_is_told_apart(brokers: Brokers, producer: Producer) -> None:
+def test_publishes_left_when_the_grace_is_over_are_told_apart(brokers: Brokers, producer: Producer) -> None:
     outcome = publish(producer, b"a")
     brokers.pass_time(0.01)
     waiting = publish(producer, b"b")

@@ -57,7 +57,7 @@ def control(base: int, producer: int, kind: int) -> bytes:
 
 
 @given(messages=st.lists(message, min_size=1, max_size=40), codec=st.sampled_from(CODECS), now=st.integers(0, 1 << 44))
-def test_what_is_encoded_is_decoded(messages: list[Message], codec: str, now: int) -> None:
+def test_encoded_records_are_decoded(messages: list[Message], codec: str, now: int) -> None:
     blob = records.encode_batch(messages, now_ms=now, compression=codec, base_offset=70)
     expected = [
         Record(70 + n, now if m.timestamp is None else m.timestamp, m.key, m.value, m.headers)
@@ -180,7 +180,7 @@ def test_the_broker_s_own_time_wins_where_the_topic_says_so() -> None:
 
 @given(codec=st.sampled_from([1, 2, 3, 4]), data=st.binary(max_size=3000), times=st.integers(1, 200))
 @settings(max_examples=100)
-def test_what_is_compressed_is_decompressed(codec: int, data: bytes, times: int) -> None:
+def test_compressed_bytes_are_decompressed(codec: int, data: bytes, times: int) -> None:
     assert decompress(codec, compress(codec, data * times)) == data * times
 
 

@@ -32,7 +32,7 @@ def text(value: str) -> bytes:
 
 
 @given(st.text(max_size=50), st.binary(max_size=50), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
-def test_what_is_written_is_read_back(words, octets, numbers):
+def test_written_bytes_are_read_back(words, octets, numbers):
     read = ByteReader(string(words) + data(octets) + string(None) + data(None) + array(map(i64, numbers)))
     assert read.string() == words
     assert read.data() == octets

@@ -35,7 +35,7 @@ def as_records(sent: list[Message], first: int) -> list[Record]:
 
 
 @given(messages, st.integers(min_value=0, max_value=2**40))
-def test_what_goes_in_comes_out(sent, first):
+def test_records_come_out_as_they_went_in(sent, first):
     found: list[Record] = []
     each = Slice(encoded(sent), first, first + len(sent))
     each.take(found, 1000, 1 << 30)

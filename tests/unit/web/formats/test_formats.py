@@ -209,7 +209,7 @@ def test_a_malformed_element_is_named(element: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[", b"{}", b"[]", b"\xff", b'["\\ud800"]'])
-def test_what_is_no_array_of_records_is_malformed(body: bytes) -> None:
+def test_body_that_is_no_array_of_records_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBatch):
         jsonarray.parse(body, None, None, ())
 

@@ -498,7 +498,7 @@ def refuse(exchange: Exchange) -> None:
     exchange.respond(Response(429, (), b""))
 
 
-def test_who_waits_as_told_is_read_from_at_once(wire: Wire) -> None:
+def test_connection_that_waits_as_told_is_read_from_at_once(wire: Wire) -> None:
     wire.handler = refuse
     for _ in range(3):
         assert statuses(wire.send(GET % b"a")) == [429]
@@ -506,7 +506,7 @@ def test_who_waits_as_told_is_read_from_at_once(wire: Wire) -> None:
         wire.clock.advance(2)
 
 
-def test_who_was_told_to_wait_and_goes_on_is_read_from_after_a_pause(wire: Wire) -> None:
+def test_connection_that_goes_on_though_told_to_wait_is_read_from_after_a_pause(wire: Wire) -> None:
     wire.handler = refuse
     wire.send(GET % b"a")
     assert statuses(wire.send(GET % b"a" * 3)) == [429]
@@ -561,7 +561,7 @@ def test_a_paused_connection_is_read_to_its_end_when_it_closes(wire: Wire) -> No
     wire.clock.advance(1)
 
 
-def test_without_a_pause_nobody_rests() -> None:
+def test_connection_without_a_pause_does_not_rest() -> None:
     wire = Wire(refused_pause_seconds=0.0)
     wire.handler = refuse
     assert statuses(wire.send(GET % b"a" * 3)) == [429, 429, 429]
@@ -767,7 +767,7 @@ def test_a_connection_can_be_taken_over(wire: Wire) -> None:
     assert heard == [b"second", "lost"]
 
 
-def test_what_has_no_hot_route_goes_through_the_site(wire: Wire) -> None:
+def test_path_without_a_hot_route_goes_through_the_site(wire: Wire) -> None:
     wire.handler = None
     data = wire.send(b"PUT /x?y=z HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" + GET % b"2")
     assert statuses(data) == [200, 200]

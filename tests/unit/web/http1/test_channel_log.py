@@ -68,7 +68,7 @@ def test_a_text_line_is_one_line() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_what_waits_is_bounded() -> None:
+def test_waiting_requests_are_bounded() -> None:
     written: list[bytes] = []
     log = AccessLog(LogConfig(format="json"), Clock(), written.append)
     for _ in range(1024):

@@ -39,7 +39,7 @@ def test_the_clients_preference_counts(accept_encoding: bytes | None, encoding: 
     assert chosen(accept_encoding) == encoding
 
 
-def test_what_is_small_or_not_text_stays_as_it_is() -> None:
+def test_response_that_is_small_or_no_text_stays_as_it_is() -> None:
     assert chosen(b"gzip", size=255) is None
     assert chosen(b"gzip", size=256) == b"gzip"
     assert chosen(b"gzip", b"application/octet-stream") is None

@@ -224,7 +224,7 @@ def test_a_quota_that_is_used_up_holds_the_first_record_back() -> None:
     assert world.outlet.values == [b"a"]
 
 
-def test_what_ails_the_group_is_the_reason_where_nothing_came() -> None:
+def test_fault_of_the_group_is_the_reason_where_nothing_came() -> None:
     world = World()
     world.store.subscriptions[-1].listener.failed(Unavailable("no coordinator"))
     world.clock.advance(30)

@@ -158,7 +158,7 @@ def test_nothing_is_told_by_the_reset_of_one_to_whom_something_was_under_way() -
     assert not world.half_close.closed
 
 
-def test_who_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
+def test_peer_that_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
     world = World(Wire(), limit_seconds=2.0)
     world.passes(1.9)
     assert world.over == []
@@ -167,21 +167,21 @@ def test_who_answers_nothing_at_all_is_taken_at_its_word_in_the_end() -> None:
     assert world.half_close.closed
 
 
-def test_who_answers_nothing_and_had_not_acknowledged_everything_is_not() -> None:
+def test_peer_that_answers_nothing_and_had_not_acknowledged_everything_is_not() -> None:
     world = World(Wire(acknowledged=60), limit_seconds=2.0)
     world.passes(2.3)
     assert world.ended
     assert not world.half_close.closed
 
 
-def test_who_could_not_be_asked_is_held_to_nothing() -> None:
+def test_peer_that_could_not_be_asked_is_held_to_nothing() -> None:
     world = World(Wire(), limit_seconds=2.0, speechless=True)
     world.passes(2.3)
     assert world.ended
     assert not world.half_close.closed
 
 
-def test_who_has_no_room_for_what_is_sent_has_not_closed() -> None:
+def test_client_without_room_for_the_response_has_not_closed() -> None:
     wire = Wire()
     wire.shut = True
     world = World(wire, limit_seconds=2.0)
@@ -190,7 +190,7 @@ def test_who_has_no_room_for_what_is_sent_has_not_closed() -> None:
     assert not world.half_close.closed
 
 
-def test_without_counts_what_the_socket_takes_says_that_its_other_end_is_open() -> None:
+def test_bytes_that_the_socket_takes_show_an_open_other_end_without_counts() -> None:
     world = World(Wire(acknowledged=None))
     world.passes(GRACE_SECONDS + 0.005)
     assert world.half_close.alive
