@@ -149,6 +149,8 @@ class Spool:
         if refusal is not None:
             answer.callback([refusal] * len(records))
             return answer
+        if not self.topics:
+            self.oldest_ms = now_ms
         self._count(topic, len(records), size)
         self._gathered_bytes += size
         until = max(deadline, self._reactor.seconds() + DISK_PATIENCE_SECONDS)

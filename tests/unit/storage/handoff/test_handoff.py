@@ -181,6 +181,7 @@ def test_records_that_are_taken_are_written_once_in_order_and_leave_nothing(worl
     assert world.handoff.holds("t")
     assert world.take(b"c") == [HandedOff(3)]
     assert world.handoff.status()["records"] == 3
+    assert world.handoff.status()["oldest_seconds"] >= 0
     world.drain()
     assert world.written() == [b"a", b"b", b"c"]
     assert not world.handoff.holds("t")
