@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull
+from kateway.errors import ConfigError, Conflict, KatewayError, OutcomeUnknown, StorageFull
 from kateway.model import Headers, Message
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, RefusedRecord
 from kateway.storage.sqlite.records import Slice, encode
@@ -217,7 +217,9 @@ def _decoded(data: bytes) -> tuple[int, bytes | None, bytes | None, Headers]:
 
 
 def prepare(connection: sqlite3.Connection, batches: Sequence[NewBatch]) -> list[Prepared]:
-    """Writes batches down, with the records that each is made of."""
+    """Writes batches down, with the records that each is made of. ``Conflict`` where one of the records went to the
+    refused ones since it was read; then nothing is changed.
+    """
     found = []
     with transaction(connection):
         for topic, partition, data, rows in batches:
@@ -225,7 +227,11 @@ def prepare(connection: sqlite3.Connection, batches: Sequence[NewBatch]) -> list
                 "INSERT INTO batches (topic, partition, data) VALUES (?, ?, ?)", (topic, partition, data)
             ).lastrowid
             assert number is not None
-            connection.executemany("UPDATE records SET batch = ? WHERE id = ?", [(number, row) for row in rows])
+            found_rows = connection.executemany(
+                "UPDATE records SET batch = ? WHERE id = ?", [(number, row) for row in rows]
+            ).rowcount
+            if found_rows != len(rows):
+                raise Conflict("a record that was to be written is too old by now")
             size = connection.execute(f"SELECT {_HELD} FROM records WHERE batch = ?", (number,)).fetchone()[0]
             found.append(Prepared(number, topic, partition, data, len(rows), int(size)))
     return found

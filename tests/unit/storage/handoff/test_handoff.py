@@ -323,6 +323,25 @@ def test_record_that_is_too_old_is_refused_and_not_dropped(tmp_path: Path) -> No
     world.turns.result(world.handoff.stop())
 
 
+def test_record_that_gets_too_old_while_its_batch_is_made_is_refused_and_not_written_as_well(world: World) -> None:
+    world.take(b"a", b"b")
+    numbering = world.brokers.numbering
+
+    async def slow() -> Numbering:
+        # between the reading of the rows and the writing of their batch
+        assert await world.handoff._spool.refuse_older(-1.0, "too old") == 2
+        world.brokers.numbering = numbering  # type: ignore[method-assign]
+        return await numbering()
+
+    world.brokers.numbering = slow  # type: ignore[method-assign]
+    world.drain()
+    world.take(b"c")
+    world.drain()
+    assert world.written() == [b"c"]
+    assert world.handoff.status()["refused"] == 2
+    assert world.handoff._spool.prepared == {}
+
+
 def test_partition_that_is_not_there_is_refused_at_once_and_the_others_are_kept(world: World) -> None:
     messages = [Message(b"a", None, (), 0), Message(b"b", None, (), 7), Message(b"c", None, (), 1)]
     outcomes = world.turns.result(world.handoff.take("t", messages, 5.0, Unavailable()))
