@@ -215,7 +215,7 @@ class Bench:
             publisher = await clients.client(port)
             await publisher.ask(clients.post(warm, clients.stamp()))
             delays: list[float] = []
-            # allocators and caches are warm: what is counted is what the followers cost
+            # allocators and caches are warm: only the cost of the followers is counted
             await clients.begun(await clients.followers(port, [f"{warm}/warm-{n}?follow=1" for n in range(20)], []), 20)
             if store == "kafka":
                 topics = [self.topic(store, count)]

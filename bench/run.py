@@ -237,7 +237,7 @@ class Bench:
     # --- rounds --------------------------------------------------------------------------------------------------
 
     def measure(self, name: str, case: Callable[[], float]) -> None:
-        """One value more; what goes wrong is noted and the others go on."""
+        """One value more; a fault is noted and the others go on."""
         try:
             value = case()
         except (load.LoadFailed, reading.ReadFailed, RuntimeError, OSError) as error:
@@ -331,7 +331,7 @@ def yardstick(options: argparse.Namespace, folder: Path) -> Path | None:
 
 
 def tree_name(tree: Path) -> str:
-    """How a tree is called in the table: its revision, as its folder is nobody else's business."""
+    """Names a tree in the table by its revision; its folder tells no reader anything."""
     return daemons.revision(tree) or tree.resolve().name
 
 

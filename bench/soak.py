@@ -49,7 +49,7 @@ RECOVERY_SECONDS = 15.0
 """Until the gateway has found a group's coordinator again, or its new one, and could commit."""
 SESSION_SECONDS = 6
 COMMIT_SECONDS = 1.5
-"""What was settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
+"""Records settled so long before a gateway's end may come again: its commit interval, and what a busy machine adds."""
 SAMPLE_SECONDS = 60.0
 SETTLE_SECONDS = 8
 """No client here stands still for so long, except one that has half-closed: it holds its partition."""
@@ -267,7 +267,7 @@ class Soak:
             run.history,
             final,
             in_order=not explicit,
-            # what was acknowledged with sync=1 and answered 200 never comes again, whatever crashes
+            # a record acknowledged with sync=1 and answered 200 never comes again, whatever crashes
             outages=() if explicit else self.run.outages,
             commit_seconds=COMMIT_SECONDS,
         )

@@ -16,7 +16,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 pytest_plugins = ["servers.fixtures"]
 
-# the end of the tests ends the reactor's threads and the servers; who waits for one that never ends says where
+# the end of the tests ends the reactor's threads and the servers; one that waits for another that never ends says where
 _ENDING_SECONDS = 120
 
 

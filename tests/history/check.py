@@ -120,7 +120,7 @@ def trace(history: History, final: Final, place: Place) -> list[str]:
             lines.append(f"{each.at:.3f} delivered{late} in session {each.session} ({session.reader}){when}")
     if len(lines) > 1:
         return lines
-    # nobody had it: who was there until somebody had a later one
+    # no reader had it: those that were there until one of them had a later record
     behind = [each for each in history.delivered if each.place and each.place.partition == place.partition]
     until = min((each.at for each in behind if each.place and each.place.offset > place.offset), default=since + 60)
     had = Counter(each.session for each in history.delivered)
@@ -153,7 +153,7 @@ def _check_log(history: History, places: Mapping[Ident, list[Place]], report: Re
         if name not in answers:
             report.foreign.extend(found)
             continue
-        # who publishes again after no answer asks for a second copy; who does so after a refusal does not
+        # a publisher that repeats after no answer asks for a second copy; one that repeats after a refusal does not
         if len(found) > 1 and not (name in maybe and len(answers[name]) > 1):
             report.duplicated.append(name)
         if 201 not in answers[name]:

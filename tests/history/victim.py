@@ -19,7 +19,7 @@ if __name__ == "__main__":
             int(port), target, plan, lambda name, place: had.append((*name, place, time.monotonic()))
         )
     except OSError:
-        sys.exit()  # nobody listens just now
+        sys.exit()  # no listener just now
     attendance.read()
     if end == "half-close kill":
         attendance.client.half_close()

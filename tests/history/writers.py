@@ -77,7 +77,7 @@ class Writer(threading.Thread):
             try:
                 self._client = Client(self._port(), self._timeout_seconds + 15)
             except OSError:
-                return names  # nobody listens: nothing was said, nothing can have been written
+                return names  # no listener: nothing was said, nothing can have been written
         started = time.monotonic()
         body = b"\n".join(name.value(self._size) for name in names)
         try:

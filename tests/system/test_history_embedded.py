@@ -35,7 +35,7 @@ def gateway(daemon: Daemons, tmp_path: Path) -> Callable[..., Daemon]:
 
 
 def test_no_end_of_a_client_loses_a_record(gateway: Callable[..., Daemon], tmp_path: Path) -> None:
-    # a client that lives on without reading is held to have read what its TCP took: nobody here waits for that long
+    # a client that lives on without reading is held to have read what its TCP took: no check here waits for that long
     secure_port = held_port()
     public = ["--public", tls_endpoint(self_signed(tmp_path), secure_port)]
     up = gateway("settle_seconds = 4", "partitions = 3", *public)

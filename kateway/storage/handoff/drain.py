@@ -31,7 +31,7 @@ _log = Logger()
 
 @attrs.define(eq=False)
 class TopicDrain:
-    """One topic's rounds and what has to be known between them."""
+    """Drains one topic; holds the state between its rounds."""
 
     topic: str
     spool: Spool

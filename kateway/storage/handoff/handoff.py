@@ -32,7 +32,7 @@ _log = Logger()
 
 @attrs.frozen
 class HandoffConfig:
-    """Bounds; ``enabled`` False: nothing is taken, and what is there is written."""
+    """Bounds; ``enabled`` False: nothing is taken, and the kept records are written."""
 
     enabled: bool
     max_bytes: int

@@ -111,7 +111,7 @@ class Spool:
         self.held_bytes += self._refused_bytes
 
     async def close(self) -> None:
-        """Writes what was taken, then closes the file. Bounded by the disk's answer."""
+        """Writes the records that were taken, then closes the file. Bounded by the disk's answer."""
         if self._lock is None:
             return
         if self._gathered or self._writing is not None:

@@ -261,7 +261,7 @@ def test_credentials_are_good_again_until_their_key_is_revoked(holder: Holder) -
     assert authentication.again(shown(), "publish") == principal
     holder.snapshot = snapshot()
     for _ in range(30):
-        # nobody guesses here: what went is not held against the address
+        # this is no guessing: a key that is gone is not held against the address
         with pytest.raises(Unauthorized, match="revoked or have expired"):
             authentication.again(shown(), "publish")
     holder.snapshot = snapshot(a_key())

@@ -66,7 +66,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 return start, fresh
 
     def deliverable(self) -> list[int]:
-        """What the next take should begin with: nothing that is done, or with somebody, or put off."""
+        """What the next take should begin with: no record that is done, or with a reader, or put off."""
         out = {offset for batch in self.flying for offset in self.offsets(batch)}
         out |= set(self.leased) | set(self.waiting) | self.dying | self.done
         return [record.offset for record in self.log if record.offset not in out]

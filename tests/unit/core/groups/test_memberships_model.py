@@ -211,7 +211,7 @@ class GroupsMachine(RuleBasedStateMachine):
         assert not counts or max(counts) - min(counts) <= 1
 
     def teardown(self) -> None:
-        """Everything arrives at somebody in the end, and everything is committed."""
+        """Every record arrives at a reader in the end, and all are committed."""
         if not hasattr(self, "world"):
             return
         self.world.member.refuse = None

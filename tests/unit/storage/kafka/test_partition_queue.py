@@ -65,7 +65,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.start = start
         self.underway: deque[QueuedBatch[Numbered]] = deque()  # sent, not yet at the broker
         self.answers: deque[tuple[QueuedBatch[Numbered], Verdict]] = deque()
-        self.stragglers: deque[QueuedBatch[Numbered]] = deque()  # on connections that broke; nobody hears the answers
+        self.stragglers: deque[QueuedBatch[Numbered]] = deque()  # on connections that broke; their answers are lost
         self.leading = True
 
     # --- what a caller and the network do ---
