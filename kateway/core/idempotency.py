@@ -96,12 +96,6 @@ class Idempotency:
         """Writes messages that are not written under this key yet. ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``;
         ``Unavailable`` where it cannot be known whether they are.
         """
-        oldest = self._now_ms() - LEEWAY_MS
-        if any(message.timestamp is not None and message.timestamp < oldest for message in messages):
-            raise InvalidParameter(
-                "a record with an Idempotency-Key is found again by its time: "
-                f"date it no more than {LEEWAY_MS // 1000} s before now, or leave its timestamp or the key out"
-            )
         name = use[:4]
         entry = await self._claim(name, use.fingerprint, deadline)
         outcomes = entry.outcomes
@@ -115,6 +109,7 @@ class Idempotency:
             missing = [index for index, receipt in enumerate(known) if receipt is None]
             found: list[Outcome | None] = list(known)
             if missing:
+                self._check_dates([placed[index] for index in missing])
                 written = await write([placed[index] for index in missing])
                 for index, outcome in zip(missing, written, strict=True):
                     found[index] = outcome
@@ -177,6 +172,17 @@ class Idempotency:
                 del self._entries[name]
             else:
                 return
+
+    def _check_dates(self, messages: Sequence[Message]) -> None:
+        """``InvalidParameter`` for messages that would not be found again. Only those that are to be written: a repeat is
+        answered though its date has grown old meanwhile.
+        """
+        oldest = self._now_ms() - LEEWAY_MS
+        if any(message.timestamp is not None and message.timestamp < oldest for message in messages):
+            raise InvalidParameter(
+                "a record with an Idempotency-Key is found again by its time: "
+                f"date it no more than {LEEWAY_MS // 1000} s before now, or leave its timestamp or the key out"
+            )
 
     # --- the records tell --------------------------------------------------------------------------------------
 

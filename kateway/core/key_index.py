@@ -22,6 +22,8 @@ LEEWAY_MS = 300_000
 DROPPED_FOR_EACH = 4
 """For each key that may be kept so many dropped ones are remembered by their hash: about 70 bytes each."""
 ONE_READ_BYTES = 1 << 20
+HIDDEN_WAIT_SECONDS = 2.0
+"""For so long is waited for records that are in the log and cannot be read yet: mostly they get to all replicas then."""
 MOST_PARTITIONS = 10_000
 """Partitions with an index; beyond it the one that was unused for longest goes."""
 
@@ -142,7 +144,7 @@ class KeyIndex:
                     place.topic, partition, position, max_bytes=ONE_READ_BYTES, wait_seconds=0
                 )
             except OffsetOutOfRange:
-                position = max(position + 1, (await place.store.offsets(place.topic, "earliest"))[partition])
+                position = await _earliest(place, partition, position)
                 continue
             for record in fetched.records:
                 budget -= _weight(record)
@@ -191,7 +193,18 @@ class KeyIndex:
             part.forget_dropped()
             part.newest = since
             part.covers = part.read_to = min((await store.offsets(topic, since))[partition], end)
-        budget = self._max_bytes
+        left = await self._read_up_to(place, partition, part, end, began_ms, self._max_bytes)
+        # one with the key may lie behind the records of an open transaction
+        end = await _log_end(place, partition, part.read_to)
+        await self._read_up_to(place, partition, part, end, began_ms, left)
+        # the next one that is read is written after now
+        part.newest = max(part.newest, began_ms)
+
+    async def _read_up_to(
+        self, place: Place, partition: int, part: _Partition, end: int, began_ms: int, budget: int
+    ) -> int:
+        """Reads on up to an offset; returns the bytes that may be read yet."""
+        store, topic, wait_seconds = place.store, place.topic, 0.0
         while part.read_to < end:
             if budget <= 0:
                 raise Unavailable(
@@ -199,10 +212,12 @@ class KeyIndex:
                     "repeat it: reading goes on from here"
                 )
             try:
-                fetched = await store.read(topic, partition, part.read_to, max_bytes=ONE_READ_BYTES, wait_seconds=0)
+                fetched = await store.read(
+                    topic, partition, part.read_to, max_bytes=ONE_READ_BYTES, wait_seconds=wait_seconds
+                )
             except OffsetOutOfRange:
-                # retention took what lies before: it is out of the window as well
-                part.read_to = max(part.read_to + 1, (await store.offsets(topic, "earliest"))[partition])
+                # retention took the records before: they are out of the window as well
+                part.read_to = await _earliest(place, partition, part.read_to)
                 continue
             for record in fetched.records:
                 budget -= _weight(record)
@@ -210,12 +225,15 @@ class KeyIndex:
                 for header, value in record.headers:
                     if header == HEADER and value is not None:
                         self._add(part, value, _seen(record, part.newest))
-            if fetched.next_offset <= part.read_to:
+            if fetched.next_offset > part.read_to:
+                part.read_to = fetched.next_offset
+                wait_seconds = 0.0
+            elif wait_seconds:
                 # such a record may carry the key, and is there for good when its transaction ends
                 raise Unavailable(_HIDDEN)
-            part.read_to = fetched.next_offset
-        # the next one that is read is written after now
-        part.newest = max(part.newest, began_ms)
+            else:
+                wait_seconds = HIDDEN_WAIT_SECONDS
+        return budget
 
     def _add(self, part: _Partition, key: bytes, seen: _Seen) -> None:
         known = part.keys.get(key)
@@ -259,8 +277,43 @@ _HIDDEN = (
 )
 
 
+async def _earliest(place: Place, partition: int, position: int) -> int:
+    """Returns the offset to read on from where retention took the records that were to be read."""
+    earliest = (await place.store.offsets(place.topic, "earliest"))[partition]
+    if earliest <= position:
+        raise Unavailable("the topic was made anew while it was read for the Idempotency-Key; repeat it")
+    return earliest
+
+
+async def _log_end(place: Place, partition: int, end: int) -> int:
+    """Returns the end of the log, from the end of the records that can be read. Kafka tells only the latter to readers of
+    committed records, and an open transaction holds it back; but reads that begin beyond the former are out of range. So
+    it is searched for by doubling and halving; mostly the first read says that nothing is hidden.
+    """
+
+    async def reaches(offset: int) -> bool:
+        try:
+            await place.store.read(place.topic, partition, offset, max_bytes=ONE_READ_BYTES, wait_seconds=0)
+        except OffsetOutOfRange:
+            return False
+        return True
+
+    step = 1
+    while await reaches(end + step):
+        step *= 2
+    low, high = end + step // 2, end + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if await reaches(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def _seen(record: Record, timestamp: int) -> _Seen:
-    scope = next((value for header, value in record.headers if header == SCOPE_HEADER), None)
+    # the last: a client's own headers come before the gateway's
+    scope = next((value for header, value in reversed(record.headers) if header == SCOPE_HEADER), None)
     return _Seen(record.offset, timestamp, digest_of(record.value, record.key), scope)
 
 

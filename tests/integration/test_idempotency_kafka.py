@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import confluent_kafka
 import pytest
 import pytest_twisted
 from servers.kafka import KafkaCluster
@@ -95,3 +96,36 @@ async def test_another_gateway_finds_the_key_in_the_records(cluster: KafkaCluste
         assert (await send(one, topic_name, f"k{number}", 20)).header("idempotency-replayed") == "true"
     found = [record.value for record in await deferToThread(Oracle(cluster.direct).records, topic_name)]
     assert sorted(found) == sorted(b"k%d" % number for number in range(30))
+
+
+@here
+async def test_record_behind_an_open_transaction_is_not_written_again_by_another_gateway(
+    cluster: KafkaCluster, make: Make, topic_name: str
+) -> None:
+    one, two = make(), make()
+    await one.start()
+    await two.start()
+    await deferToThread(Oracle(cluster.direct).create_topic, topic_name, 1)
+    producer = confluent_kafka.Producer({"bootstrap.servers": cluster.direct, "transactional.id": topic_name})
+
+    def begin() -> None:
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        for _ in range(5):
+            producer.produce(topic_name, b"foreign", partition=0)
+        producer.flush(30)
+
+    store = one.service.stores["default"]
+    publish = store.publish
+
+    def behind(*arguments: Any) -> Any:
+        # the key was looked for when nothing was hidden yet
+        return deferToThread(begin).addCallback(lambda _: publish(*arguments))
+
+    store.publish = behind  # type: ignore[method-assign]
+    assert (await send(one, topic_name, "k", 20)).status == 201
+    assert (await send(two, topic_name, "k", 20)).status == 503
+    await deferToThread(producer.commit_transaction, 30)
+    assert (await send(two, topic_name, "k", 20)).header("idempotency-replayed") == "true"
+    found = [record.value for record in await deferToThread(Oracle(cluster.direct).records, topic_name)]
+    assert sorted(found) == [b"foreign"] * 5 + [b"k"]

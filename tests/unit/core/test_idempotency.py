@@ -14,11 +14,12 @@ from twisted.internet.task import Clock
 
 from kateway.core.access.control import Place
 from kateway.core.idempotency import Answered, Idempotency, Use, fingerprint
-from kateway.core.key_index import HEADER, ONE_READ_BYTES
+from kateway.core.key_index import HEADER, ONE_READ_BYTES, SCOPE_HEADER
 from kateway.errors import (
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
     KatewayError,
+    OffsetOutOfRange,
     OutcomeUnknown,
     TooLarge,
     Unavailable,
@@ -49,10 +50,14 @@ class Store:
         return TopicInfo(topic, PARTITIONS)
 
     async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
+        if at == "earliest":
+            return dict.fromkeys(range(PARTITIONS), 0)
+        # as Kafka: for readers of committed records an open transaction is the end
+        ends = {number: min(len(log), self.visible) for number, log in enumerate(self.logs)}
         if at == "latest":
-            return {number: len(log) for number, log in enumerate(self.logs)}
+            return ends
         return {
-            number: next((record.offset for record in log if record.timestamp >= int(at)), len(log))
+            number: min(next((record.offset for record in log if record.timestamp >= int(at)), len(log)), ends[number])
             for number, log in enumerate(self.logs)
         }
 
@@ -60,9 +65,11 @@ class Store:
         assert max_bytes == ONE_READ_BYTES
         await succeed(None)
         log = self.logs[partition]
+        if offset > len(log):
+            raise OffsetOutOfRange("beyond the end")
         records = log[offset : offset + self.at_once][: max(self.visible - offset, 0)]
         self.bytes_read += sum(len(record.value or b"") for record in records)
-        return Fetched(records, offset + len(records), len(log))
+        return Fetched(records, offset + len(records), min(len(log), self.visible))
 
     def undecided(self, topic: str, partition: int) -> bool:
         return any(message.partition == partition for message, _ in self.late)
@@ -424,3 +431,60 @@ def test_key_with_records_far_apart_is_found_whole_after_it_was_dropped() -> Non
     world.restart()
     assert world.publish("k", b"a", b"b")[0].replayed
     assert world.store.count("k") == 2
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_repeat_whose_date_has_grown_old_is_answered_as_the_first(elsewhere: bool) -> None:
+    world = World()
+    dated = world.store.now_ms()
+    (first,) = world.publish("k", b"a", timestamp=dated)
+    world.clock.advance(3000)
+    if elsewhere:
+        world.restart()
+    assert world.publish("k", b"a", timestamp=dated) == [Answered(first.outcomes, True)]
+
+
+def test_record_behind_many_hidden_ones_is_no_unused_key() -> None:
+    world = World()
+    for _ in range(7):
+        world.store.append(Message(b"open", partition=0))
+        world.store.append(Message(b"open", partition=1))
+    world.store.visible = 0
+    world.restart()
+    world.publish("k", b"a")
+    assert world.store.count("k") == 0
+    world.store.visible = 1 << 40
+    assert not world.publish("k", b"a")[0].replayed
+    world.store.visible = 3
+    world.restart()
+    assert isinstance(world.publish("k", b"a")[0], Unavailable)
+    assert world.store.count("k") == 1
+
+
+def test_records_that_can_be_read_a_moment_later_are_waited_for() -> None:
+    world = World()
+    world.publish("k", b"a")
+    world.restart()
+    world.store.visible = 0
+    read = world.store.read
+
+    async def soon(*arguments: Any, wait_seconds: float, **options: Any) -> Fetched:
+        if wait_seconds:
+            world.store.visible = 1 << 40
+        return await read(*arguments, wait_seconds=wait_seconds, **options)
+
+    world.store.read = soon  # type: ignore[method-assign]
+    assert world.publish("k", b"a")[0].replayed
+
+
+def test_scope_header_of_the_client_does_not_hide_its_key() -> None:
+    world = World()
+    message = Message(b"a", None, ((SCOPE_HEADER, b"0123456789abcdef"),))
+    use = Use("app", "t", "v1", "k", b"")
+    place = Place("default", world.store, "t")  # type: ignore[arg-type]
+    answers: list[Any] = []
+    for _ in range(2):
+        world.restart()
+        work = world.keys.publish(use, place, 2, [message], world.clock.seconds() + 5, world.store.write)
+        Deferred.fromCoroutine(work).addCallback(answers.append)
+    assert [answer.replayed for answer in answers] == [False, True]

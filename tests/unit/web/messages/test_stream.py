@@ -215,6 +215,22 @@ def test_a_quota_slows_it_down_and_refuses_nothing() -> None:
     assert (world.outlet.values, counted) == ([b"aaa", b"b"], [0, 3, 1])
 
 
+def test_pause_that_comes_while_a_turn_is_due_is_kept() -> None:
+    pauses = [0.0, 0.0, 2.0]
+    world = World(lambda size: pauses.pop(0) if pauses else 0.0)
+    for value in (b"a", b"b", b"c"):
+        # the client has room again before the turn that was to come at once
+        world.store.append("t", 0, value)
+        assert world.outlet.drained is not None
+        world.outlet.drained()
+    world.turns()
+    assert world.outlet.values == [b"a", b"b"]
+    world.clock.advance(1.9)
+    assert world.outlet.values == [b"a", b"b"]
+    world.clock.advance(0.1)
+    assert world.outlet.values == [b"a", b"b", b"c"]
+
+
 def test_a_quota_that_is_used_up_holds_the_first_record_back() -> None:
     world = World(lambda size: 0.0 if size else 3.0)
     world.write(b"a")
