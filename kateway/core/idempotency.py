@@ -174,8 +174,8 @@ class Idempotency:
                 return
 
     def _check_dates(self, messages: Sequence[Message]) -> None:
-        """``InvalidParameter`` for messages that would not be found again. Only those that are to be written: a repeat is
-        answered though its date has grown old meanwhile.
+        """Refuses messages that would not be found again (``InvalidParameter``). Only those that are to be written: a
+        repeat is answered though its date has grown old meanwhile.
         """
         oldest = self._now_ms() - LEEWAY_MS
         if any(message.timestamp is not None and message.timestamp < oldest for message in messages):

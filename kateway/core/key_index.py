@@ -23,7 +23,7 @@ DROPPED_FOR_EACH = 4
 """For each key that may be kept so many dropped ones are remembered by their hash: about 70 bytes each."""
 ONE_READ_BYTES = 1 << 20
 HIDDEN_WAIT_SECONDS = 2.0
-"""For so long is waited for records that are in the log and cannot be read yet: mostly they get to all replicas then."""
+"""For so long a look waits for records that are in the log and cannot be read yet: mostly they get to all replicas."""
 MOST_PARTITIONS = 10_000
 """Partitions with an index; beyond it the one that was unused for longest goes."""
 
@@ -286,9 +286,9 @@ async def _earliest(place: Place, partition: int, position: int) -> int:
 
 
 async def _log_end(place: Place, partition: int, end: int) -> int:
-    """Returns the end of the log, from the end of the records that can be read. Kafka tells only the latter to readers of
-    committed records, and an open transaction holds it back; but reads that begin beyond the former are out of range. So
-    it is searched for by doubling and halving; mostly the first read says that nothing is hidden.
+    """Returns the end of the log, from the end of the records that can be read. Kafka tells only the latter to readers
+    of committed records, and an open transaction holds it back; but reads that begin beyond the former are out of
+    range. So it is searched for by doubling and halving; mostly the first read says that nothing is hidden.
     """
 
     async def reaches(offset: int) -> bool:

@@ -15,7 +15,7 @@ from kateway.core.access.control import Place
 from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
-from kateway.core.idempotency import Idempotency
+from kateway.core.idempotency import Idempotency, Use
 from kateway.core.reads import Start
 from kateway.errors import (
     Draining,
@@ -382,3 +382,21 @@ def test_kept_message_is_no_success_for_the_breaker() -> None:
     world = World(failing(Unavailable("away")), handoff=True)
     world.publish(b"a", retries=0)
     assert (world.breakers["default"].failures, world.breakers["default"].successes) == (1, 0)
+
+
+def test_publish_with_a_key_waits_for_its_topic_no_longer_than_its_deadline() -> None:
+    world = World()
+
+    async def never(_name: str) -> Any:
+        await Deferred()
+
+    world.store.topic = never  # type: ignore[method-assign]
+    failed: list[Any] = []
+    publish = Publish(world.place(), [Message(b"v")], -1, world.clock.seconds() + 5.0, 0)
+    work = world.gateway.publish_once(Use("app", "t", "v1", "k", b""), publish, batch=False)
+    Deferred.fromCoroutine(work).addErrback(lambda failure: failed.append(failure.value))
+    world.clock.advance(4.9)
+    assert failed == []
+    world.clock.advance(0.2)
+    assert isinstance(failed[0], Unavailable)
+    assert world.store.given == []
