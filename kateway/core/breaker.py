@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from kateway.backoff import Backoff
 from kateway.errors import Draining, KatewayError, OutcomeUnknown, Overloaded, StoreUnavailable, Unavailable
 from kateway.model import Health, Receipt
-from kateway.storage.interface import Outcome, Store
+from kateway.storage.interface import Admission, Outcome, Store
 
 State = Literal["closed", "open", "half_open"]
 
@@ -187,17 +187,18 @@ class BreakerGate:
         self._breakers = breakers
         self._cluster = cluster
 
-    def admit(self) -> bool:
-        """Whether a round of writes may begin."""
+    def admit(self) -> Admission | None:
+        """Whether a round of writes may begin, and as what."""
         breaker = self._breakers[self._cluster]
-        return not breaker.refusing or breaker.admit()
+        if not breaker.refusing:
+            return "write"
+        return "probe" if breaker.admit() else None
 
-    def ended(self, outcomes: Sequence[Outcome], began: float) -> None:
+    def ended(self, admitted: Admission, outcomes: Sequence[Outcome], began: float) -> None:
         """Counts the round."""
-        breaker = self._breakers[self._cluster]
-        if breaker.refusing:
+        if admitted == "probe":
             self._breakers.probed(self._cluster, outcomes)
-        breaker.count(outcomes, began)
+        self._breakers[self._cluster].count(outcomes, began)
 
 
 class Breakers(Mapping[str, Breaker]):

@@ -123,7 +123,8 @@ class Store(Protocol):
         """Reads records from ``offset`` on, at least one where there is one, else at most ``max_bytes`` of them.
 
         At the end of the partition it waits for up to ``wait_seconds`` and may answer none.
-        ``OffsetOutOfRange`` before the earliest and beyond the end, ``PartitionNotFound``, ``TopicNotFound``.
+        ``OffsetOutOfRange`` before the earliest and beyond the log's end (hidden records lie before it),
+        ``PartitionNotFound``, ``TopicNotFound``.
         """
 
     def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> Subscription:
@@ -280,11 +281,15 @@ class Handoff(Protocol):
         """Deletes the refused records. Returns how many."""
 
 
+Admission = Literal["write", "probe"]
+"""A round of writes begins as any, or as the one that tries a cluster which is just back."""
+
+
 class Gate(Protocol):
     """Whether kept messages may be written now: the cluster's breaker, as the handoff sees it."""
 
-    def admit(self) -> bool:
+    def admit(self) -> Admission | None:
         """Whether a round of writes may begin; each one admitted must be ended."""
 
-    def ended(self, outcomes: Sequence[Outcome], began: float) -> None:
+    def ended(self, admitted: Admission, outcomes: Sequence[Outcome], began: float) -> None:
         """Takes the round's outcomes; none: it was given up before anything was sent."""

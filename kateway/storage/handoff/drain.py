@@ -52,7 +52,8 @@ class TopicDrain:
 
     async def round(self) -> int:
         """Writes one round. Returns how many bytes were written; 0: there is nothing to do just now, or it failed."""
-        if not self.gate.admit():
+        admitted = self.gate.admit()
+        if admitted is None:
             return 0
         began = self.seconds()
         outcomes: list[Outcome] = []
@@ -73,7 +74,7 @@ class TopicDrain:
             _log.debug("the handoff of {topic} waits: {error}", topic=self.topic, error=error.detail)
             return 0
         finally:
-            self.gate.ended(outcomes, began)
+            self.gate.ended(admitted, outcomes, began)
         return await self._settle(list(zip(batches, attempts, strict=True)))
 
     # --- making batches ----------------------------------------------------------------------------------------

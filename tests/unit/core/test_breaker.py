@@ -16,6 +16,7 @@ from kateway.core.breaker import (
     RETRY_SPREAD_SECONDS,
     Breaker,
     BreakerConfig,
+    BreakerGate,
     Breakers,
     for_the_stores_sake,
 )
@@ -268,3 +269,30 @@ class BreakerModel(RuleBasedStateMachine):
 
 TestBreakerModel = BreakerModel.TestCase
 TestBreakerModel.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+def test_gate_of_the_handoff_writes_while_closed_and_probes_while_half_open() -> None:
+    clock = Clock()
+    breakers = Breakers({"default": BreakerConfig(12.0, 20, 1.0)}, clock.seconds)
+    gate = BreakerGate(breakers, "default")
+    assert gate.admit() == "write"
+    gate.ended("write", [WRITTEN], 0.0)
+    one = breakers["default"]
+    assert one.successes == 1
+    for _ in range(20):
+        one.failed(AWAY, 1.0)
+    one.look(0.0, False)
+    for _ in range(20):
+        one.failed(AWAY, 1.0)
+    clock.advance(13.1)
+    one.look(clock.seconds(), False)
+    assert (one.state, gate.admit()) == ("open", None)
+    clock.advance(1.0)
+    one.look(clock.seconds(), True)
+    assert (one.state, gate.admit(), gate.admit()) == ("half_open", "probe", None)
+    gate.ended("write", [AWAY], clock.seconds())
+    assert one.state == "half_open", "a round that began earlier is not the probe"
+    gate.ended("probe", [], clock.seconds())
+    assert gate.admit() == "probe", "a probe that was given up leaves the place to another"
+    gate.ended("probe", [WRITTEN], clock.seconds())
+    assert one.state == "closed"

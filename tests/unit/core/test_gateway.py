@@ -53,11 +53,13 @@ class Store(MemoryStore):
         self.steps = list(steps)
         self.given: list[list[bytes | None]] = []
         self.times: list[float] = []
+        self.acks: list[int] = []
         self.moved: dict[str, Any] = {}
 
     def publish(self, topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
         self.given.append([message.value for message in messages])
         self.times.append(self.clock.seconds())
+        self.acks.append(acks)
         if topic not in self.logs:
             return succeed([TopicNotFound(topic) for _ in messages])
         return succeed((self.steps.pop(0) if self.steps else written)(messages))
@@ -382,6 +384,21 @@ def test_kept_message_is_no_success_for_the_breaker() -> None:
     world = World(failing(Unavailable("away")), handoff=True)
     world.publish(b"a", retries=0)
     assert (world.breakers["default"].failures, world.breakers["default"].successes) == (1, 0)
+
+
+def test_publish_with_a_key_is_written_with_all_acks_and_never_handed_off() -> None:
+    world = World(written, failing(Unavailable("away")), handoff=True)
+
+    async def publish(_use: Any, _place: Any, _count: int, messages: Any, _deadline: float, write: Any) -> Any:
+        return await write(messages)
+
+    world.gateway._idempotency.publish = publish  # type: ignore[method-assign]
+    for key in ("k", "l"):
+        asked = Publish(world.place(), [Message(b"v")], 1, world.clock.seconds() + 5.0, 0)
+        work = world.gateway.publish_once(Use("app", "t", "v1", key, b""), asked, batch=False)
+        Deferred.fromCoroutine(work)
+    assert world.store.acks == [-1, -1]
+    assert world.handoff.kept == []
 
 
 def test_publish_with_a_key_waits_for_its_topic_no_longer_than_its_deadline() -> None:

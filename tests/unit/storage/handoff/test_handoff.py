@@ -26,7 +26,7 @@ from kateway.errors import (
 )
 from kateway.model import HandedOff, Message, TopicInfo
 from kateway.storage.handoff import DiskHandoff, HandoffConfig
-from kateway.storage.interface import Attempt, Numbering, Outcome
+from kateway.storage.interface import Admission, Attempt, Numbering, Outcome
 
 
 class Brokers:
@@ -102,10 +102,10 @@ class AlwaysOpen:
         self.open = True
         self.outcomes: list[Sequence[Outcome]] = []
 
-    def admit(self) -> bool:
-        return self.open
+    def admit(self) -> Admission | None:
+        return "write" if self.open else None
 
-    def ended(self, outcomes: Sequence[Outcome], began: float) -> None:
+    def ended(self, admitted: Admission, outcomes: Sequence[Outcome], began: float) -> None:
         self.outcomes.append(outcomes)
 
 
