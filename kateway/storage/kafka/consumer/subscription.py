@@ -221,8 +221,10 @@ class KafkaSubscription:
                         member=generation.member,
                     )
                 except CancelledError:
-                    answer_all(waiters, Unavailable("the subscription was closed"))
-                    raise
+                    answer_all(waiters, Unavailable("the commit was given up"))
+                    if self._over:
+                        raise
+                    continue  # from within: those that wait behind it are not answered otherwise
                 except KatewayError as error:
                     answer_all(waiters, error)
                     continue

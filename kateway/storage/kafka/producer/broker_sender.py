@@ -72,7 +72,7 @@ _VERDICTS = {
 
 UNKNOWN_SERVER_ERROR = -1
 UNCLEAR_ANSWERS = 5
-"""So often a batch is sent again though the broker answers that it failed and does not know why."""
+"""After so many answers that say nothing of what became of a batch it is given up."""
 
 _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.BAD_RECORD, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
 
@@ -295,7 +295,8 @@ class Sender:
         try:
             written = decode_produced(body) if self.acks else {}
         except MalformedResponse as error:
-            self._all(flight, Verdict.UNKNOWN, OutcomeUnknown(str(error)))
+            for lane, batch in flight.batches:
+                self._fail(lane, batch, _unclear(batch), OutcomeUnknown(str(error)))
             return
         told: list[tuple[Pending, Outcome]] = []
         for lane, batch in flight.batches:
@@ -330,15 +331,12 @@ class Sender:
 
     def _refused(self, lane: PartitionLane, batch: QueuedBatch[Pending], found: ProduceResult) -> None:
         verdict = _VERDICTS.get(found.error, Verdict.LOST)
-        if found is _NOT_SAID or (found.error == NOT_LEADER and self.acks == -1):
+        if found.error == UNKNOWN_SERVER_ERROR:
+            verdict = _unclear(batch)
+        elif found.error == NOT_LEADER and self.acks == -1:
             # a leader that is replaced while it waits for its replicas says so of what it has written, too
             # (Kafka's DelayedProduce): under the same number it is not written twice
             verdict = Verdict.UNKNOWN
-        if found.error == UNKNOWN_SERVER_ERROR and found is not _NOT_SAID:
-            batch.unclear += 1
-            if batch.unclear >= UNCLEAR_ANSWERS:
-                # a broker that fails over this batch each time must not hold up those behind it
-                verdict = Verdict.LOST
         about = f"{lane.topic} partition {lane.partition}"
         self._fail(lane, batch, verdict, error_for(found.error, about))
 
@@ -374,8 +372,14 @@ class Sender:
         return failure
 
 
-_NOT_SAID = ProduceResult(-1, -1)
+_NOT_SAID = ProduceResult(UNKNOWN_SERVER_ERROR, -1)
 _TAKEN = ProduceResult(0, -1)
+
+
+def _unclear(batch: QueuedBatch[Pending]) -> Verdict:
+    """Counts an answer that says nothing of a batch: one that gets no other must not hold up those behind it."""
+    batch.unclear += 1
+    return Verdict.LOST if batch.unclear >= UNCLEAR_ANSWERS else Verdict.UNKNOWN
 
 
 def _why_unknown(failure: Failure) -> str:

@@ -127,6 +127,7 @@ class Lookups:
         self._looking = None
         for lookup in self._waiting:
             lookup.looks = max(lookup.looks - 1, 0)
+        self.wanted = True
         failure.trap(KatewayError, CancelledError)
 
     def _fail(self, lookup: Lookup, kind: type[KatewayError], detail: str) -> None:

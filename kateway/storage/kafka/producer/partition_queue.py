@@ -254,20 +254,32 @@ class Lane(Generic[I]):
             self.batches.remove(batch)
 
     def _repair(self) -> list[I]:
-        """Rules 1 and 3, once nothing is in flight. Gives the items that are lost to sight."""
+        """Applies rules 1 and 3 once nothing is in flight, and gives the items that are lost to sight. A refused batch
+        with none behind it whose outcome is open returns to the queue before that: it is certainly not sent again.
+        """
+        back: list[I] = []
+        while self.batches and self.batches[-1].certainly_not_written:
+            back[:0] = self.batches.pop().items
+        self._take_back(back)
         if self.in_flight:
             return []
         self._repairing = False
         lost: list[I] = []
-        back: list[I] = []
         if self._broken:
+            back = []
             for batch in self.batches:
                 (lost if batch.unknown else back).extend(batch.items)
             self.batches.clear()
-        while self.batches and not self.batches[-1].unknown:
-            back[:0] = self.batches.pop().items
+            self._take_back(back)
+            self._broken = False
+            self.identity = None
+            self.proven = False
         for batch in self.batches:
             batch.unknown = True  # one that is not, but has to go first, will be sent whatever its callers are told
+        return lost
+
+    def _take_back(self, back: list[I]) -> None:
+        """Returns items that were certainly not written to the front of the queue; drops those with an outcome."""
         for item in reversed(back):
             if item.settled:
                 self.dropped_bytes += item.size
@@ -276,11 +288,6 @@ class Lane(Generic[I]):
                 self.queue.appendleft(item)
         if self._sift_records:
             self._sift += len(back)
-        if self._broken:
-            self._broken = False
-            self.identity = None
-            self.proven = False
-        return lost
 
     def expire(self, now: float) -> tuple[list[I], list[I]]:
         """Settles items whose deadline is over: those never sent, which leave the lane, and those that may have

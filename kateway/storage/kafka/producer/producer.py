@@ -241,14 +241,20 @@ class Producer:
         return route
 
     def _shrink(self, route: TopicRoute, count: int) -> None:
-        """Drops the lanes of partitions that a topic made anew does not have. An item that was not sent and names no
+        """Drops the lanes of partitions that a topic made anew does not have; one that holds messages only after
+        ``LOOKS``, for brokers are told of new partitions one after the other. An item that was not sent and names no
         partition goes to those that there are.
         """
-        gone = route.lanes[count:]
-        del route.lanes[count:]
+        kept = len(route.lanes)
+        while kept > count and (route.lanes[kept - 1].empty or route.lanes[kept - 1].absent >= LOOKS):
+            kept -= 1
+        gone = route.lanes[kept:]
+        if not gone:
+            return
+        del route.lanes[kept:]
         self._identities.forget()
         for lane in gone:
-            unsent, lost = lane.drop()
+            unsent, lost = self._give_up(lane)
             self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
             stays = [item for item in unsent if not item.settled and item.message.partition is None]
             fails = [item for item in unsent if item.settled or item.message.partition is not None]
@@ -315,7 +321,7 @@ class Producer:
     def _looked(self) -> None:
         for lane in list(self._active):
             count = self._client.partition_count(lane.topic)
-            if count is not None and lane.partition < count:
+            if lane.empty or (count is not None and lane.partition < count):
                 lane.absent = 0
                 continue
             lane.absent += 1
@@ -326,7 +332,7 @@ class Producer:
             elif count is None:
                 self._drop(lane, TopicNotFound, f"there is no topic {lane.topic}")
             else:
-                self._drop(lane, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
+                self._shrink(self._routes[lane.topic, lane.acks], count)
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 
@@ -349,6 +355,11 @@ class Producer:
                 item.settle(kind(detail))
 
     def _drop(self, lane: PartitionLane, kind: type[KatewayError], detail: str) -> None:
+        unsent, lost = self._give_up(lane)
+        self._fail(unsent, kind, detail)
+        self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+
+    def _give_up(self, lane: PartitionLane) -> tuple[list[Pending], list[Pending]]:
         unsent, lost = lane.drop()
         if lost:
             # their requests are not over, and a broker may write them still
@@ -356,8 +367,7 @@ class Producer:
             now = self._seconds()
             self._dropped = {name: until for name, until in self._dropped.items() if until > now}
             self._dropped[lane.topic, lane.partition] = now + wait
-        self._fail(unsent, kind, detail)
-        self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+        return unsent, lost
 
     def _full(self, size: int, count: int) -> bool:
         held = self.held_bytes + size + (self.held_records + count) * RECORD_OVERHEAD_BYTES
@@ -414,6 +424,7 @@ class Producer:
             lane.dropped_bytes = lane.dropped_items = 0
         if lane.empty:
             lane.active = False
+            lane.absent = 0
             lane.deadline = _NEVER
             del self._active[lane]
             return

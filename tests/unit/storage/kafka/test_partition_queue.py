@@ -67,6 +67,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.answers: deque[tuple[QueuedBatch[Numbered], Verdict]] = deque()
         self.stragglers: deque[QueuedBatch[Numbered]] = deque()  # on connections that broke; their answers are lost
         self.leading = True
+        self.left = 0  # items that the lane gave back: their bytes are released
 
     # --- what a caller and the network do ---
 
@@ -108,6 +109,11 @@ class LaneMachine(RuleBasedStateMachine):
             self.answers.append((self.underway.popleft(), Verdict.REFUSED))
 
     @rule()
+    def refuse_for_now(self) -> None:
+        if self.underway:
+            self.answers.append((self.underway.popleft(), Verdict.NOT_WRITTEN))
+
+    @rule()
     def write_to_too_few(self) -> None:
         if self.underway:
             batch = self.underway.popleft()
@@ -139,8 +145,8 @@ class LaneMachine(RuleBasedStateMachine):
     @rule()
     def never_sent(self) -> None:
         """The connection was not there: the newest request did not leave."""
-        if self.underway and not self.answers and len(self.underway) == 1:
-            self.tell(self.underway.popleft(), Verdict.NOT_WRITTEN)
+        if self.underway:
+            self.tell(self.underway.pop(), Verdict.NOT_WRITTEN)
 
     @rule()
     def leader_changes(self) -> None:
@@ -157,6 +163,7 @@ class LaneMachine(RuleBasedStateMachine):
     def time_passes(self) -> None:
         self.now += 1
         unsent, unknown = self.lane.expire(self.now)
+        self.left += len(unsent)
         for item in unsent:
             self.end(item, "not written")
         for item in unknown:
@@ -165,6 +172,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     def tell(self, batch: QueuedBatch[Numbered], verdict: Verdict) -> None:
         settled, lost = self.lane.answered(batch, verdict)
+        self.left += len(settled) + len(lost)
         for item in settled:
             self.end(item, "written" if verdict is Verdict.WRITTEN else "not written")
         for item in lost:
@@ -204,6 +212,12 @@ class LaneMachine(RuleBasedStateMachine):
             held |= {item.number for batch in self.lane.batches for item in batch.items}
             assert all(item.told or item.number in held for item in self.items)
             assert self.lane.in_flight == len(self.underway) + len(self.answers)
+
+    @invariant()
+    def each_item_leaves_the_lane_once(self) -> None:
+        if hasattr(self, "lane"):
+            holds = len(self.lane.queue) + sum(len(batch.items) for batch in self.lane.batches)
+            assert holds + self.left + self.lane.dropped_items == len(self.items)
 
     def teardown(self) -> None:
         """When all is well again everything comes to an end, and what fits is written."""
@@ -398,3 +412,24 @@ def test_bad_records_are_found_by_halving_and_their_neighbours_are_written(bad: 
     assert written == [number for number in range(300) if number not in bad]
     # some twice the logarithm for each, and not one for each record
     assert requests <= 6 + 20 * len(bad)
+
+
+def test_refused_batch_behind_one_in_flight_is_unsent_at_its_deadline_and_leaves_once() -> None:
+    lane, items = lane_with(2)
+    one, two = send_all(lane)
+    items[1].deadline = 5.0
+    assert lane.answered(two, Verdict.NOT_WRITTEN) == ([], [])
+    assert not lane.sendable
+    assert lane.expire(6.0) == ([items[1]], [])
+    assert lane.answered(one, Verdict.WRITTEN) == ([items[0]], [])
+    assert (lane.dropped_items, lane.dropped_bytes, lane.empty) == (0, 0, True)
+
+
+def test_refused_batch_before_one_in_flight_is_unknown_at_its_deadline_and_may_be_written() -> None:
+    lane, items = lane_with(2)
+    one, two = send_all(lane)
+    items[0].deadline = 5.0
+    lane.answered(one, Verdict.NOT_WRITTEN)
+    assert lane.expire(6.0) == ([], [items[0]])
+    lane.answered(two, Verdict.UNKNOWN)
+    assert send_all(lane) == [one, two]

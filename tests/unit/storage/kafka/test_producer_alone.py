@@ -499,8 +499,11 @@ def test_topic_made_anew_with_fewer_partitions_takes_every_key(brokers: Brokers,
     brokers.leaders["t"] = [1, 1]
     brokers.changed()
     publish_keys()
-    brokers.pass_time(0.1)
-    brokers.requests[0].reply()
+    for _ in range(10):
+        brokers.pass_time(0.1)
+        for request in brokers.requests:
+            if not request.answer.called:
+                request.reply()
     assert isinstance(named[0], PartitionNotFound)
     assert [type(outcome) for outcome in outcomes] == [Receipt] * 40
     assert producer.held_bytes == 0
@@ -601,3 +604,117 @@ def test_refused_batch_that_waits_for_others_in_flight_is_answered_at_its_deadli
     assert first == [Receipt(0, 0)]
     assert isinstance(refused[0], OutcomeUnknown)
     assert slow == []
+
+
+def look_had(brokers: Brokers, producer: Producer) -> None:
+    """One more listing, of what the test says now."""
+    producer._lookups.wanted = True
+    had = brokers.looks_had
+    while brokers.looks_had == had:
+        brokers.pass_time(0.01)
+
+
+def test_one_listing_with_fewer_partitions_drops_nothing(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a", partition=1)
+    brokers.pass_time(0.01)
+    brokers.leaders["t"] = [1]
+    look_had(brokers, producer)
+    brokers.leaders["t"] = [1, 1]
+    brokers.changed()
+    brokers.pass_time(0.6)
+    assert outcome == []
+    brokers.requests[0].reply(offset=4)
+    assert outcome == [Receipt(1, 4)]
+    brokers.pass_time(0.1)
+    assert producer.held_bytes == 0
+
+
+def test_partition_that_two_listings_lack_is_dropped_and_undecided_while_its_request_is_under_way(
+    brokers: Brokers, producer: Producer
+) -> None:
+    outcome = publish(producer, b"a", partition=1)
+    brokers.pass_time(0.01)
+    brokers.leaders["t"] = [1]
+    brokers.changed()
+    brokers.pass_time(0.6)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    assert producer.undecided("t", 1)
+    assert producer.held_bytes == 0
+    brokers.pass_time(12)
+    assert not producer.undecided("t", 1)
+
+
+def test_listings_without_the_topic_that_do_not_follow_each_other_drop_nothing(
+    brokers: Brokers, producer: Producer
+) -> None:
+    for value in (b"a", b"b"):
+        outcome = publish(producer, value)
+        brokers.pass_time(0.01)
+        leaders = brokers.leaders.pop("t")
+        look_had(brokers, producer)
+        brokers.leaders["t"] = leaders
+        brokers.requests[-1].reply()
+        brokers.changed()
+        assert outcome == [Receipt(0, 0)]
+        brokers.pass_time(1)
+
+
+def test_look_that_failed_for_a_partition_that_moved_is_made_again(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    brokers.looks_answered = False
+    brokers.requests[0].reply(error=6)
+    brokers.pass_time(0.3)
+    brokers.leaders["t"] = [2, 2]
+    brokers.looks_answered = True
+    brokers.looks[0].errback(Unavailable("no broker answers"))
+    brokers.pass_time(0.6)
+    assert [request.node for request in brokers.requests] == [1, 1]
+    brokers.requests[1].answer.errback(NoAnswer("cut"))
+    brokers.pass_time(0.3)
+    brokers.requests[2].reply()
+    assert (brokers.requests[2].node, outcome) == (2, [Receipt(0, 0)])
+
+
+@pytest.mark.parametrize("body", [array([]) + i32(0), b"\0\0"], ids=["not named", "not readable"])
+def test_batch_that_no_answer_speaks_of_is_given_up_and_those_behind_it_go_on(
+    brokers: Brokers, producer: Producer, body: bytes
+) -> None:
+    outcome = publish(producer, b"poison", seconds=1000)
+    for attempt in range(5):
+        while len(brokers.requests) <= attempt:
+            brokers.pass_time(0.01)
+        assert outcome == []
+        if attempt == 4:
+            behind = publish(producer, b"good", seconds=1000)
+        brokers.requests[attempt].answer.callback(body)
+    assert isinstance(outcome[0], OutcomeUnknown)
+    brokers.pass_time(1)
+    brokers.requests[5].reply()
+    assert behind == [Receipt(0, 0)]
+    brokers.pass_time(0.1)
+    assert producer.held_bytes == 0
+
+
+def test_batch_that_is_never_answered_is_not_given_up(brokers: Brokers, producer: Producer) -> None:
+    outcome = publish(producer, b"a", seconds=1000)
+    for attempt in range(8):
+        while len(brokers.requests) <= attempt:
+            brokers.pass_time(0.01)
+        brokers.requests[attempt].answer.errback(NoAnswer("cut"))
+    brokers.pass_time(1)
+    brokers.requests[8].reply()
+    assert outcome == [Receipt(0, 0)]
+
+
+def test_null_key_that_kafka_before_2_4_calls_corrupt_fails_alone(brokers: Brokers, producer: Producer) -> None:
+    outcomes = [publish(producer, value) for value in (b"a", b"bad", b"c", b"d")]
+    answered = 0
+    for _ in range(40):
+        brokers.pass_time(0.05)
+        for request in brokers.requests[answered:]:
+            request.reply(error=2 if b"bad" in request.batches[("t", 0)].values else 0)
+            answered += 1
+    assert [type(outcome[0]) is Receipt for outcome in outcomes] == [True, False, True, True]
+    assert not outcomes[1][0].maybe_written  # type: ignore[union-attr]
+    assert producer.held_bytes == 0

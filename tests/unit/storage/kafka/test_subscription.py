@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from test_fetcher import Broker
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from kateway.errors import Conflict, Unavailable
 from kateway.model import Committed
@@ -130,3 +130,27 @@ def test_commit_that_was_queued_in_an_older_generation_is_not_made_in_a_later_on
     assert outcomes[0] is None
     assert outcomes[1].check(Conflict)  # type: ignore[attr-defined]
     assert offsets.stored[0] == Committed(1)
+
+
+def test_commit_that_is_cancelled_from_within_leaves_no_waiter_behind_it(
+    parts: tuple[Cluster, Offsets, Listener, KafkaSubscription],
+) -> None:
+    _cluster, offsets, _listener, subscription = parts
+    offsets.breaks = False
+    subscription.take_over(frozenset({0}))
+    gate: Deferred[None] = Deferred()
+    commit = offsets.commit
+
+    async def cancelled_once(*arguments: object, **options: object) -> object:
+        offsets.commit = commit  # type: ignore[method-assign]
+        await gate
+        raise CancelledError
+
+    offsets.commit = cancelled_once  # type: ignore[assignment, method-assign]
+    outcomes: list[object] = []
+    for offset in (1, 2):
+        subscription.commit({0: Committed(offset)}).addBoth(outcomes.append)
+    gate.callback(None)
+    assert outcomes[0].check(Unavailable)  # type: ignore[attr-defined]
+    assert outcomes[1:] == [None]
+    assert offsets.stored[0] == Committed(2)
