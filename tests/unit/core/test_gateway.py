@@ -15,7 +15,7 @@ from kateway.core.access.control import Place
 from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
-from kateway.core.idempotency import Idempotency, Use
+from kateway.core.idempotency import Answered, Idempotency, Use
 from kateway.core.reads import Start
 from kateway.errors import (
     Draining,
@@ -390,7 +390,7 @@ def test_publish_with_a_key_is_written_with_all_acks_and_never_handed_off() -> N
     world = World(written, failing(Unavailable("away")), handoff=True)
 
     async def publish(_use: Any, _place: Any, _count: int, messages: Any, _deadline: float, write: Any) -> Any:
-        return await write(messages)
+        return Answered(await write(messages), False)
 
     world.gateway._idempotency.publish = publish  # type: ignore[method-assign]
     for key in ("k", "l"):
