@@ -96,12 +96,14 @@ class NoYardstick(Exception):
     """The yardstick could not be built; the message says why."""
 
 
-def build_yardstick(folder: Path) -> Path:
-    """The yardstick's program, built into ``folder``; Go fetches what ``go.sum`` names where it does not have it."""
+def build_yardstick(folder: Path, package: str = ".") -> Path:
+    """The yardstick's program (or ``./overload``, which offers load), built into ``folder``; Go fetches what ``go.sum``
+    names where it does not have it.
+    """
     if shutil.which("go") is None:
         raise NoYardstick("Go is not here (no go on the PATH)")
-    program = folder / "kateway-yardstick"
-    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), "."]
+    program = folder / ("kateway-yardstick" + package.strip("./"))
+    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), package]
     done = subprocess.run(command, cwd=YARDSTICK, check=False, capture_output=True, text=True)
     if done.returncode:
         raise NoYardstick(f"go build ended with {done.returncode}: {done.stderr.strip()}")

@@ -57,6 +57,7 @@ class HttpConfig:
     half_close_seconds: float = attrs.field(default=1.0, validator=_between(0, 60))
     heartbeat_seconds: float = attrs.field(default=15.0, validator=_between(0.1, 3600))
     max_unsent_bytes: int = attrs.field(default=65536, validator=_between(4096, 1 << 26))
+    max_queue_seconds: float = attrs.field(default=5.0, validator=_between(0.1, 60))
     refused_pause_seconds: float = attrs.field(default=0.05, validator=_between(0, 1))
     cors_origins: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -24,6 +24,7 @@ from kateway.core.groups.dead_letters import DeadLetterTopic, dead_letter_topic
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Mode, Reader
 from kateway.core.idempotency import Answered, Idempotency, Use
+from kateway.core.inflight_shares import InflightShares, weight
 from kateway.core.reads import MergedRead, NewestRead, PartitionRead, Read, Start
 from kateway.errors import (
     Conflict,
@@ -38,6 +39,8 @@ from kateway.errors import (
 )
 from kateway.model import Committed, Message, Receipt, TopicInfo
 from kateway.storage.interface import At, Handoff, Outcome, Reset
+
+R = TypeVar("R")
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
@@ -58,6 +61,8 @@ class Publish(NamedTuple):
     """On the reactor's clock: when the request arrived."""
     handoff: bool = True
     """Whether it may be kept on this gateway's disk while its store does not take it."""
+    application: str = ""
+    """The publisher's, for its share of the room."""
 
 
 class Lag(NamedTuple):
@@ -81,7 +86,7 @@ class TopicCreation(NamedTuple):
 
 
 class Gateway:
-    """The gateway's rules over its stores; ``creation`` by the clusters' names."""
+    """The gateway's rules over its stores; ``creation`` and the others by the clusters' names."""
 
     def __init__(
         self,
@@ -91,9 +96,11 @@ class Gateway:
         groups: Memberships,
         clock: IReactorTime,
         handoffs: Mapping[str, Handoff] | None = None,
+        shares: Mapping[str, InflightShares] | None = None,
     ) -> None:
         self._breakers = breakers
         self._handoffs: Mapping[str, Handoff] = handoffs or {}
+        self._shares: Mapping[str, InflightShares] = shares or {}
         self._idempotency = idempotency
         self._creation = creation
         self._groups = groups
@@ -122,7 +129,7 @@ class Gateway:
         """Publishes to a cluster that has a handoff: behind the messages that are kept, and into it where the store
         surely did not write.
         """
-        place, messages, _, deadline, _, _, allowed = publish
+        place, messages, _, deadline, _, _, allowed, _ = publish
         if handoff.holds(place.topic):
             behind = StoreUnavailable("records of this topic that are kept in the handoff have to be written first")
             if allowed:
@@ -158,7 +165,7 @@ class Gateway:
 
     def _first(self, publish: Publish) -> Deferred[list[Outcome]]:
         """Publishes to a topic that was not used yet: it is found or made first."""
-        place, messages, _, deadline, _, _, _ = publish
+        place, messages, _, deadline, _, _, _, _ = publish
         topic = place.cluster, place.topic
         refusing = self._breakers[place.cluster].refusing
         if topic not in self._first_use and (refusing or place.store.partitions(place.topic) is not None):
@@ -178,12 +185,20 @@ class Gateway:
         return self._first_use.wait(topic, lambda: self._send(publish), len(messages), deadline, make)
 
     def _send(self, publish: Publish) -> Deferred[list[Outcome]]:
-        place, messages, acks, deadline, _, _, _ = publish
+        place, messages, acks, deadline, _, _, _, application = publish
         breaker = self._breakers[place.cluster]
         if breaker.refusing and not breaker.admit():
             refusal = self._breakers.refusal(place.cluster)
             return succeed([refusal] * len(messages))
-        publishing = place.store.publish(place.topic, messages, acks, deadline)
+        shares = self._shares.get(place.cluster)
+        if shares is None:
+            publishing = place.store.publish(place.topic, messages, acks, deadline)
+        else:
+            size = weight(messages)
+            if not shares.take(application, size):
+                return succeed([_share_used_up(shares, application)] * len(messages))
+            publishing = place.store.publish(place.topic, messages, acks, deadline)
+            publishing.addBoth(_release, shares, application, size)
         if breaker.refusing:
             publishing.addCallback(self._probed, place.cluster)
         publishing.addCallback(self._judge, publish)
@@ -247,7 +262,7 @@ class Gateway:
 
     async def _again(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
         """Publishes once more the messages that surely were not written: after making the topic, or after a pause."""
-        place, messages, acks, deadline, retries, _, _ = publish
+        place, messages, acks, deadline, retries, _, _, _ = publish
         backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         created = False
         while True:
@@ -398,6 +413,17 @@ def source_topic(authorized: AuthorizedRequest, dead: bool) -> Place:
     """Returns the place of a group's records: the topic, or its dead letters."""
     place = authorized.place
     return place._replace(topic=dead_letter_topic(place.topic, authorized.group)) if dead else place
+
+
+def _release(outcomes: R, shares: InflightShares, application: str, size: int) -> R:
+    shares.release(application, size)
+    return outcomes
+
+
+def _share_used_up(shares: InflightShares, application: str) -> Overloaded:
+    return Overloaded(
+        f"{shares.held(application)} bytes of this application are on their way already: that is its share"
+    )
 
 
 def _topic_not_found_in_time(_failure: object, _seconds: float) -> TopicInfo:

@@ -18,6 +18,7 @@ from kateway.core.audit.events import SinkContext
 from kateway.core.breaker import BreakerConfig, BreakerGate, Breakers, Changed
 from kateway.core.gateway import Gateway, TopicCreation
 from kateway.core.idempotency import Idempotency
+from kateway.core.inflight_shares import InflightShares
 from kateway.daemon import logs
 from kateway.errors import ConfigError
 from kateway.registry.interface import Registry
@@ -174,6 +175,13 @@ def build_handoffs(
             lambda: time.time_ns() // 1_000_000,
         )
     return handoffs
+
+
+def build_shares(settings: Config) -> dict[str, InflightShares]:
+    """What applications may have under way, by the clusters' names; none where all callers are one application."""
+    if open_mode(settings):
+        return {}
+    return {name: InflightShares(cluster.max_inflight_bytes) for name, cluster in settings.storage.items()}
 
 
 def build_idempotency(settings: Config, reactor: Any) -> Idempotency:

@@ -46,6 +46,7 @@ from kateway.daemon.assembly import (
     build_idempotency,
     build_plane,
     build_registry,
+    build_shares,
     build_store,
     data_directory,
     open_mode,
@@ -63,6 +64,7 @@ from kateway.web.admin.access import Guard, read_token
 from kateway.web.admin.api import AdminEdge
 from kateway.web.http1.factory import HttpFactory
 from kateway.web.messages.admission import Admission
+from kateway.web.messages.fair_turns import FairTurns
 from kateway.web.messages.publish import PublishEdge
 from kateway.web.messages.subscribe import SubscribeEdge
 from kateway.web.messages.topics import TopicEdge
@@ -133,7 +135,15 @@ class GatewayService(Service):
         self._breakers = build_breakers(settings, reactor.seconds, self._breaker_changed)
         idempotency = build_idempotency(settings, reactor)
         self._handoffs = build_handoffs(settings, reactor, data, self.stores, self._breakers)
-        gateway = Gateway(topic_creation(settings), self._breakers, idempotency, self.groups, reactor, self._handoffs)
+        gateway = Gateway(
+            topic_creation(settings),
+            self._breakers,
+            idempotency,
+            self.groups,
+            reactor,
+            self._handoffs,
+            build_shares(settings),
+        )
         self._subscriptions = SubscribeEdge(
             gateway, self._front, reactor, settings.http.max_body_bytes, settings.http.heartbeat_seconds
         )
@@ -162,8 +172,9 @@ class GatewayService(Service):
         self._admin_edge = AdminEdge(self, self._administration, self._guard(settings))
         self.public_tree = public_tree(reactor, plane.handle, self.health, lambda: self._draining, self._cors_origins)
         self.admin_tree = admin_tree(reactor, self._admin_edge, self.health, lambda: self._draining)
+        self._turns = FairTurns(reactor, plane.handle, self._publishes.patience, settings.http.max_queue_seconds)
         self._public = self._factory(
-            self.public_tree, lambda request: plane.handle if in_plane(request.target) else None
+            self.public_tree, lambda request: self._turns.handle if in_plane(request.target) else None
         )
         self._admin = self._factory(self.admin_tree, lambda _request: None)
 
@@ -212,6 +223,8 @@ class GatewayService(Service):
             },
             "registry": {"driver": self.settings.registry.driver, **_health(self.registry.health())},
             **self._load(),
+            "requests_waiting": self._turns.waiting,
+            "requests_refused": self._turns.refused,
             "audit_events_dropped": self._audit.dropped,
         }
 
@@ -355,6 +368,7 @@ class GatewayService(Service):
         self.settings = settings
         self._public.configure(settings.http)
         self._admin.configure(settings.http)
+        self._turns.max_wait_seconds = settings.http.max_queue_seconds
         self._publishes.max_body_bytes = settings.http.max_body_bytes
         self._subscriptions.max_message_bytes = settings.http.max_body_bytes
         self._subscriptions.heartbeat_seconds = settings.http.heartbeat_seconds

@@ -100,6 +100,8 @@ class ClientConnection(Connection, Protocol):
 
     remembered: Any
     """What the front remembers of the last request; ``None`` at first."""
+    gone: bool
+    """The connection has ended: nothing reaches the client any more."""
 
     @property
     def subject(self) -> str:

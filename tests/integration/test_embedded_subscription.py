@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from kateway.config.schema import EmbeddedStorageConfig
-from kateway.errors import Conflict, CorruptRecords, Draining, GroupBusy, KatewayError, Unavailable
+from kateway.errors import Conflict, CorruptRecords, Draining, GroupBusy, KatewayError, Overloaded, Unavailable
 from kateway.model import Committed, Message, Receipt
 from kateway.storage.embedded import EmbeddedStore
+from kateway.storage.interface import Outcome
 
 here = pytest_twisted.ensureDeferred
 
@@ -240,6 +242,28 @@ async def test_publishes_whose_transaction_has_not_begun_can_be_given_up(store):
     assert [type(outcome) for outcome in await second] == [Unavailable]
     assert await first == [Receipt(0, 0)]
     assert await store.publish("topic", [Message(b"c", partition=0)], -1, reactor.seconds() + 5) == [Receipt(0, 1)]
+
+
+@here
+async def test_publish_that_a_slow_disk_would_answer_after_its_deadline_is_refused_at_once(store):
+    def publish(size: int, seconds: float) -> Deferred[list[Outcome]]:
+        return store.publish("topic", [Message(b"x" * size, partition=0)], -1, reactor.seconds() + seconds)
+
+    for _ in range(3):
+        store._writer._thread.call(lambda _connection: time.sleep(0.25))
+    first = publish(100_000, 10)
+    await deferLater(reactor, 0.01)
+    for _ in range(3):
+        store._writer._thread.call(lambda _connection: time.sleep(0.25))
+    behind = [publish(100_000, 10) for _ in range(5)]
+    assert await first == [Receipt(0, 0)]
+    assert [type(outcome) for outcome in await publish(100, 0.1)] == [Overloaded]
+    patient = publish(100, 10)
+    assert [(await each)[0] for each in behind] == [Receipt(0, offset) for offset in range(1, 6)]
+    assert await patient == [Receipt(0, 6)]
+    await deferLater(reactor, 1.1)
+    await publish(100, 5)
+    assert await publish(100, 0.1) == [Receipt(0, 8)]
 
 
 @here

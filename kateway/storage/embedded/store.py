@@ -264,8 +264,14 @@ class EmbeddedStore:
             size += len(entry)
             entries.append((len(outcomes), partitions[number], entry))
             outcomes.append(None if acks else Receipt(number, None))
-        if not self._writer.room_for(size, len(entries)):
-            full = Overloaded(f"{self._config.max_inflight_bytes} bytes are waiting to be written")
+        wait = self._writer.too_slow(deadline)
+        if wait or not self._writer.room_for(size, len(entries)):
+            full = Overloaded(
+                f"the disk takes less than arrives: this would have waited {wait:.1f} s"
+                if wait
+                else f"{self._config.max_inflight_bytes} bytes are waiting to be written",
+                retry_after_seconds=max(wait, 1.0),
+            )
             return succeed([each if isinstance(each, KatewayError) else full for each in outcomes])
         if not entries or not acks:
             # no caller waits for these: their outcomes are not looked at

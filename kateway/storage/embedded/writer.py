@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.drain_pace import DrainPace
 from kateway.errors import KatewayError, OutcomeUnknown, TopicNotFound, Unavailable
 from kateway.model import Committed, Receipt
 from kateway.storage.embedded import database
@@ -27,6 +28,11 @@ from kateway.storage.sqlite.thread import Reactor, SqlThread
 TRANSACTION_BYTES = 8 << 20
 """No more publishes are added to a transaction that has as much, so that deadlines behind it can be kept."""
 
+STANDING_BYTES = 1 << 16
+"""With fewer bytes waiting, a slow transaction says nothing of how much the disk takes."""
+
+PATIENCE_USED = 0.8
+"""A publish is refused where waiting would take more of its time than this: a pace is no promise."""
 
 _log = Logger()
 _goes_on = _log.failureHandler("the health of the embedded store could not be noted")
@@ -100,6 +106,7 @@ class Writer:
         self._thread = thread
         self._max_inflight_bytes = max_inflight_bytes
         self._inflight_bytes = 0
+        self._pace = DrainPace(STANDING_BYTES)
         self._gathered: deque[PendingWrite] = deque()
         self._commits: dict[tuple[int, str], Commit] = {}
         self._waiting: list[Deferred[None]] = []
@@ -117,6 +124,13 @@ class Writer:
         """Whether so many bytes in so many records more may be held; anything may when nothing is."""
         held = self._inflight_bytes + size + count * RECORD_OVERHEAD_BYTES
         return held <= self._max_inflight_bytes or not self._inflight_bytes
+
+    def too_slow(self, deadline: float) -> float:
+        """Returns the seconds that a publish would wait, where that is most of its time; else 0. Hot."""
+        if not self._pace.behind:
+            return 0.0
+        wait = self._pace.seconds_per_item * self._inflight_bytes
+        return wait if wait > (deadline - self._reactor.seconds()) * PATIENCE_USED else 0.0
 
     def publish(self, publish: PendingWrite) -> None:
         """Takes a publish; its answer is fired with an outcome for each message."""
@@ -262,9 +276,11 @@ class Writer:
     def _end_batch(self) -> WriteBatch:
         batch = self._batch
         assert batch is not None
+        assert self.busy_since is not None
         self._batch = None
-        self.busy_since = None
         self._inflight_bytes -= batch.held_bytes
+        self._pace.answered(batch.held_bytes, self.busy_since, self._reactor.seconds(), self._inflight_bytes)
+        self.busy_since = None
         return batch
 
     def _tell_idle(self) -> None:

@@ -6,6 +6,7 @@ Callbacks throughout, because this runs for every request of the hot path.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import orjson
@@ -98,6 +99,7 @@ class PublishEdge:
                 query.retries,
                 request.received,
                 query.handoff,
+                authorized.principal.application,
             )
             if idempotency is not None:
                 publishing = self._once(exchange, authorized, path, publish, query.batch, idempotency)
@@ -112,6 +114,20 @@ class PublishEdge:
         publishing.addErrback(_fail, exchange)
         if admission.audit.publishes:
             publishing.addBoth(self._record, exchange, authorized)
+
+    def patience(self, request: Request) -> float:
+        """Returns for how many seconds a request's client waits: a publish's ``timeout``; infinite for others, which
+        are answered late rather than not, and for what is no sound publish.
+        """
+        if request.method != b"POST":
+            return inf
+        asked: PublishQuery | None = None if request.head is None else request.head.memo.get(self)
+        if asked is not None:
+            return asked.query.timeout
+        try:
+            return self._queries(request.target.partition(b"?")[2]).timeout
+        except KatewayError:
+            return inf
 
     def _asked(self, request: Request, raw_query: bytes) -> PublishQuery:
         query = self._queries(raw_query)

@@ -180,7 +180,10 @@ class PublishSocket:
             # whatever it is: a message without an answer would hold up those behind it
             return fail()
         now = self._clock.seconds()
-        return self._gateway.publish(Publish(authorized.place, (record,), acks, now + timeout, retries, now, handoff))
+        application = authorized.principal.application
+        return self._gateway.publish(
+            Publish(authorized.place, (record,), acks, now + timeout, retries, now, handoff, application)
+        )
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]

@@ -45,6 +45,7 @@ class StockConnection:
     def __init__(self) -> None:
         self._watchers: list[Watcher] = []
         self.remembered: Any = None
+        self.gone = False
 
     def confirmed(self) -> int | None:
         return None
@@ -67,6 +68,7 @@ class StockConnection:
             self._watchers.remove(watcher)
 
     def lost(self) -> None:
+        self.gone = True
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.closed(0, False)

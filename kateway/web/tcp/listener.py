@@ -19,7 +19,7 @@ from kateway.web.tcp.tls import Certificate, tls_endpoint
 from kateway.web.tcp.tls_transport import CountingTls
 from kateway.web.tcp.transport import PromptServer, PromptUnixServer
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 
 
 def _use_our_transports(port: IListeningPort) -> None:

@@ -16,6 +16,7 @@ from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
 from kateway.core.idempotency import Answered, Idempotency, Use
+from kateway.core.inflight_shares import InflightShares
 from kateway.core.reads import Start
 from kateway.errors import (
     Draining,
@@ -133,6 +134,34 @@ class World:
         if failed:
             raise failed[0].value
         return found[0]
+
+
+def test_application_with_its_share_under_way_is_refused_while_another_publishes() -> None:
+    world = World()
+    waiting: list[Deferred[list[Outcome]]] = []
+
+    def publish(topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    world.store.publish = publish  # type: ignore[method-assign]
+    world.gateway._shares = {"default": InflightShares(100_000)}
+
+    def ask(application: str) -> list[Any]:
+        found: list[Any] = []
+        publish = Publish(world.place(), [Message(b"x" * 1000)], -1, 5.0, 0, application=application)
+        world.gateway.publish(publish).addCallbacks(found.extend, found.append)
+        return found
+
+    flood = [ask("flood") for _ in range(100)]
+    refused = [found for found in flood if found]
+    assert 10 < len(refused) < 50
+    assert all(isinstance(found[0], Overloaded) for found in refused)
+    assert ask("calm") == []
+    waiting[0].callback([Receipt(0, 0)])
+    waiting[1].errback(ZeroDivisionError("the store broke"))
+    assert ask("flood") == []
+    world.gateway._shares["default"].release("calm", world.gateway._shares["default"].held("calm"))
 
 
 def test_written_messages_are_answered_at_once() -> None:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from kateway.backoff import Backoff
 from kateway.config.schema import KafkaStorageConfig
+from kateway.drain_pace import DrainPace
 from kateway.errors import KatewayError, OutcomeUnknown, Unavailable
 from kateway.model import Receipt
 from kateway.storage.interface import Outcome
@@ -105,10 +106,11 @@ class PartitionLane(Lane[Pending]):
 class Flight:
     """A request that was handed to a connection."""
 
-    __slots__ = ("answer", "batches", "over", "since")
+    __slots__ = ("answer", "batches", "over", "since", "size")
 
-    def __init__(self, batches: list[tuple[PartitionLane, QueuedBatch[Pending]]], since: float) -> None:
+    def __init__(self, batches: list[tuple[PartitionLane, QueuedBatch[Pending]]], size: int, since: float) -> None:
         self.batches = batches
+        self.size = size
         self.since = since
         self.over = False
         self.answer: Deferred[bytes] | None = None
@@ -140,6 +142,8 @@ class Sender:
         """Lanes that may have something to send, the longest waiting first."""
         self.waiting_bytes = 0
         self.flights: dict[Flight, None] = {}
+        self.pace = DrainPace(GATHER_BYTES)
+        """Of bytes, of all partitions: a broker answers a connection's requests in order."""
         self._seconds: Callable[[], float] = reactor.seconds
         self._flew_at = 0.0
         self._round_trip_seconds = 0.0
@@ -265,7 +269,7 @@ class Sender:
         return True
 
     def _fly(self, batches: list[tuple[PartitionLane, QueuedBatch[Pending]]], body: bytes, now: float) -> None:
-        flight = Flight(batches, now)
+        flight = Flight(batches, len(body), now)
         self._flew_at = now
         self.flights[flight] = None
         answer = self._pool.request(
@@ -290,7 +294,9 @@ class Sender:
     def _answered(self, body: bytes, flight: Flight) -> None:
         flight.over = True
         self.flights.pop(flight, None)
-        self._round_trip_seconds += (self._seconds() - flight.since - self._round_trip_seconds) / 8
+        now = self._seconds()
+        self._round_trip_seconds += (now - flight.since - self._round_trip_seconds) / 8
+        self.pace.answered(flight.size, flight.since, now, self._waiting_and_sent())
         self._patience_seconds = min(max(2 * self._round_trip_seconds, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
         try:
             written = decode_produced(body) if self.acks else {}
@@ -315,6 +321,13 @@ class Sender:
             if not item.settled:
                 item.settle(outcome)
         self.flush()
+
+    def _waiting_and_sent(self) -> int:
+        return self.waiting_bytes + sum([flight.size for flight in self.flights])
+
+    def wait_seconds(self) -> float:
+        """How long a message that is added now will wait for its answer; 0 where the broker is not behind."""
+        return self.pace.seconds_per_item * self._waiting_and_sent()
 
     def _written(
         self, lane: PartitionLane, items: list[Pending], offset: int, told: list[tuple[Pending, Outcome]]

@@ -47,6 +47,11 @@ SILENCE_SECONDS = 1.0
 _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
 
+PATIENCE_LEFT = 0.4
+"""So much of a message's time is left over for what is not foreseen, where all that waits is of its topic. Where it is
+the first of its topic beside others it may use its time up.
+"""
+
 _NEVER = float("inf")
 
 _goes_on = Logger().failureHandler("a step of the producer broke; the others go on")
@@ -126,12 +131,17 @@ class Producer:
                 partition = route.partition_for(message.key)
             if 0 <= partition < len(lanes):
                 size = encoded_size(message)
+                lane = lanes[partition]
+                sender = lane.sender
+                if sender is not None and sender.pace.behind and self._too_late(route, sender, deadline):
+                    deferred.callback([self._too_slow(lane)])
+                    return deferred
                 if self._full(size, 1):
                     deferred.callback([self._overloaded()])
                     return deferred
                 self.held_bytes += size
                 self.held_records += 1
-                self._push(lanes[partition], Pending(size, deadline, message, deferred, 0))
+                self._push(lane, Pending(size, deadline, message, deferred, 0))
                 return deferred
         self._publish_many(topic, messages, acks, deadline, deferred)
         return deferred
@@ -180,6 +190,10 @@ class Producer:
                 call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {count}"))
         for partition, items in by_lane.items():
             lane = lanes[partition]
+            sender = lane.sender
+            if sender is not None and sender.pace.behind and self._too_late(route, sender, deadline):
+                self._fail(items, Overloaded, self._too_slow(lane).detail)
+                continue
             lane.queue.extend(items[:-1])
             if lane.sender is not None:
                 lane.sender.waiting_bytes += sum([item.size for item in items[:-1]])
@@ -214,6 +228,22 @@ class Producer:
         for sender in list(self._senders.values()):
             if sender.ready:
                 sender.flush()
+
+    def _too_late(self, route: TopicRoute, sender: Sender, deadline: float) -> bool:
+        """Whether a message would most likely be answered after its deadline: it would only make others late. A topic
+        that fills the queues is refused before one that has little in them, which so finds them short enough.
+        """
+        wait, left = sender.wait_seconds(), deadline - self._seconds()
+        if wait <= left * (1 - PATIENCE_LEFT):
+            return False
+        return wait > left * (1 - PATIENCE_LEFT * route.records() / max(self.held_records, 1))
+
+    def _too_slow(self, lane: PartitionLane) -> Overloaded:
+        wait = 0.0 if lane.sender is None else lane.sender.wait_seconds()
+        return Overloaded(
+            f"the leader of {lane.topic} {lane.partition} takes less than arrives: this would have waited {wait:.1f} s",
+            retry_after_seconds=max(wait, 1.0),
+        )
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(f"{self.held_bytes} bytes are on their way to Kafka already")

@@ -23,6 +23,10 @@ class TopicRoute:
         count = len(self.lanes)
         return all(message.partition is None or 0 <= message.partition < count for message in messages)
 
+    def records(self) -> int:
+        """How many records wait for an answer or to be sent."""
+        return sum([len(lane.queue) + sum([len(batch.items) for batch in lane.batches]) for lane in self.lanes])
+
     def partition_for(self, key: bytes | None) -> int:
         """By key; without one any that has a leader, if there is one."""
         partition = self.choose(len(self.lanes), key)

@@ -16,6 +16,7 @@ from kateway.errors import (
     Draining,
     NotEnoughReplicas,
     OutcomeUnknown,
+    Overloaded,
     PartitionNotFound,
     TooLarge,
     TopicNotFound,
@@ -230,6 +231,67 @@ def test_sent_publishes_keep_their_chance_when_the_unsent_are_given_up(brokers: 
     assert sent == []
     brokers.requests[0].reply()
     assert sent == [Receipt(0, 0)]
+
+
+def overloaded(brokers: Brokers, producer: Producer) -> None:
+    """A broker that takes 100 records of 1,000 bytes a second has its hands full for some seconds."""
+    publish(producer, b"first", seconds=60)
+    brokers.pass_time(0.1)
+    brokers.requests[-1].reply()
+    for _ in range(5):
+        publish(producer, *[b"x" * 1000] * 100, seconds=60)
+        brokers.pass_time(0.01)
+    brokers.pass_time(1.0)
+    brokers.requests[1].reply()
+
+
+def test_message_that_would_be_answered_after_its_deadline_is_refused_at_once(
+    brokers: Brokers, producer: Producer
+) -> None:
+    overloaded(brokers, producer)
+    sent = len(brokers.requests)
+    (alone,) = publish(producer, b"late", seconds=2)
+    many = publish(producer, b"late", b"later", seconds=2)
+    assert [type(each) for each in (alone, *many)] == [Overloaded] * 3
+    assert isinstance(alone, Overloaded)
+    assert alone.retry_after_seconds is not None
+    assert 3 < alone.retry_after_seconds < 6
+    patient = publish(producer, b"patient", seconds=60)
+    while len(brokers.requests) > sent or not patient:
+        brokers.requests[sent - 1 if not brokers.requests[sent - 1].answer.called else -1].reply()
+        sent = len(brokers.requests)
+        brokers.pass_time(0.2)
+    assert patient == [Receipt(0, 0)]
+
+
+def test_topic_with_little_under_way_is_refused_later_than_the_one_that_floods(
+    brokers: Brokers, producer: Producer
+) -> None:
+    brokers.leaders["calm"] = [1]
+    overloaded(brokers, producer)
+    wait = publish(producer, b"late", seconds=0.1)[0]
+    assert isinstance(wait, Overloaded)
+    assert wait.retry_after_seconds is not None
+    seconds = wait.retry_after_seconds * 1.2
+    assert [type(each) for each in publish(producer, b"flood", seconds=seconds)] == [Overloaded]
+    publish(producer, b"calm", topic="calm", seconds=60)
+    assert publish(producer, b"calm", topic="calm", seconds=seconds) == []
+
+
+def test_broker_that_has_caught_up_is_given_everything_again(brokers: Brokers, producer: Producer) -> None:
+    overloaded(brokers, producer)
+    while any(not request.answer.called for request in brokers.requests):
+        for request in brokers.requests:
+            if not request.answer.called:
+                request.reply()
+        brokers.pass_time(0.1)
+    brokers.pass_time(2)
+    for _ in range(2):
+        outcome = publish(producer, b"quick", seconds=0.1)
+        brokers.pass_time(0.01)
+        brokers.requests[-1].reply()
+        assert outcome == [Receipt(0, 0)]
+    assert producer.held_bytes == 0
 
 
 def test_unanswered_batch_is_of_unknown_outcome_and_keeps_its_number(brokers: Brokers, producer: Producer) -> None:
