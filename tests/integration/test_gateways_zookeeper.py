@@ -22,7 +22,7 @@ from kateway.config.schema import RegistryConfig
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.zookeeper
-SPREAD_SECONDS = 1.0
+SPREAD_SECONDS = 20.0
 
 Make = Callable[..., Administered]
 

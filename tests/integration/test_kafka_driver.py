@@ -74,18 +74,18 @@ async def test_health_follows_the_broker_within_five_seconds(kafka_cluster, make
     cluster: KafkaCluster = await deferToThread(kafka_cluster, proxied=True)
     proxy = cluster.proxies[1]
     store = await make_store(cluster.address(1))
-    await until(lambda: store.health().healthy, patience_seconds=5)
+    await until(lambda: store.health().healthy)
     for fault in (proxy.blackhole, proxy.refuse):
         fault()
         proxy.cut()
-        await until(lambda: not store.health().healthy, patience_seconds=5)
+        await until(lambda: not store.health().healthy)
         proxy.pass_through()
-        await until(lambda: store.health().healthy, patience_seconds=5)
+        await until(lambda: store.health().healthy)
     proxy.drop_responses()
-    await until(lambda: not store.health().healthy, patience_seconds=5)
+    await until(lambda: not store.health().healthy)
     proxy.pass_through()
     proxy.cut()
-    await until(lambda: store.health().healthy, patience_seconds=5)
+    await until(lambda: store.health().healthy)
 
 
 @pytest.mark.kafka
@@ -122,7 +122,7 @@ async def test_a_topic_grown_by_others_is_noticed_within_the_metadata_refresh(ka
     store = await make_store(*kafka.addresses, metadata_refresh_seconds=1.0)
     assert await store.topic(topic_name) == TopicInfo(topic_name, 1)
     await deferToThread(oracle.add_partitions, topic_name, 3)
-    await until(lambda: store.partitions(topic_name) == 3, patience_seconds=4)
+    await until(lambda: store.partitions(topic_name) == 3)
 
 
 @pytest.mark.kafka

@@ -170,7 +170,7 @@ async def test_a_partition_added_by_others_is_assigned_within_the_metadata_refre
     await until(lambda: len(reader.owned) == 4)
     await deferToThread(oracle.add_partitions, topic, 5)
     await deferToThread(oracle.produce, topic, [b"new"], partition=4)
-    await until(lambda: b"new" in reader.values, patience_seconds=8)
+    await until(lambda: b"new" in reader.values)
 
 
 @pytest.mark.both_kafkas

@@ -54,11 +54,11 @@ async def test_a_reader_goes_on_after_its_only_broker_was_killed(kafka_cluster, 
     await until(lambda: len(reader.values) == 20)
     await reader.commit()
     cluster.kill(1)
-    await until(lambda: not store.health().healthy, patience_seconds=5)
+    await until(lambda: not store.health().healthy)
     with pytest.raises(Unavailable):
         await store.offsets("topic", "latest")
     await deferToThread(cluster.restart, 1)
-    await until(lambda: store.health().healthy, patience_seconds=5)
+    await until(lambda: store.health().healthy)
     await deferToThread(oracle.produce, "topic", numbered(20, 20), partition=0)
     await until(lambda: len(set(reader.values)) == 40)
     # the broker may have lost its session: then what was not committed may come again, what was committed does not
@@ -79,14 +79,14 @@ async def test_partitions_are_lost_when_the_session_cannot_be_kept_and_come_back
     await reader.commit()
     cluster.freeze(1)
     try:
-        await until(lambda: not store.health().healthy, patience_seconds=5)
-        await until(lambda: "lost" in reader.heard, patience_seconds=8)
+        await until(lambda: not store.health().healthy)
+        await until(lambda: "lost" in reader.heard)
         assert reader.owned == set()
         with pytest.raises(Conflict):
             await reader.subscription.commit({1: Committed(5)})
     finally:
         cluster.thaw(1)
-    await until(lambda: store.health().healthy, patience_seconds=5)
+    await until(lambda: store.health().healthy)
     await until(lambda: reader.owned == {0, 1})
     assert reader.begun[1] is not None
     assert reader.begun[1].offset == 5
