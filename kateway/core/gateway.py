@@ -191,13 +191,12 @@ class Gateway:
             refusal = self._breakers.refusal(place.cluster)
             return succeed([refusal] * len(messages))
         shares = self._shares.get(place.cluster)
-        if shares is None:
-            publishing = place.store.publish(place.topic, messages, acks, deadline)
-        else:
+        if shares is not None:
             size = weight(messages)
             if not shares.take(application, size):
                 return succeed([_share_used_up(shares, application)] * len(messages))
-            publishing = place.store.publish(place.topic, messages, acks, deadline)
+        publishing = place.store.publish(place.topic, messages, acks, deadline)
+        if shares is not None:
             publishing.addBoth(_release, shares, application, size)
         if breaker.refusing:
             publishing.addCallback(self._probed, place.cluster)

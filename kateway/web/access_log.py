@@ -157,12 +157,25 @@ def _quoted(text: str) -> bytes:
     return orjson.dumps(text)
 
 
+@lru_cache(maxsize=1024)
+def _asked(method: bytes, target: bytes, caller: str) -> str:
+    """The part of a text line between peer and status; programs ask for the same again and again."""
+    return f"{caller or '-'} {method.decode('ascii') or '-'} {_path(target) or '-'}"
+
+
 def _path(target: bytes) -> str:
     return target.partition(b"?")[0][:_MOST_PATH].decode("ascii", "backslashreplace")
 
 
+@lru_cache(maxsize=1024)
 def _agent(agent: bytes | None) -> str:
     return agent[:_MOST_AGENT].decode("ascii", "backslashreplace") if agent else ""
+
+
+@lru_cache(maxsize=1024)
+def _unquoted(agent: bytes | None) -> str:
+    """An agent as it stands between the quotes of a text line."""
+    return _agent(agent).replace('"', "'")
 
 
 def _json_line(event: _Event) -> bytes:
@@ -189,9 +202,9 @@ def _json_line(event: _Event) -> bytes:
 
 def _text_line(event: _Event) -> bytes:
     at, identity, peer, method, target, status, sent, milliseconds, caller, agent = event
-    shown = _agent(agent).replace('"', "'")
+    whole = int(at)
     line = (
-        f"{_second(int(at)).decode()}.{int(at % 1 * 1000):03d}Z {peer} {caller or '-'} {method.decode('ascii') or '-'} "
-        f'{_path(target) or "-"} {status} {sent} {milliseconds:.3f}ms {identity} "{shown}"\n'
+        f"{_second(whole).decode()}.{int((at - whole) * 1000):03d}Z {peer} {_asked(method, target, caller)} "
+        f'{status} {sent} {milliseconds:.3f}ms {identity} "{_unquoted(agent)}"\n'
     )
     return line.encode("utf-8")

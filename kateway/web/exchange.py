@@ -130,6 +130,11 @@ class Exchange(Protocol):
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""
 
+    def respond_with(self, status: int, block: bytes, body: bytes) -> None:
+        """``respond`` for the hot path: ``block`` is the headers as they go on the wire, each with its CRLF, made by us
+        of nothing that a client or a record could break a line with.
+        """
+
     def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
         """Sends the head of a streamed response: of ``length`` bytes of body, which must then follow exactly, else
         chunked (HTTP/1.0: delimited by close).

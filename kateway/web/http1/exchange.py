@@ -64,6 +64,18 @@ class WireExchange:
         self.connection.send(b"".join(parts))
         self._done()
 
+    def respond_with(self, status: int, block: bytes, body: bytes) -> None:
+        if self._state:
+            if self._state == _DONE:
+                return
+            raise RuntimeError("this exchange's response has begun")
+        parts = self._head(status, ())
+        parts.append(b"%bContent-Length: %d\r\n\r\n" % (block, len(body)))
+        if not self._silent:
+            parts.append(body)
+        self.connection.send(b"".join(parts))
+        self._done()
+
     def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
         if self._state:
             if self._state == _DONE:

@@ -39,6 +39,9 @@ _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson
 MOST_EQUAL_PROBLEMS = 1000
 _log = Logger()
 _CREATED = b'{"partition":%d,"offset":%d}'
+_CREATED_HEADERS = (
+    b"Content-Type: application/json\r\nX-Partition: %d\r\nX-Offset: %d\r\nLocation: %b?partition=%d&offset=%d\r\n"
+)
 _HANDED_OFF = (b"Kateway-Handoff", b"stored")
 _TAKEN = b'{"partition":%d,"offset":null}'
 
@@ -186,10 +189,6 @@ def tombstone(
     return Message(None, key, tuple(header for header in headers if header[0] != "content-type"), partition, timestamp)
 
 
-def _path(request: Request) -> bytes:
-    return request.target.partition(b"?")[0]
-
-
 def _has_length(request: Request) -> bool:
     return any(name in {b"content-length", b"transfer-encoding"} for name, _value in request.headers)
 
@@ -218,17 +217,9 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
     if offset is None:
         exchange.respond(Response(202, (JSON, (b"X-Partition", b"%d" % partition)), _TAKEN % partition))
         return None
-    exchange.respond(
-        Response(
-            201,
-            (
-                JSON,
-                (b"X-Partition", b"%d" % partition),
-                (b"X-Offset", b"%d" % offset),
-                (b"Location", b"%b?partition=%d&offset=%d" % (_path(exchange.request), partition, offset)),
-            ),
-            _CREATED % (partition, offset),
-        )
+    path = exchange.request.target.partition(b"?")[0]
+    exchange.respond_with(
+        201, _CREATED_HEADERS % (partition, offset, path, partition, offset), _CREATED % (partition, offset)
     )
     return None
 

@@ -130,6 +130,10 @@ class StockExchange:
             self._twisted.write(response.body if self.request.method != b"HEAD" else b"")
         self._twisted.finish()
 
+    def respond_with(self, status: int, block: bytes, body: bytes) -> None:
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in block.splitlines())]
+        self.respond(Response(status, headers, body))
+
     def begin(self, status: int, headers: Sequence[Header], length: int | None = None) -> None:
         if not self._over:
             self._head(status, headers)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from afkak.brokerclient import _KafkaBrokerClient
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint, ITCPTransport
@@ -75,8 +76,16 @@ class FrameReceiver(Protocol):
 
     def sendString(self, request: bytes) -> None:
         """Writes one request; the name is the one afkak calls."""
-        assert self.transport is not None
-        self.transport.writeSequence((len(request).to_bytes(4, "big"), request))
+        data = len(request).to_bytes(4, "big") + request
+        transport: Any = self.transport
+        if isinstance(transport, tcp.Client) and not (transport.dataBuffer or transport._tempDataBuffer):
+            # at once what the socket takes: Twisted would arm the descriptor and send in the next turn
+            sent = transport.writeSomeData(data) if transport.connected and not transport.disconnecting else 0
+            if sent == len(data):
+                return
+            if isinstance(sent, int) and sent > 0:
+                data = data[sent:]
+        transport.write(data)
 
     def dataReceived(self, data: bytes) -> None:
         # hot: small answers come whole and are cut from ``data`` itself
