@@ -250,9 +250,11 @@ class Breakers(Mapping[str, Breaker]):
             self._tell(cluster, by_hand=True)
 
     def health(self, cluster: str, health: Health) -> Health:
-        """Returns the store's health with its breaker's: a cluster whose breaker is not closed is not healthy."""
+        """Returns the store's health with its breaker's: a cluster whose breaker is open is not healthy. Half-open it
+        is as healthy as the store: the publish that closes it comes only to a gateway that says that it is ready.
+        """
         breaker = self._breakers[cluster]
-        if breaker.state == "closed":
+        if breaker.state != "open":
             return health
         by = "by hand" if breaker.by_hand else f"since nothing could be written: {breaker.last_error}"
         reason = f"the breaker is {breaker.state} {by}"

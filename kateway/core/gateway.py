@@ -43,6 +43,9 @@ from kateway.storage.interface import At, Handoff, Outcome, Reset
 R = TypeVar("R")
 
 FIRST_RETRY_SECONDS = 0.05
+LEAST_CHANCE_SECONDS = 0.5
+"""A publish whose caller waits less than this may fail for that, and not for the store's sake."""
+
 LONGEST_RETRY_SECONDS = 1.0
 
 
@@ -177,7 +180,7 @@ class Gateway:
             try:
                 await self.topic(place, create=True)
             except KatewayError as error:
-                if for_the_stores_sake(error):
+                if for_the_stores_sake(error) and _patient(publish):
                     self._breakers[place.cluster].failed(error, publish.began)
                 raise
             self._in_use.add(topic)
@@ -199,7 +202,7 @@ class Gateway:
         if shares is not None:
             publishing.addBoth(_release, shares, application, size)
         if breaker.refusing:
-            publishing.addCallback(self._probed, place.cluster)
+            publishing.addCallback(self._probed, publish)
         publishing.addCallback(self._judge, publish)
         return publishing
 
@@ -208,6 +211,9 @@ class Gateway:
         it cannot be known whether it was written before.
         """
         place = publish.place
+        replayed = self._idempotency.replay(use)
+        if replayed is not None:
+            return replayed
         if self._breakers[place.cluster].state == "open":
             # nothing can be read either; half-open, this may be the publish that tries
             raise self._breakers.refusal(place.cluster)
@@ -225,8 +231,9 @@ class Gateway:
 
         return await self._idempotency.publish(use, place, partitions, publish.messages, publish.deadline, write)
 
-    def _probed(self, outcomes: list[Outcome], cluster: str) -> list[Outcome]:
-        self._breakers.probed(cluster, outcomes)
+    def _probed(self, outcomes: list[Outcome], publish: Publish) -> list[Outcome]:
+        written = any(isinstance(outcome, Receipt) for outcome in outcomes)
+        self._breakers.probed(publish.place.cluster, outcomes if written or _patient(publish) else ())
         return outcomes
 
     def publish_batch(self, publish: Publish) -> Deferred[list[Outcome]]:
@@ -251,7 +258,7 @@ class Gateway:
         breaker = self._breakers[publish.place.cluster]
         for outcome in outcomes:
             if outcome.__class__ is not Receipt:
-                if publish.acks:
+                if publish.acks and _patient(publish):
                     breaker.count(outcomes, publish.began)
                 return Deferred.fromCoroutine(self._again(outcomes, publish))
         if publish.acks:
@@ -282,7 +289,7 @@ class Gateway:
                 retries -= 1
                 await deferLater(self._clock, pause)
             repeated = await place.store.publish(place.topic, [messages[index] for index in again], acks, deadline)
-            if acks:
+            if acks and _patient(publish):
                 self._breakers[place.cluster].count(repeated, publish.began)
             for index, outcome in zip(again, repeated, strict=True):
                 outcomes[index] = outcome
@@ -412,6 +419,11 @@ def source_topic(authorized: AuthorizedRequest, dead: bool) -> Place:
     """Returns the place of a group's records: the topic, or its dead letters."""
     place = authorized.place
     return place._replace(topic=dead_letter_topic(place.topic, authorized.group)) if dead else place
+
+
+def _patient(publish: Publish) -> bool:
+    """Whether a publish gave the store a chance: one that did not says nothing of it, whatever became of it."""
+    return publish.deadline - publish.began >= LEAST_CHANCE_SECONDS or publish.began == inf
 
 
 def _release(outcomes: R, shares: InflightShares, application: str, size: int) -> R:

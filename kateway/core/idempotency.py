@@ -99,13 +99,20 @@ class Idempotency:
         name = use[:4]
         entry = await self._claim(name, use.fingerprint, deadline)
         outcomes = entry.outcomes
+        first_open = outcomes is not None
         if outcomes is not None and all(isinstance(outcome, Receipt) for outcome in outcomes):
             return Answered(outcomes, True)
         try:
             placed = _placed(use, messages, partitions)
             looking = Deferred.fromCoroutine(self._known(place, partitions, use, placed, deadline))
             left = max(deadline - self._clock.seconds(), 0.0)
-            known = await looking.addTimeout(left, self._clock, _not_known)
+            try:
+                known = await looking.addTimeout(left, self._clock, _not_known)
+            except Unavailable as error:
+                if not first_open:
+                    raise
+                # not 503: that would say that nothing was written, and the first request may be written yet
+                raise _still_under_way() from error
             missing = [index for index, receipt in enumerate(known) if receipt is None]
             found: list[Outcome | None] = list(known)
             if missing:
@@ -117,6 +124,20 @@ class Idempotency:
             return Answered(entry.outcomes, not missing)
         finally:
             self._end(name, entry)
+
+    def replay(self, use: Use) -> Answered | None:
+        """Returns the answer to a key whose publish is known here to be written, whatever became of the store since.
+        ``IdempotencyKeyReused``.
+        """
+        entry = self._entries.get(use[:4])
+        if entry is None or entry.waiting is not None or entry.until <= self._clock.seconds():
+            return None
+        outcomes = entry.outcomes
+        if outcomes is None or not all(isinstance(outcome, Receipt) for outcome in outcomes):
+            return None
+        if entry.fingerprint != use.fingerprint:
+            raise _reused()
+        return Answered(outcomes, True)
 
     async def _claim(self, name: tuple[str, str, str, str], fingerprint: bytes, deadline: float) -> _Entry:
         """Returns the key's entry: with every outcome, or as that of the request under way, which must end it."""
@@ -130,7 +151,7 @@ class Idempotency:
                 self._entries.move_to_end(name)
                 return entry
             if entry.fingerprint != fingerprint:
-                raise IdempotencyKeyReused("the Idempotency-Key was used for another request; take a new one")
+                raise _reused()
             if entry.waiting is None:
                 if entry.outcomes is None or not all(isinstance(each, Receipt) for each in entry.outcomes):
                     entry.waiting = []
@@ -138,7 +159,7 @@ class Idempotency:
             ended: Deferred[None] = Deferred()
             entry.waiting.append(ended)
             if now >= deadline:
-                raise IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
+                raise _still_under_way()
             ended.addTimeout(deadline - now, self._clock, _in_use)
             await ended
 
@@ -208,7 +229,7 @@ class Idempotency:
             wanted = [index for index, message in enumerate(messages) if message.partition == partition]
             digests = {digest_of(messages[index].value, messages[index].key) for index in wanted}
             if any(digest not in digests for digest in found):
-                raise IdempotencyKeyReused("the Idempotency-Key was used for another request; take a new one")
+                raise _reused()
             for index in wanted:
                 offset = next(at.get(digest_of(messages[index].value, messages[index].key), iter(())), None)
                 receipts[index] = None if offset is None else Receipt(partition, offset)
@@ -220,7 +241,15 @@ def _not_known(_failure: object, _seconds: float) -> list[Receipt | None]:
 
 
 def _in_use(_failure: object, _seconds: float) -> None:
-    raise IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
+    raise _still_under_way()
+
+
+def _still_under_way() -> IdempotencyKeyInUse:
+    return IdempotencyKeyInUse("a request with this Idempotency-Key is still under way; repeat it later")
+
+
+def _reused() -> IdempotencyKeyReused:
+    return IdempotencyKeyReused("the Idempotency-Key was used for another request; take a new one")
 
 
 def scope(use: Use) -> bytes:

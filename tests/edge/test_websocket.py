@@ -208,6 +208,7 @@ def handshake(**headers: str) -> str:
         (T, {"Sec-WebSocket-Key": "short"}, 400),
         (G, {"Sec-WebSocket-Version": "8"}, 426),
         (f"{T}?batch=1", {}, 400),
+        (T, {"Idempotency-Key": "k"}, 400),
         (f"{G}?nonsense=1", {}, 400),
         ("/v1/topics/foo%2Fbar", {}, 400),
     ],

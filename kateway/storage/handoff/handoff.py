@@ -173,7 +173,9 @@ class DiskHandoff:
         self._pauses[topic] = self._reactor.seconds() + backoff.next(), backoff
 
     def _broke(self, failure: Failure, topic: str) -> None:
-        if not failure.check(CancelledError):
+        if failure.check(KatewayError):
+            self._pause(topic)  # the spool has logged it, once
+        elif not failure.check(CancelledError):
             _log.failure("draining {topic} broke; it is tried again", failure, topic=topic)
             self._pause(topic)
 
@@ -186,7 +188,9 @@ class DiskHandoff:
     # --- for operators -----------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Returns the counts: records, bytes, the age of the oldest in seconds, records drained a second, refused."""
+        """Returns the counts: records, bytes, the age of the oldest in seconds, records drained a second, refused; and
+        the fault that stops it.
+        """
         spool = self._spool
         oldest = spool.oldest_ms if spool.topics else None
         return {
@@ -197,6 +201,7 @@ class DiskHandoff:
             "oldest_seconds": None if oldest is None else round(max(self._now_ms() - oldest, 0) / 1000, 1),
             "drained_per_second": round(self._rate, 1),
             "refused": spool.refused_records,
+            "fault": spool.fault,
             "topics": {topic: count.records for topic, count in sorted(spool.topics.items())[:100]},
         }
 

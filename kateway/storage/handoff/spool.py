@@ -5,9 +5,11 @@ Group commit: what is taken while the disk is busy goes in one transaction when 
 
 from __future__ import annotations
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -15,10 +17,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.errors import KatewayError, OutcomeUnknown, StorageFull
+from kateway.errors import ConfigError, KatewayError, OutcomeUnknown, StorageFull
 from kateway.model import HandedOff, Message
 from kateway.storage.handoff import database
 from kateway.storage.handoff.database import FILE, Kept, Moved, NewBatch, Prepared, Row
+from kateway.storage.handoff.reserve import DiskReserve
 from kateway.storage.interface import Outcome, RefusedRecord
 from kateway.storage.sqlite.directory import DataDirectory
 from kateway.storage.sqlite.thread import Reactor, SqlThread
@@ -29,6 +32,9 @@ DISK_PATIENCE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 HELD_BYTES = 64 << 20
 """Taken and not on disk yet, in memory: beyond it publishes are refused."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -71,7 +77,12 @@ class Spool:
         """Of all records, refused ones with them; bounded by ``max_bytes``."""
         self.oldest_ms: int | None = None
         """When the oldest record was taken, as last looked up."""
+        self.fault: str | None = None
+        """Why nothing is taken or drained just now, for a person."""
         self._refused_bytes = 0
+        self._reserve = DiskReserve(directory)
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of the file that is open."""
         self._reactor = reactor
         self._directory = directory
         self._where = where
@@ -92,7 +103,7 @@ class Spool:
         """Opens the file and reads the counts. ``ConfigError``, ``DataDirectoryLocked``."""
         lock = DataDirectory(self._directory, self._where)
         try:
-            await self._thread.start(lambda: database.open_spool(self._directory / FILE, self._where))
+            await self._thread.start(self._connect)
             try:
                 contents = await self._thread.call(database.load)
             except BaseException:
@@ -109,6 +120,59 @@ class Spool:
             self.prepared.setdefault(batch.topic, []).append(batch)
         self.refused_records, self._refused_bytes = contents.refused
         self.held_bytes += self._refused_bytes
+
+    def _connect(self) -> sqlite3.Connection:
+        """Opens the file on the thread. One that has filled its disk is opened with the room that was set aside."""
+        path = self._directory / FILE
+        try:
+            connection = database.open_spool(path, self._where)
+        except ConfigError:
+            if not self._reserve.give_up():
+                raise
+            connection = database.open_spool(path, self._where)
+        found = path.stat()
+        self._identity = found.st_dev, found.st_ino
+        self._reserve.take()
+        return connection
+
+    def _still_there(self) -> None:
+        """Fails where the file was removed or replaced: what is written to it then is gone with this process."""
+        try:
+            found = (self._directory / FILE).stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
+            raise StorageFull(
+                f"{self._directory / FILE} was removed or replaced while it was in use: restart the gateway once its "
+                "records are written; they are still written from here"
+            )
+
+    def _take(self, connection: sqlite3.Connection, records: Sequence[Kept], topics: Sequence[str]) -> int:
+        self._still_there()
+        return database.take(connection, records, topics)
+
+    async def _draining(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Calls what drains the spool, with the room that was set aside where the disk is full. ``StorageFull``."""
+        try:
+            return await self._thread.call(function, *args, **kwargs)
+        except sqlite3.OperationalError as error:
+            if not self._reserve.held:
+                raise self._failed(error) from error
+        _log.warn("the disk of {file} is full: the room that was set aside is used", file=str(self._directory / FILE))
+        await self._thread.call(lambda _connection: self._reserve.give_up())
+        try:
+            return await self._thread.call(function, *args, **kwargs)
+        except sqlite3.OperationalError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> KatewayError:
+        found = database.translate(error)
+        if found.detail != self.fault:
+            _log.warn("the handoff cannot go on: {fault}", fault=found.detail)
+        self.fault = found.detail
+        return found
 
     async def close(self) -> None:
         """Writes the records that were taken, then closes the file. Bounded by the disk's answer."""
@@ -169,6 +233,8 @@ class Spool:
                 f"the handoff holds {self.held_bytes} bytes already, and its limit is {self._max_bytes} "
                 "(handoff_max_bytes)"
             )
+        if not self._reserve.held:
+            return StorageFull("the handoff's disk is nearly full: what it holds has to be written first")
         if self._gathered_bytes > HELD_BYTES:
             return StorageFull("the handoff's disk is too slow for what is published")
         return None
@@ -187,12 +253,13 @@ class Spool:
         self._writing = batch
         records = [record for taken in batch for record in taken.records]
         topics = list({record.topic for record in records} - self.seen)
-        writing = self._thread.call(database.take, records, topics)
+        writing = self._thread.call(self._take, records, topics)
         writing.addCallbacks(self._written, self._not_written, callbackArgs=(topics,))
         writing.addErrback(lambda failure: _log.failure("the handoff's writer broke; it goes on", failure))
         writing.addCallback(lambda _: self._hand_over())
 
     def _written(self, number: int, topics: list[str]) -> None:
+        self.fault = None
         self.seen.update(topics)
         for taken in self._end_writing():
             first, number = number, number + len(taken.records)
@@ -202,7 +269,9 @@ class Spool:
 
     def _not_written(self, failure: Failure) -> None:
         error = database.translate(failure.value)
-        _log.warn("the handoff could not keep records: {error}", error=error.detail)
+        if error.detail != self.fault:
+            _log.warn("the handoff could not keep records: {error}", error=error.detail)
+        self.fault = error.detail
         for taken in self._end_writing():
             self._count(taken.records[0].topic, -len(taken.records), -taken.held_bytes)
             self._fail(taken, error)
@@ -257,36 +326,37 @@ class Spool:
 
     async def prepare(self, batches: Sequence[NewBatch]) -> None:
         """Writes batches of one topic down; they are in ``prepared`` then."""
-        for batch in await self._thread.call(database.prepare, batches):
+        for batch in await self._draining(database.prepare, batches):
             self.prepared.setdefault(batch.topic, []).append(batch)
 
     async def written(self, batches: Sequence[Prepared]) -> None:
         """Forgets batches that the store has, and their records."""
-        await self._thread.call(database.written, [batch.id for batch in batches])
+        await self._draining(database.written, [batch.id for batch in batches])
+        self.fault = None
         for batch in batches:
             self._done(batch)
             self._count(batch.topic, -batch.records, -batch.held_bytes)
 
     async def unmake(self, batch: Prepared) -> None:
         """Takes a batch apart that surely was not written."""
-        await self._thread.call(database.unmake, batch.id)
+        await self._draining(database.unmake, batch.id)
         self._done(batch)
 
     async def refuse_batch(self, batch: Prepared, reason: str) -> None:
         """Moves a batch's records to the refused ones."""
-        self._refused(await self._thread.call(database.refuse_batch, batch.id, reason, self._now_ms()))
+        self._refused(await self._draining(database.refuse_batch, batch.id, reason, self._now_ms()))
         self._done(batch)
 
     async def refuse_topic(self, topic: str, reason: str) -> None:
         """Moves a topic's records to the refused ones; it was not seen any more."""
-        self._refused(await self._thread.call(database.refuse_topic, topic, reason, self._now_ms()))
+        self._refused(await self._draining(database.refuse_topic, topic, reason, self._now_ms()))
         self.prepared.pop(topic, None)
         self.seen.discard(topic)
 
     async def refuse_older(self, age_seconds: float, reason: str) -> int:
         """Moves records older than that to the refused ones. Returns how many."""
         now_ms = self._now_ms()
-        moved = await self._thread.call(database.refuse_older, now_ms - int(age_seconds * 1000), reason, now_ms)
+        moved = await self._draining(database.refuse_older, now_ms - int(age_seconds * 1000), reason, now_ms)
         self._refused(moved)
         return sum(each.records for each in moved)
 
@@ -337,5 +407,7 @@ class Spool:
         return count
 
     async def look_up_oldest(self) -> None:
-        """Looks up when the oldest record was taken."""
+        """Looks up when the oldest record was taken, and sets room aside again where it was used."""
+        if not self._reserve.held:
+            await self._thread.call(lambda _connection: self._reserve.take())
         self.oldest_ms = await self._thread.call(database.oldest_ms) if self.topics else None

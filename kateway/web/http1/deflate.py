@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 WINDOW_BITS = 12
 """4 KiB of history each way where the client agrees: zlib keeps some 30 KiB for a connection then, instead of 300."""
@@ -35,6 +35,15 @@ class Deflate(PerMessageDeflate):
         if self.server_no_context_takeover:
             self._deflate = None
         return data[:-4]
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        if opcode.iscontrol() and not rsv.rsv1:
+            # it may come between a message's frames, or before one: whether that is compressed is not its business
+            self._inbound_is_compressible = False
+            return RsvBits(True, False, False)
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
         if not self._inbound_compressed or not self._inbound_is_compressible:

@@ -59,6 +59,8 @@ class SocketPublishEdge:
             given = params.publish_headers(request.headers)
             if query.batch or query.tombstone:
                 raise InvalidParameter("over a WebSocket each message is one record, one with a null value a tombstone")
+            if given.idempotency is not None:
+                raise InvalidParameter("an Idempotency-Key is for one request: over a WebSocket leave it out")
             acks = params.agreed("ack", query.acks, given.acks)
             defaults = Defaults(
                 authorized,

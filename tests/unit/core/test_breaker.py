@@ -202,6 +202,13 @@ def test_refusal_names_the_cluster_the_time_and_the_cause() -> None:
     assert "13 s" in refusal.detail
     assert "no broker answers" in refusal.detail
     assert not breakers.health("main", Health(True)).healthy
+    away = Away()
+    away.health = lambda: Health(True)  # type: ignore[method-assign]
+    breakers.look({"main": away})  # type: ignore[dict-item]
+    clock.advance(2)
+    breakers.look({"main": away})  # type: ignore[dict-item]
+    assert breakers["main"].state == "half_open"
+    assert breakers.health("main", Health(True)).healthy, "only a gateway that is ready gets the publish that closes it"
     breakers.set_by_hand("main", "open")
     assert "operator" in breakers.refusal("main").detail
     assert breakers.health("main", Health(True)).reason == "the breaker is open by hand"

@@ -15,11 +15,12 @@ from kateway.core.access.control import Place
 from kateway.core.breaker import BreakerConfig, Breakers
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
-from kateway.core.idempotency import Answered, Idempotency, Use
+from kateway.core.idempotency import Answered, Idempotency, Use, _Entry
 from kateway.core.inflight_shares import InflightShares
 from kateway.core.reads import Start
 from kateway.errors import (
     Draining,
+    IdempotencyKeyReused,
     InvalidRecord,
     KatewayError,
     MalformedBatch,
@@ -27,6 +28,7 @@ from kateway.errors import (
     OutcomeUnknown,
     Overloaded,
     PartitionNotFound,
+    StoreUnavailable,
     TooLarge,
     TopicNotFound,
     Unavailable,
@@ -357,6 +359,43 @@ def test_half_open_breaker_lets_one_publish_through_and_closes_when_it_is_writte
     assert world.publish(b"b") == [Receipt(0, 0)]
     assert breaker.state == "closed"
     assert world.publish(b"c") == [Receipt(0, 0)]
+
+
+def test_publishes_that_give_the_store_no_chance_neither_open_the_breaker_nor_keep_it_open() -> None:
+    world = World(*[failing(Unavailable("not in time"))] * 60)
+    breaker = world.breakers["default"]
+
+    def hasty() -> Any:
+        began = world.clock.seconds()
+        publish = Publish(world.place(), [Message(b"v")], -1, began + 0.01, 0, began)
+        return World.now(world.gateway.publish(publish))[0]
+
+    for _ in range(30):
+        assert isinstance(hasty(), Unavailable)
+        world.clock.advance(1)
+        breaker.look(world.clock.seconds(), True)
+    assert (breaker.state, breaker.failures) == ("closed", 0)
+    open_breaker(world)
+    world.clock.advance(1)
+    breaker.look(world.clock.seconds(), True)
+    assert isinstance(hasty(), Unavailable)
+    assert breaker.state == "half_open"
+    world.store.steps.clear()
+    assert world.publish(b"patient") == [Receipt(0, 0)]
+    assert breaker.state == "closed"
+
+
+def test_key_whose_publish_is_known_to_be_written_is_answered_while_the_breaker_is_open() -> None:
+    world = World()
+    use = Use("app", "t", "v1", "k", b"one")
+    publish = Publish(world.place(), [Message(b"v")], -1, 5.0, 0)
+    world.gateway._idempotency._entries[use[:4]] = _Entry(b"one", 1000.0, [Receipt(0, 7)], None)
+    open_breaker(world)
+    assert World.now(world.gateway.publish_once(use, publish, batch=False)) == Answered([Receipt(0, 7)], True)
+    with pytest.raises(IdempotencyKeyReused):
+        World.now(world.gateway.publish_once(use._replace(fingerprint=b"two"), publish, batch=False))
+    with pytest.raises(StoreUnavailable):
+        World.now(world.gateway.publish_once(use._replace(key="l"), publish, batch=False))
 
 
 def test_half_open_breaker_closes_by_a_publish_without_acks_too() -> None:

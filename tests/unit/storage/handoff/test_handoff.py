@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from kateway.errors import (
 )
 from kateway.model import HandedOff, Message, TopicInfo
 from kateway.storage.handoff import DiskHandoff, HandoffConfig
+from kateway.storage.handoff.reserve import RESERVE_BYTES, DiskReserve
 from kateway.storage.interface import Admission, Attempt, Numbering, Outcome
 
 
@@ -119,6 +122,7 @@ class World:
         self.brokers = Brokers()
         self.gate = AlwaysOpen()
         self.now_ms = 1_700_000_000_000
+        self.roomy = False
         self.handoff = self.make()
 
     def make(self, enabled: bool = True) -> DiskHandoff:
@@ -306,6 +310,70 @@ def test_disk_that_fails_refuses_and_takes_again_when_it_works(world: World) -> 
         world.handoff._spool._thread.call(lambda connection: connection.execute("PRAGMA query_only = 0"))
     )
     assert world.take(b"a") == [HandedOff(1)]
+
+
+def full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may not grow, as on a disk that is full, until the room that was set aside is given up."""
+    give_up = DiskReserve.give_up
+
+    def given_up(reserve: DiskReserve) -> bool:
+        world.roomy = give_up(reserve)
+        return world.roomy
+
+    def call(function: Any, *args: Any) -> Any:
+        def limited(connection: sqlite3.Connection, *given: Any) -> Any:
+            pages = 1 << 30 if world.roomy else connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+            return function(connection, *given)
+
+        return original(limited, *args)
+
+    thread = world.handoff._spool._thread
+    original = thread.call
+    monkeypatch.setattr(DiskReserve, "give_up", given_up)
+    monkeypatch.setattr(thread, "call", call)
+
+
+def test_spool_that_has_filled_its_disk_is_drained_with_the_room_that_was_set_aside(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.gate.open = False
+    reserve = world.folder / "handoff" / "reserve"
+    assert reserve.stat().st_size == RESERVE_BYTES
+    full(world, monkeypatch)
+    taken = 0
+    while isinstance(world.take(b"%d" % taken + b"x" * 200)[0], HandedOff):
+        taken += 1
+    assert "full" in world.handoff.status()["fault"]
+    world.gate.open = True
+    world.drain()
+    assert len(world.written()) == taken > 3
+    assert world.handoff.status()["fault"] is None
+
+
+def test_nothing_is_taken_before_the_room_is_set_aside_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.handoff._spool._reserve.give_up()
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=RESERVE_BYTES))
+    (outcome,) = world.take(b"a")
+    assert isinstance(outcome, StorageFull)
+    assert "nearly full" in outcome.detail
+    monkeypatch.undo()
+    world.drain(lambda: bool(world.handoff._spool._reserve.held))
+    assert isinstance(world.take(b"a")[0], HandedOff)
+
+
+def test_spool_that_was_removed_takes_nothing_more_and_writes_what_it_holds(world: World) -> None:
+    world.gate.open = False
+    assert isinstance(world.take(b"a")[0], HandedOff)
+    shutil.rmtree(world.folder / "handoff")
+    (outcome,) = world.take(b"b")
+    assert isinstance(outcome, StorageFull)
+    assert "removed" in outcome.detail
+    assert world.handoff.status()["fault"] == outcome.detail
+    world.gate.open = True
+    world.drain()
+    assert world.written() == [b"a"]
+    (world.folder / "handoff").mkdir()
 
 
 def test_record_that_is_too_old_is_refused_and_not_dropped(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.extensions import PerMessageDeflate
@@ -79,3 +81,45 @@ def test_message_that_inflates_beyond_the_limit_is_refused_before_it_is_in_memor
     assert isinstance(end, CloseConnection)
     assert end.code == CloseReason.MESSAGE_TOO_BIG
     assert sum(len(event.data) for event in texts if isinstance(event, BytesMessage)) <= 10_001
+
+
+def client_frame(kind: int, payload: bytes) -> bytes:
+    """A masked frame of fewer than 64 KiB, its FIN, RSV1 and opcode in ``kind``."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([kind]) + size + b"\x01\x01\x01\x01" + bytes(byte ^ 1 for byte in payload)
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=300), st.booleans(), st.integers(1, 4), st.booleans()), max_size=8),
+    st.booleans(),
+)
+def test_messages_are_whole_with_pings_and_pongs_before_and_within_them(
+    messages: list[tuple[str, bool, int, bool]], takeover: bool
+) -> None:
+    offer = b"permessage-deflate" if takeover else b"permessage-deflate; client_no_context_takeover"
+    agreed = negotiate(offer, 1 << 20)
+    assert agreed is not None
+    ours = Connection(ConnectionType.SERVER, [agreed[0]])
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -12)
+    got = []
+    for text, compressed, parts, pinged in messages:
+        payload = text.encode()
+        if compressed:
+            if not takeover:
+                compressor = zlib.compressobj(6, zlib.DEFLATED, -12)
+            payload = (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        step = max(-(-len(payload) // parts), 1)
+        pieces = [payload[at : at + step] for at in range(0, len(payload), step)] or [b""]
+        for number, piece in enumerate(pieces):
+            first, last = number == 0, number == len(pieces) - 1
+            if pinged:
+                ours.receive_data(client_frame(0x89 if number % 2 else 0x8A, b"ping"))
+            ours.receive_data(
+                client_frame(
+                    (0x80 if last else 0) | (0x40 if first and compressed else 0) | (0x01 if first else 0), piece
+                )
+            )
+        events = [event for event in ours.events() if isinstance(event, TextMessage | CloseConnection)]
+        assert not any(isinstance(event, CloseConnection) for event in events)
+        got.append("".join(event.data for event in events if isinstance(event, TextMessage)))
+    assert got == [text for text, _, _, _ in messages]
