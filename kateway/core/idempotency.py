@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.core.access.control import Place
+from kateway.core.former_partitions import FormerPartitions
 from kateway.core.key_index import HEADER, LEEWAY_MS, SCOPE_HEADER, KeyIndex, digest_of
 from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidParameter, KatewayError, Unavailable
 from kateway.model import Message, Receipt
@@ -87,6 +88,7 @@ class Idempotency:
         self._index = KeyIndex(
             now_ms, window_ms=round(window_seconds * 1000), most=max_entries, max_bytes=scan_max_bytes
         )
+        self._former = FormerPartitions(now_ms, round(window_seconds * 1000) + LEEWAY_MS)
         self._entries: OrderedDict[tuple[str, str, str, str], _Entry] = OrderedDict()
         """Oldest first."""
 
@@ -104,7 +106,7 @@ class Idempotency:
             return Answered(outcomes, True)
         try:
             placed = _placed(use, messages, partitions)
-            looking = Deferred.fromCoroutine(self._known(place, partitions, use, placed, deadline))
+            looking = Deferred.fromCoroutine(self._known(place, partitions, use, messages, placed, deadline))
             left = max(deadline - self._clock.seconds(), 0.0)
             try:
                 known = await looking.addTimeout(left, self._clock, _not_known)
@@ -208,31 +210,39 @@ class Idempotency:
     # --- the records tell --------------------------------------------------------------------------------------
 
     async def _known(
-        self, place: Place, partitions: int, use: Use, messages: Sequence[Message], deadline: float
+        self,
+        place: Place,
+        partitions: int,
+        use: Use,
+        messages: Sequence[Message],
+        placed: Sequence[Message],
+        deadline: float,
     ) -> list[Receipt | None]:
-        """Finds the messages that are written already, one receipt each."""
+        """Finds the messages that are written already, one receipt each. ``placed`` are ``messages`` as they would be
+        written now; those that were may lie where they had been placed while the topic had fewer partitions.
+        """
         receipts: list[Receipt | None] = [None] * len(messages)
+        # the write says where there is no such partition
+        where = [{each.partition} if (each.partition or 0) < partitions else set() for each in placed]
+        for index, message in enumerate(messages):
+            if message.partition is None:
+                where[index] |= await self._former.of(place, _placing(use, message), partitions)
         dated = any(message.timestamp is not None for message in messages)
-        for partition in dict.fromkeys(message.partition for message in messages):
-            assert partition is not None
-            if partition >= partitions:
-                continue  # the write says that there is no such partition
+        digests = [digest_of(message.value, message.key) for message in placed]
+        for partition in dict.fromkeys(partition for each in where for partition in each if partition is not None):
             while place.store.undecided(place.topic, partition):
                 # one of an earlier request may still be written: it must not be written beside it
                 if self._clock.seconds() >= deadline:
                     raise Unavailable("the outcome of an earlier publish to this partition is not known yet; repeat it")
                 await deferLater(self._clock, LOOK_SECONDS)
             found = await self._index.find(place, partition, use.key, scope(use), dated=dated)
-            if not found:
-                continue
-            at = {digest: iter(offsets) for digest, offsets in found.items()}
-            wanted = [index for index, message in enumerate(messages) if message.partition == partition]
-            digests = {digest_of(messages[index].value, messages[index].key) for index in wanted}
             if any(digest not in digests for digest in found):
                 raise _reused()
-            for index in wanted:
-                offset = next(at.get(digest_of(messages[index].value, messages[index].key), iter(())), None)
-                receipts[index] = None if offset is None else Receipt(partition, offset)
+            at = {digest: iter(offsets) for digest, offsets in found.items()}
+            for index, digest in enumerate(digests):
+                if partition in where[index] and receipts[index] is None and digest in at:
+                    offset = next(at[digest], None)
+                    receipts[index] = None if offset is None else Receipt(partition, offset)
         return receipts
 
 
@@ -258,6 +268,11 @@ def scope(use: Use) -> bytes:
     return blake2b(name.encode(), digest_size=8).hexdigest().encode()
 
 
+def _placing(use: Use, message: Message) -> bytes:
+    """Returns the bytes that a message is placed by."""
+    return use.key.encode() if message.key is None else message.key
+
+
 def _placed(use: Use, messages: Sequence[Message], partitions: int) -> list[Message]:
     """Gives every message its partition, and the headers that find it again."""
     raw = use.key.encode()
@@ -266,6 +281,6 @@ def _placed(use: Use, messages: Sequence[Message], partitions: int) -> list[Mess
     for message in messages:
         partition = message.partition
         if partition is None:
-            partition = by_key(raw if message.key is None else message.key, partitions)
+            partition = by_key(_placing(use, message), partitions)
         placed.append(message._replace(partition=partition, headers=(*message.headers, *added)))
     return placed

@@ -26,6 +26,7 @@ from kateway.errors import (
 )
 from kateway.model import Message, Receipt, Record, TopicInfo
 from kateway.storage.interface import At, Fetched, Outcome
+from kateway.storage.partitioner import by_key
 
 PARTITIONS = 2
 
@@ -47,11 +48,11 @@ class Store:
         return round(self.clock.seconds() * 1000)
 
     async def topic(self, topic: str) -> TopicInfo:
-        return TopicInfo(topic, PARTITIONS)
+        return TopicInfo(topic, len(self.logs))
 
     async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
         if at == "earliest":
-            return dict.fromkeys(range(PARTITIONS), 0)
+            return dict.fromkeys(range(len(self.logs)), 0)
         # as Kafka: for readers of committed records an open transaction is the end
         ends = {number: min(len(log), self.visible) for number, log in enumerate(self.logs)}
         if at == "latest":
@@ -135,10 +136,66 @@ class World:
         use = Use(application, "t", "v1", key, fingerprint(messages, -1, len(messages) > 1))
         place = Place("default", self.store, "t")  # type: ignore[arg-type]
         deadline = self.clock.seconds() + seconds
-        work = self.keys.publish(use, place, PARTITIONS, messages, deadline, write or self.store.write)
+        work = self.keys.publish(use, place, len(self.store.logs), messages, deadline, write or self.store.write)
         found: list[Any] = []
         Deferred.fromCoroutine(work).addCallbacks(found.append, lambda failure: found.append(failure.value))
         return found
+
+
+KEYS = [f"k{number}" for number in range(20)]
+
+
+def grow(world: World, partitions: int) -> None:
+    world.store.logs += [[] for _ in range(partitions - len(world.store.logs))]
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_repeat_after_partitions_were_added_is_found_where_the_first_was_placed(restarted: bool) -> None:
+    world = World()
+    world.store.logs = [[]]
+    # another gateway, which has looked at the topic before it grew, and knows none of the keys
+    other = Idempotency(world.clock, world.store.now_ms)
+    world.keys, mine = other, world.keys
+    world.publish("first", b"v")
+    world.keys = mine
+    first = {key: world.publish(key, b"v", key.encode())[0].outcomes for key in KEYS}
+    grow(world, 7)
+    if restarted:
+        world.restart()
+    else:
+        world.keys = other
+    for key in KEYS:
+        (again,) = world.publish(key, b"v", key.encode())
+        assert (again.replayed, again.outcomes) == (True, first[key])
+        assert world.store.count(key) == 2
+    (reused,) = world.publish(KEYS[0], b"another")
+    assert reused.code == "idempotency-key-reused"
+
+
+def test_topic_that_has_its_partitions_for_long_is_read_in_one_of_them() -> None:
+    world = World()
+    grow(world, 4)
+    for log in world.store.logs:
+        log.append(Record(0, world.store.now_ms() - 5_000_000, None, b"old", ()))
+    world.restart()
+    looked: list[int] = []
+    find = world.keys._index.find
+
+    async def counted(place: Place, partition: int, *args: Any, **options: Any) -> Any:
+        looked.append(partition)
+        return await find(place, partition, *args, **options)
+
+    world.keys._index.find = counted  # type: ignore[method-assign]
+    world.publish("k", b"v")
+    assert looked == [by_key(b"k", 4)]
+    grow(world, 5)
+    looked.clear()
+    world.publish("l", b"v")
+    assert set(looked) == {by_key(b"l", count) for count in range(1, 6)}
+    world.clock.advance(4000)
+    looked.clear()
+    world.publish("m", b"v")
+    assert looked == [by_key(b"m", 5)]
 
 
 def test_repeat_is_answered_as_the_first_time_and_writes_nothing() -> None:
