@@ -198,7 +198,12 @@ class Gateway:
             size = weight(messages)
             if not shares.take(application, size):
                 return succeed([_share_used_up(shares, application)] * len(messages))
-        publishing = place.store.publish(place.topic, messages, acks, deadline)
+        try:
+            publishing = place.store.publish(place.topic, messages, acks, deadline)
+        except BaseException:
+            if shares is not None:
+                shares.release(application, size)
+            raise
         if shares is not None:
             publishing.addBoth(_release, shares, application, size)
         if breaker.refusing:

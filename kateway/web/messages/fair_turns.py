@@ -136,14 +136,17 @@ class FairTurns:
             exchange = line.waiting.popleft()
             self.waiting -= 1
             self._used = line.used
-            self._serve(exchange, now)
-            began, now = now, self._seconds()
-            line.used += now - began
-            line.pace.served(1, line.began, now)
-            if line.waiting:
-                heappush(order, line)
-            else:
-                del self._lines[line.name]
+            try:
+                self._serve(exchange, now)
+            finally:
+                # whatever becomes of one request, those behind it keep their place
+                began, now = now, self._seconds()
+                line.used += now - began
+                line.pace.served(1, line.began, now)
+                if line.waiting:
+                    heappush(order, line)
+                else:
+                    del self._lines[line.name]
 
     def _serve(self, exchange: Exchange, now: float) -> None:
         if exchange.connection.gone:
