@@ -22,7 +22,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from kateway.drain_pace import DrainPace
 from kateway.errors import Overloaded
 from kateway.web.exchange import Exchange, Request
-from kateway.web.messages.admission import Remembered
 from kateway.web.problems import problem
 
 TURN_SECONDS = 0.01
@@ -184,5 +183,5 @@ def _fail(exchange: Exchange, error: Exception) -> None:
 
 def _application(exchange: Exchange) -> str:
     """The application that was admitted last on a connection; without one, the client's address."""
-    last: Remembered | None = exchange.connection.remembered
-    return "@" + exchange.request.peer if last is None else last.authorized.principal.application
+    last = exchange.connection.remembered  # ``admission.Remembered``
+    return "@" + exchange.request.peer if last is None else str(last.authorized.principal.application)

@@ -65,7 +65,7 @@ def test_what_is_released_is_what_was_taken(steps: list[tuple[str, int, bool]]) 
     for name, size in under_way:
         shares.release(name, size)
     assert [shares.held(each) for each in "abc"] == [0, 0, 0]
-    assert fill(shares, "a", 1) == ROOM * TIMES_FREE // (TIMES_FREE + 1)
+    assert fill(shares, "a", 1000) == ROOM * TIMES_FREE // (TIMES_FREE + 1)
 
 
 def test_weight_of_messages_is_the_same_one_by_one_and_together() -> None:
