@@ -139,11 +139,11 @@ class Listener(Protocol):
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         """These partitions are ours (in addition to those that are); each starts at its committed offset, else by
-        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance left none for us.
+        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance brought none.
         """
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
-        """These partitions are about to go. A Deferred holds the hand-over up until it fires, for a bounded grace;
+        """These of our partitions are about to go. A Deferred holds the hand-over up until it fires, for a bounded grace;
         ``commit`` still works for them meanwhile. Nothing can be taken from them any more.
         """
 

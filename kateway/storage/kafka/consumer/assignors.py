@@ -52,4 +52,4 @@ STRATEGIES: Mapping[str, Callable[[Mapping[str, Sequence[str]], Mapping[str, int
     "range": assign_range,
     "roundrobin": assign_roundrobin,
 }
-"""By their names in the group protocol, in our order of preference."""
+"""The eager ones by their names in the group protocol, in our order of preference."""
