@@ -2,8 +2,8 @@
 members of a group, each a driver of its own, while a reader of another topic in the same group comes and goes every two
 seconds and a fifth member joins and leaves every ten.
 
-The clients of one of the four confirm slowly: it needs a second to hand a partition over, as long as the gateway gives
-them (``HAND_OVER_SECONDS``). Without it all members of one process hear of a rebalance and have left within milliseconds.
+The clients of one of the four confirm slowly: it needs a second to hand a partition over, as long as a gateway gives
+them. Without that all members, in one process, would hear of a rebalance and be through it within milliseconds.
 
 Prints the longest pause of partitions that stayed where they were, how many records were lost, and how many came twice.
 ``--tree`` measures another checkout.

@@ -143,7 +143,7 @@ class Listener(Protocol):
         """
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
-        """These of our partitions are about to go. A Deferred holds the hand-over up until it fires, for a bounded grace;
+        """These partitions are about to go. A Deferred holds the hand-over up until it fires, for a bounded grace;
         ``commit`` still works for them meanwhile. Nothing can be taken from them any more.
         """
 

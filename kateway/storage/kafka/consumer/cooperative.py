@@ -70,7 +70,7 @@ def balance(claims: Mapping[str, Claim], partitions: Mapping[str, int]) -> dict[
         member = min(subscribers[topic], key=lambda member: (loads[member], member))
         of_member[member].setdefault(topic, []).append(partition)
         loads[member] += 1
-    while any([_even_out(topic, members, of_member, loads) for topic, members in subscribers.items()]):
+    while any(_even_out(topic, members, of_member, loads) for topic, members in subscribers.items()):
         pass  # a move in one topic may make room for one in another
     return {
         (topic, partition): member

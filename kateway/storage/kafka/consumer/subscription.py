@@ -1,8 +1,8 @@
 """A subscription: a membership's partitions, read by a fetcher into buffers, given to one listener.
 
 Each partition is ours for a *tenure*, from taking over to handing over or loss. In a cooperative group it outlives
-rebalances: reading goes on through them, and a commit that meets one is made again in the generation behind it. A commit
-that was asked for in an earlier tenure is never made in a later one: another member may have gone on meanwhile.
+rebalances: reading goes on through them, and a commit that meets one is made again in the generation behind it. A
+commit that was asked for in an earlier tenure is never made in a later one: another member may have gone on meanwhile.
 """
 
 from __future__ import annotations
@@ -292,14 +292,7 @@ class KafkaSubscription:
 
     async def _begin(self, partitions: frozenset[int], tenure: int) -> None:
         everywhere = partitions | frozenset(range(self._client.partition_count(self.topic) or 0))
-        while True:
-            found = await self._insist(lambda: self._offsets.committed(self.group, self.topic, everywhere))
-            if all(found[partition] is not None for partition in partitions):
-                break
-            starts = await self._insist(lambda: self._commit_starts(found))
-            if starts is not None:
-                found.update(starts)
-                break
+        while (found := await self._insist(lambda: self._find_starts(partitions, everywhere))) is None:
             # a rebalance has come, and in a cooperative group the next generation does not begin anew
             await deferLater(self._reactor, BETWEEN_GENERATIONS_SECONDS)
         left = self._left_of(tenure) - self._revoking.keys()
@@ -311,6 +304,18 @@ class KafkaSubscription:
         self._tell(self._listener.assigned, committed)
         self._fetcher.fill()
         await self._start_by_rule([partition for partition, place in committed.items() if place is None])
+
+    async def _find_starts(
+        self, partitions: frozenset[int], everywhere: frozenset[int]
+    ) -> dict[int, Committed | None] | None:
+        """Where the group is, after its beginning was committed where there was no commit; ``None``: ask again."""
+        found = await self._offsets.committed(self.group, self.topic, everywhere)
+        if any(found[partition] is None for partition in partitions):
+            starts = await self._commit_starts(found)
+            if starts is None:
+                return None
+            found.update(starts)
+        return found
 
     async def _commit_starts(self, found: Mapping[int, Committed | None]) -> dict[int, Committed] | None:
         """Commits where a group begins, so that it goes on from there even if nothing comes: at ``latest``, in a topic
