@@ -139,7 +139,7 @@ class Listener(Protocol):
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         """These partitions are ours (in addition to those that are); each starts at its committed offset, else by
-        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance brought none.
+        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance left none for us.
         """
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:

@@ -187,17 +187,15 @@ class Membership:
                 self._tick_soon()
             self.dispatch.add(owned)
         self._partitions_changed()
-        if self.available_since is None:
-            self.available_since = self.now()
+        self.available_since = self.now()
         self.rebalancing.end()
         # commits that the rebalance refused, and records that were settled during it
         self._commits.soon()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
+        self.available_since = None
         self.rebalancing.begin()
         owned_partitions = self._take_away(partitions)
-        if not self.dispatch.all:  # else clients are served from those that stay
-            self.available_since = None
         for reader in list(self._watched):
             with _goes_on:
                 reader.tick(self.now())
@@ -210,11 +208,10 @@ class Membership:
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
+        self.available_since = None
         self.rebalancing.begin()
         for owned in self._take_away(partitions):
             self._gone(owned)
-        if not self.dispatch.all:
-            self.available_since = None
         self._revocations.lose(partitions)
         self._revocations.look(self.now())
 
@@ -421,13 +418,6 @@ class Membership:
         self.settled({ack.partition for ack in acks})
         self._wake_explicit()
         return results
-
-    def awaits(self, acks: Sequence[Ack]) -> bool:
-        """Whether some are of partitions that were taken away a moment ago and may be back in another."""
-        if not self.rebalancing:
-            return False
-        owned_partitions = self.dispatch.owned_partitions
-        return any(ack.partition not in owned_partitions for ack in acks)
 
     def committed(self, acks: Sequence[Ack]) -> Deferred[None]:
         """Fires when ``acks`` are committed, and written where they go to the dead letters."""

@@ -85,7 +85,7 @@ class Memberships:
     ) -> list[KatewayError | None] | None:
         """As ``acknowledge``, where there is nothing to wait for: ``None`` where this process is not a member."""
         member = self._groups.get((store, group, topic))
-        return None if member is None or member.awaits(acks) else member.acknowledge(acks)
+        return None if member is None or member.rebalancing else member.acknowledge(acks)
 
     async def acknowledge(
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
@@ -98,7 +98,7 @@ class Memberships:
         member = self._groups.get((store, group, topic))
         if member is None:
             return await self._acknowledged_before(store, group, topic, acks)
-        if member.awaits(acks):
+        if member.rebalancing:
             await member.rebalancing.over()
         results = member.acknowledge(acks)
         if sync:

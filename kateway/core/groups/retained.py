@@ -1,6 +1,6 @@
 """Retains the state of partitions that are not ours just now, in case they come back as they went.
 
-In an eager group each member that comes or goes takes all partitions from all members for a moment; a group without
+In the group protocol each member that comes or goes takes all partitions from all members for a moment; a group without
 readers is left after a while. Records in flight, leases, delays and counts of attempts, and commits that were refused
 meanwhile, are known to this process only. A partition that comes back with the committed offset that it went with has
 not been moved on by another member: then it goes on as if nothing had been. Records that another member has delivered

@@ -52,4 +52,4 @@ STRATEGIES: Mapping[str, Callable[[Mapping[str, Sequence[str]], Mapping[str, int
     "range": assign_range,
     "roundrobin": assign_roundrobin,
 }
-"""The eager ones by their names in the group protocol, in our order of preference."""
+"""By their names in the group protocol, in our order of preference."""

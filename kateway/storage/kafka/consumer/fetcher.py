@@ -131,19 +131,6 @@ class Fetcher:
             self._pools.append(self._client.pool(self._purpose))
         self._route()
 
-    def give_up(self, partitions: frozenset[int]) -> None:
-        """Forgets some partitions. A request under way goes on; what it brings for them is not looked at."""
-        if partitions.issuperset(self.buffers):
-            self.disown()
-            return
-        for partition in partitions:
-            if self.buffers.pop(partition, None) is not None:
-                del self._share_of[partition]
-                lane = self._lane_of.pop(partition)
-                del lane.buffers[partition]
-                lane.changes.add(partition)
-                self._held.discard(partition)
-
     def disown(self) -> None:
         """Forgets all partitions and their requests."""
         self.buffers.clear()

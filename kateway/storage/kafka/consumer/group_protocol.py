@@ -1,11 +1,5 @@
 """A group member's life: find the coordinator, join, sync, heartbeat, rejoin, leave. What the partitions are for is
-the ``holder``'s business.
-
-The protocol is *cooperative* (KIP-429) where every member of the group knows ``cooperative-sticky``: a member says at
-each join what it holds, goes on with it, and gives up afterwards only what is not assigned to it any more. Beside a
-member that knows only ``range`` or ``roundrobin`` it is *eager*: everything is handed over before each join. Which of
-the two a generation is, the broker says with the answer to the join; in the one that turns from cooperative to eager
-nothing is assigned anew (``cooperative.keep``), everything is handed over, and the members join once more.
+``member``'s business.
 
 On the wire rather than on afkak's ``Coordinator``: that one gives up its partitions at every failed connection
 instead of keeping them as long as the session lives, waits 10 s after a timeout, speaks JoinGroup v0 only, and on
@@ -29,7 +23,6 @@ from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.coordinators import NOT_HERE, Coordinators
 from kateway.storage.kafka.cluster.waiting import at_most
 from kateway.storage.kafka.consumer.assignors import STRATEGIES
-from kateway.storage.kafka.consumer.cooperative import Claim, assign_cooperatively, keep
 from kateway.storage.kafka.protocol import group_requests as wire
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
@@ -46,10 +39,6 @@ NEWS_AFTER_FAILURES = 3
 ILLEGAL_GENERATION, UNKNOWN_MEMBER, INVALID_SESSION_TIMEOUT, REBALANCE, MEMBER_ID_REQUIRED = 22, 25, 26, 27, 79
 COORDINATOR_NOT_AVAILABLE = 15
 
-COOPERATIVE = "cooperative-sticky"
-PROTOCOLS = (COOPERATIVE, *STRATEGIES)
-"""By their names, in our order of preference. The broker chooses among those that all members know."""
-
 
 class Generation(NamedTuple):
     """A commit's credentials: generation and member id."""
@@ -62,10 +51,10 @@ class Holder(Protocol):
     """The owner of the partitions that a membership brings."""
 
     def take_over(self, partitions: frozenset[int]) -> None:
-        """These are ours, too, from now on. Said after each rebalance, also where there are none."""
+        """These are ours, after none were."""
 
-    async def hand_over(self, partitions: frozenset[int]) -> None:
-        """These are about to go: the last commits. Bounded by the holder."""
+    async def hand_over(self) -> None:
+        """All are about to go: the last commits. Bounded by the holder."""
 
     def drop(self) -> None:
         """All are gone already."""
@@ -114,19 +103,11 @@ class Membership:
         self._first_join: Deferred[None] | None = None
         self._led: dict[str, int] = {}
         self._holding = False
-        """Whether there is a generation in which partitions may be ours."""
-        self._partitions: frozenset[int] = frozenset()
-        self._cooperative = False
-        """Of the last generation: whether what is ours stays so through the next join."""
-        self._joining_pool: Pool | None = None
-        """For joins while partitions are ours: a join is held back, and commits would wait behind it."""
         self._expiry: IDelayedCall | None = None
         self._nap: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
         self.generation: Generation | None = None
         """``None`` while there is none to commit under."""
-        self.rejoining = False
-        """Whether the coordinator may be in another generation already, of which the answer is on its way."""
 
     def start(self) -> None:
         """Begins to join; the holder hears the rest."""
@@ -143,11 +124,8 @@ class Membership:
         self._cancel_expiry()
         self.generation = None
         self._holding = False
-        self._partitions = frozenset()
         if self._held_at is not None:
             self._pool.abort(self._held_at)
-        if self._joining_pool is not None:
-            await self._joining_pool.close()
         if self._member:
             leaving = Deferred.fromCoroutine(self._leave())
             await at_most(self._reactor, LEAVE_SECONDS, leaving)
@@ -177,12 +155,12 @@ class Membership:
         try:
             while True:
                 try:
-                    if self._holding and not self._cooperative:
-                        await self._give_up(self._partitions)
+                    if self._holding:
+                        await self._holder.hand_over()
                         self._holding = False
-                    assigned = await self._join()
+                    partitions = await self._join()
                     failures = 0
-                    await self._change_to(assigned)
+                    self._holder.take_over(partitions)
                     await self._stay()
                 except _Rejoin:
                     if not self._holding:
@@ -214,60 +192,16 @@ class Membership:
             forget()
             self._cancel_expiry()
 
-    async def _change_to(self, assigned: frozenset[int]) -> None:
-        """Goes over to what a rebalance has assigned; ``_Rejoin`` where something had to be given up for it."""
-        going = self._partitions - assigned if self._cooperative else self._partitions
-        coming = assigned - self._partitions if self._cooperative or not going else frozenset[int]()
-        self._partitions |= coming
-        self._holder.take_over(coming)
-        if going:
-            await self._give_up(going)
-            raise _Rejoin
-
-    async def _give_up(self, partitions: frozenset[int]) -> None:
-        await self._holder.hand_over(partitions)
-        self._partitions -= partitions
-
     async def _join(self) -> frozenset[int]:
-        """Joins and syncs: the partitions of the topic that are ours. What is ours already stays so meanwhile."""
+        """Joins and syncs: the partitions of the topic that are ours."""
         await self._topic_must_be_there()
         node = await self._coordinators.find(self.group)
+        self.generation = None
         self._led = {}
-        if not self._holding:
-            self.generation = None
-            self._cancel_expiry()
-            return await self._join_at(node, self._pool)
-        if self._joining_pool is None:
-            self._joining_pool = self._client.pool(f"joining group {self.group}")
-        staying = Deferred.fromCoroutine(self._keep_alive(node))
-        staying.addErrback(_quietly)
-        self.rejoining = True
-        try:
-            return await self._join_at(node, self._joining_pool)
-        finally:
-            self.rejoining = False
-            staying.cancel()
-            # joins are seldom: an idle connection for each group would be the dearer way
-            self._joining_pool.abort(node)
-
-    async def _keep_alive(self, node: int) -> None:
-        """Heartbeats in the old generation while the join is held back: what we hold is ours as long as we are heard.
-        What else the coordinator says, it says to the join.
-        """
-        while True:
-            await deferLater(self._reactor, HEARTBEAT_INTERVAL_SECONDS)
-            generation = self.generation
-            if generation is None:
-                return
-            sent_at = self._reactor.seconds()
-            with contextlib.suppress(*_Passing):
-                if await self._beat(node, generation) in {0, REBALANCE} and self.generation is generation:
-                    self._heard(sent_at)
-
-    async def _join_at(self, node: int, pool: Pool) -> frozenset[int]:
-        joined = await self._ask_to_join(node, pool)
+        self._cancel_expiry()
+        joined = await self._ask_to_join(node)
         if joined.error == MEMBER_ID_REQUIRED:
-            joined = await self._ask_to_join(node, pool)
+            joined = await self._ask_to_join(node)
         self._check(joined.error)
         assignments = {}
         if joined.leader == joined.member:
@@ -275,7 +209,6 @@ class Membership:
         sent_at = self._reactor.seconds()
         error, assignment = wire.decode_sync(
             await self._held(
-                pool,
                 node,
                 wire.SYNC_GROUP,
                 wire.SYNC_GROUP_VERSION,
@@ -284,20 +217,16 @@ class Membership:
         )
         self._check(error)
         self.generation = Generation(joined.generation, self._member)
-        self._cooperative = joined.protocol == COOPERATIVE
         self._holding = True
         self._heard(sent_at)
         return frozenset(wire.decode_assignment(assignment).get(self.topic, ()))
 
-    async def _ask_to_join(self, node: int, pool: Pool) -> wire.Joined:
+    async def _ask_to_join(self, node: int) -> wire.Joined:
         version = await self._coordinators.join_version(node)
         session_ms = int(self._session_seconds * 1000)
-        owned = {self.topic: sorted(self._partitions)} if self._partitions else {}
-        generation = -1 if self.generation is None else self.generation.number
-        metadata = wire.encode_metadata([self.topic], owned, generation)
-        protocols = dict.fromkeys(PROTOCOLS, metadata)
+        protocols = dict.fromkeys(STRATEGIES, wire.encode_metadata([self.topic]))
         body = wire.encode_join(self.group, session_ms, session_ms, self._member, protocols)
-        joined = wire.decode_join(await self._held(pool, node, wire.JOIN_GROUP, version, body))
+        joined = wire.decode_join(await self._held(node, wire.JOIN_GROUP, version, body))
         if joined.error in {MEMBER_ID_REQUIRED, 0}:
             self._member = joined.member
         return joined
@@ -317,23 +246,13 @@ class Membership:
 
     async def _assign(self, joined: wire.Joined) -> dict[str, bytes]:
         """What each member gets, for the broker's protocol of choice."""
-        claims: dict[str, Claim] = {}
-        for member, body in joined.members:
-            said = wire.decode_metadata(body)
-            owned = [(topic, partition) for topic, mine in said.owned.items() for partition in mine]
-            claims[member] = Claim(said.topics, owned, said.generation)
-        topics = {topic for claim in claims.values() for topic in claim.topics}
+        subscriptions = {member: wire.decode_metadata(metadata) for member, metadata in joined.members}
+        topics = {topic for subscribed in subscriptions.values() for topic in subscribed}
         if any(self._client.partition_count(topic) is None for topic in topics):
             await self._client.refresh()
         counts = {topic: self._client.partition_count(topic) or 0 for topic in topics}
         self._led = counts
-        if joined.protocol == COOPERATIVE:
-            assigned = assign_cooperatively(claims, counts)
-        elif any(claim.owned for claim in claims.values()):
-            assigned = keep(claims, counts)
-        else:
-            subscriptions = {member: claim.topics for member, claim in claims.items()}
-            assigned = STRATEGIES[joined.protocol](subscriptions, counts)
+        assigned = STRATEGIES[joined.protocol](subscriptions, counts)
         return {member: wire.encode_assignment(topics) for member, topics in assigned.items()}
 
     async def _stay(self) -> None:
@@ -352,7 +271,14 @@ class Membership:
             sent_at = self._reactor.seconds()
             try:
                 node = await self._coordinators.find(self.group)
-                error = await self._beat(node, generation)
+                body = await self._pool.request(
+                    node,
+                    wire.HEARTBEAT,
+                    wire.HEARTBEAT_VERSION,
+                    wire.encode_heartbeat(self.group, *generation),
+                    timeout_seconds=self._session_seconds / 3,
+                )
+                error = wire.decode_error(body)
             except _Passing:
                 error = COORDINATOR_NOT_AVAILABLE
             if not self._holding:
@@ -365,17 +291,6 @@ class Membership:
             if error in {0, REBALANCE}:
                 self._heard(sent_at)
             self._check(error)
-
-    async def _beat(self, node: int, generation: Generation) -> int:
-        """One heartbeat: the coordinator's answer."""
-        body = await self._pool.request(
-            node,
-            wire.HEARTBEAT,
-            wire.HEARTBEAT_VERSION,
-            wire.encode_heartbeat(self.group, *generation),
-            timeout_seconds=self._session_seconds / 3,
-        )
-        return wire.decode_error(body)
 
     def _check(self, error: int) -> None:
         if error == 0:
@@ -394,15 +309,15 @@ class Membership:
             raise Unavailable(f"the coordinator of group {self.group} is moving (error {error})")
         raise error_for(error, f"group {self.group}")
 
-    async def _held(self, pool: Pool, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
+    async def _held(self, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
         """A request that the coordinator may hold back for minutes; given up when another one has taken its place."""
-        answer = pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
+        answer = self._pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
         first: Deferred[None] | None = None
         if api_key == wire.JOIN_GROUP and not self._member:
             self._first_join = first = Deferred()
             answer.addCallback(self._learn_member)
         self._held_at = node
-        watching = Deferred.fromCoroutine(self._watch_held(pool, node))
+        watching = Deferred.fromCoroutine(self._watch_held(node))
         watching.addErrback(_quietly)
         try:
             return await answer
@@ -417,7 +332,7 @@ class Membership:
         self._member = wire.decode_join(body).member
         return body
 
-    async def _watch_held(self, pool: Pool, node: int) -> None:
+    async def _watch_held(self, node: int) -> None:
         while True:
             await deferLater(self._reactor, HELD_CHECK_SECONDS)
             try:
@@ -425,7 +340,7 @@ class Membership:
             except KatewayError:
                 moved = not self._client.health().healthy
             if moved:
-                pool.abort(node)
+                self._pool.abort(node)
                 return
 
     # --- the session -------------------------------------------------------------------------------------------
@@ -446,7 +361,6 @@ class Membership:
         self.generation = None
         if self._holding:
             self._holding = False
-            self._partitions = frozenset()
             self._holder.drop()
 
     def _cancel_expiry(self) -> None:

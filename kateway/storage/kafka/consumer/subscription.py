@@ -1,14 +1,12 @@
 """A subscription: a membership's partitions, read by a fetcher into buffers, given to one listener.
 
-Each partition is ours for a *tenure*, from taking over to handing over or loss. In a cooperative group it outlives
-rebalances: reading goes on through them, and a commit that meets one is made again in the generation behind it. A
-commit that was asked for in an earlier tenure is never made in a later one: another member may have gone on meanwhile.
+The group protocol is *eager*: at each rebalance all partitions are handed over, then the assigned ones are taken over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
@@ -24,25 +22,16 @@ from kateway.storage.kafka.cluster.coordinators import Coordinators
 from kateway.storage.kafka.cluster.offsets import Offsets
 from kateway.storage.kafka.cluster.waiting import answer_all, at_most
 from kateway.storage.kafka.consumer.fetcher import Fetcher
-from kateway.storage.kafka.consumer.group_protocol import ILLEGAL_GENERATION, UNKNOWN_MEMBER, Generation, Membership
+from kateway.storage.kafka.consumer.group_protocol import Generation, Membership
 
 T = TypeVar("T")
+
+EXPELLED = frozenset({22, 25})
+"""Of a commit: the generation is over, or the coordinator does not know the member."""
 
 HAND_OVER_SHARE = 0.4
 """Of the session: what the listener gets for its last commits. No heartbeats are sent meanwhile."""
 RETRY_SECONDS = 0.5
-BETWEEN_GENERATIONS_SECONDS = 0.05
-"""Until a commit that was refused for the sake of a rebalance is made again. Between two generations there are two
-answers of the coordinator, milliseconds.
-"""
-
-
-class _Commit(NamedTuple):
-    """A commit that waits to be sent, and in which tenure of each partition it was asked for."""
-
-    offsets: Mapping[int, Committed]
-    tenures: Mapping[int, int]
-    waiter: Deferred[None]
 
 
 class KafkaSubscription:
@@ -83,23 +72,23 @@ class KafkaSubscription:
             session_timeout_seconds=session_timeout_seconds,
         )
         self._on_closed = closed
-        self._owned: dict[int, int] = {}
-        """Our partitions, each with the number of its tenure."""
-        self._tenure = 0
-        self._told: set[int] = set()
-        """Of those, the ones that the listener was notified of."""
+        self._owned: frozenset[int] = frozenset()
+        self._told = False
+        """Whether the listener was notified of the owned partitions."""
         self._first_ends: dict[int, int] = {}
         """Where 'latest' was when a partition was first ours: later records are not skipped after a rebalance."""
         self._revoking: dict[int, int | None] = {}
         """Positions of partitions that are being handed over: nothing can be taken, commits still count."""
-        self._taking_over: dict[Deferred[None], int] = {}
-        """Beginnings under way, with the tenure that they begin."""
-        self._handing_over: set[Deferred[None]] = set()
+        self._taking_over: Deferred[None] | None = None
+        self._handing_over: Deferred[None] | None = None
         self._background: set[Deferred[None]] = set()
         self._repeats: dict[int, IDelayedCall] = {}
         self._last_trouble = ""
-        self._queued: list[_Commit] = []
+        self._uncommitted: dict[int, Committed] = {}
+        self._uncommitted_of: Generation | None = None
+        """The generation in which these were queued: under a later one they could move another member's back."""
         self._committing: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
         self._closing: Deferred[None] | None = None
         self._over = False
         """No partition will come any more."""
@@ -160,12 +149,20 @@ class KafkaSubscription:
         elif not offsets:
             waiter.callback(None)
         else:
-            tenures = {partition: self._owned[partition] for partition in offsets}
-            self._queued.append(_Commit(dict(offsets), tenures, waiter))
+            if self._uncommitted_of != self._membership.generation:
+                self._forget_uncommitted()
+            self._uncommitted.update(offsets)
+            self._waiting.append(waiter)
             if self._committing is None:
                 committing = self._own(self._commit())
                 self._committing = None if committing.called else committing
         return waiter
+
+    def _forget_uncommitted(self) -> None:
+        waiters, self._waiting = self._waiting, []
+        self._uncommitted = {}
+        self._uncommitted_of = self._membership.generation
+        answer_all(waiters, self._not_ours())
 
     def close(self) -> Deferred[None]:
         """Leaves the group and frees everything. At most the grace, and twice ``LEAVE_SECONDS``."""
@@ -183,7 +180,7 @@ class KafkaSubscription:
     async def _close(self) -> None:
         await deferLater(self._reactor, 0)  # the listener is not called from inside ``close``
         if not self._over:
-            await self.hand_over(frozenset(self._owned))
+            await self.hand_over()
         self._over = True
         await self._membership.stop()
         await self._free()
@@ -195,8 +192,8 @@ class KafkaSubscription:
         self._repeats.clear()
         for task in list(self._background):
             task.cancel()
-        answer_all([each.waiter for each in self._queued], self._not_ours())
-        self._queued = []
+        answer_all(self._waiting, self._not_ours())
+        self._waiting = []
         await gatherResults([self._pool.close(), fetching_ended])
         self._on_closed(self)
 
@@ -207,17 +204,12 @@ class KafkaSubscription:
 
     async def _commit(self) -> None:
         try:
-            while self._queued:
-                commits, self._queued = self._still_ours(self._queued), []
+            while self._waiting:
+                offsets, self._uncommitted = self._uncommitted, {}
+                waiters, self._waiting = self._waiting, []
                 generation = self._membership.generation
-                offsets: dict[int, Committed] = {}
-                for each in commits:
-                    offsets.update(each.offsets)
-                waiters = [each.waiter for each in commits]
-                if generation is None:
+                if generation is None or generation != self._uncommitted_of:
                     answer_all(waiters, self._not_ours())
-                    continue
-                if not commits:
                     continue
                 try:
                     errors = await self._offsets.commit(
@@ -240,90 +232,46 @@ class KafkaSubscription:
                     self._log.failure("group {group}: a commit broke, it is made again", group=self.group)
                     answer_all(waiters, Unavailable("a commit broke; the gateway's log says why"))
                     continue
-                if not errors:
-                    answer_all(waiters, None)
-                    continue
-                self._refused(errors, generation)
-                # what is ours no more is refused in the next round
-                self._queued = commits + self._queued
-                await deferLater(self._reactor, BETWEEN_GENERATIONS_SECONDS)
+                if errors and generation == self._membership.generation and errors & EXPELLED:
+                    self._membership.expelled()
+                answer_all(waiters, self._not_ours() if errors else None)
         finally:
             self._committing = None
-
-    def _still_ours(self, commits: Iterable[_Commit]) -> list[_Commit]:
-        """Those whose partitions have been ours since they were asked for; the others are answered."""
-        ours: list[_Commit] = []
-        for each in commits:
-            if all(self._owned.get(partition) == tenure for partition, tenure in each.tenures.items()):
-                ours.append(each)
-            else:
-                answer_all([each.waiter], self._not_ours())
-        return ours
-
-    def _refused(self, errors: set[int], generation: Generation) -> None:
-        """The coordinator has refused a commit of a generation: whether that is a rebalance, or the end."""
-        present = self._membership.generation
-        if present is None:
-            return
-        forgotten = UNKNOWN_MEMBER in errors and present.member == generation.member
-        passed_over = ILLEGAL_GENERATION in errors and present == generation and not self._membership.rejoining
-        if forgotten or passed_over:
-            self._membership.expelled()
 
     # --- what the membership brings ----------------------------------------------------------------------------
 
     def take_over(self, partitions: frozenset[int]) -> None:
-        """These are ours, too: looks up where to begin, then tells the listener."""
+        """These are ours: looks up where to begin, then tells the listener."""
         if self._over or self._closing is not None:
             return
-        if not partitions:
-            self._tell(self._listener.assigned, {})
-            return
-        self._tenure += 1
-        self._owned.update(dict.fromkeys(partitions, self._tenure))
+        self._owned = partitions
+        self._told = False
         self._fetcher.own(partitions)
-        beginning = self._own(self._begin(partitions, self._tenure))
-        if not beginning.called:
-            self._taking_over[beginning] = self._tenure
-            beginning.addBoth(lambda _: self._taking_over.pop(beginning, None) and None)
+        if partitions:
+            self._taking_over = self._own(self._begin(partitions))
+        else:
+            self._tell(self._listener.assigned, {})
 
-    def _left_of(self, tenure: int) -> frozenset[int]:
-        return frozenset(partition for partition, since in self._owned.items() if since == tenure)
-
-    async def _begin(self, partitions: frozenset[int], tenure: int) -> None:
+    async def _begin(self, partitions: frozenset[int]) -> None:
         everywhere = partitions | frozenset(range(self._client.partition_count(self.topic) or 0))
-        while (found := await self._insist(lambda: self._find_starts(partitions, everywhere))) is None:
-            # a rebalance has come, and in a cooperative group the next generation does not begin anew
-            await deferLater(self._reactor, BETWEEN_GENERATIONS_SECONDS)
-        left = self._left_of(tenure) - self._revoking.keys()
-        committed = {partition: found[partition] for partition in sorted(left)}
+        found = await self._insist(lambda: self._offsets.committed(self.group, self.topic, everywhere))
+        if any(found[partition] is None for partition in partitions):
+            found.update(await self._insist(lambda: self._commit_starts(found)))
+        committed = {partition: found[partition] for partition in partitions}
         for partition, place in committed.items():
             if place is not None:
                 self._fetcher.buffers[partition].start_at(place.offset)
-        self._told |= left
+        self._told = True
         self._tell(self._listener.assigned, committed)
         self._fetcher.fill()
         await self._start_by_rule([partition for partition, place in committed.items() if place is None])
 
-    async def _find_starts(
-        self, partitions: frozenset[int], everywhere: frozenset[int]
-    ) -> dict[int, Committed | None] | None:
-        """Where the group is, after its beginning was committed where there was no commit; ``None``: ask again."""
-        found = await self._offsets.committed(self.group, self.topic, everywhere)
-        if any(found[partition] is None for partition in partitions):
-            starts = await self._commit_starts(found)
-            if starts is None:
-                return None
-            found.update(starts)
-        return found
-
-    async def _commit_starts(self, found: Mapping[int, Committed | None]) -> dict[int, Committed] | None:
+    async def _commit_starts(self, found: Mapping[int, Committed | None]) -> dict[int, Committed | None]:
         """Commits where a group begins, so that it goes on from there even if nothing comes: at ``latest``, in a topic
         without records, and in partitions that were added to a topic that the group reads already, which it reads from
         their beginning.
 
         A new group's first member does so for all partitions: a partition without a commit was added later then.
-        ``None`` where the commit was refused for the sake of a rebalance.
         """
         new = [partition for partition, place in found.items() if place is None]
         if len(new) < len(found):
@@ -334,12 +282,11 @@ class KafkaSubscription:
                 return {}  # its records come from the beginning in any case
         generation = self._membership.generation
         places = {partition: Committed(offset) for partition, offset in starts.items()}
-        if generation is None:
-            return None
-        errors = await self._offsets.commit(
+        if generation is None or await self._offsets.commit(
             self._pool, self.group, self.topic, places, generation=generation.number, member=generation.member
-        )
-        return None if errors else places
+        ):
+            return {}  # a rebalance has come: the next generation begins anew
+        return dict(places)
 
     async def _start_by_rule(self, partitions: Iterable[int]) -> None:
         """Starts partitions that have no position where the reset rule says."""
@@ -357,59 +304,48 @@ class KafkaSubscription:
                 buffer.start_at(found[partition] if partition in found else self._first_ends[partition])
         self._fetcher.fill()
 
-    async def hand_over(self, partitions: frozenset[int]) -> None:
-        """Some partitions are about to go: lets the listener commit, for a bounded grace."""
-        handing_over = self._own(self._revoke(partitions))
-        if not handing_over.called:
-            self._handing_over.add(handing_over)
-            handing_over.addBoth(lambda _: self._handing_over.discard(handing_over))
-        until = self._reactor.seconds() + self._grace_seconds + 1
-        for each in list(self._handing_over):  # of an earlier call, too
-            await at_most(self._reactor, max(0.0, until - self._reactor.seconds()), each)
+    async def hand_over(self) -> None:
+        """All partitions are about to go: lets the listener commit, for a bounded grace."""
+        if self._handing_over is None:
+            handing_over = self._own(self._revoke())
+            if handing_over.called:
+                return
+            self._handing_over = handing_over
+        await at_most(self._reactor, self._grace_seconds + 1, self._handing_over)
 
-    async def _revoke(self, partitions: frozenset[int]) -> None:
-        going = {
-            partition: self._owned[partition]
-            for partition in partitions
-            if partition in self._owned and partition not in self._revoking
-        }
-        if not going:
-            return
+    async def _revoke(self) -> None:
         try:
-            told = self._told & going.keys()
-            self._revoking.update((partition, self.position(partition)) for partition in going)
-            self._stop_reading(frozenset(going))
+            owned, told = self._owned, self._told
+            self._revoking = {partition: self.position(partition) for partition in owned}
+            self._stop_reading()
             until = self._reactor.seconds() + self._grace_seconds
-            if told:
-                held_up = self._tell(self._listener.revoked, frozenset(told))
+            if owned and told:
+                held_up = self._tell(self._listener.revoked, owned)
                 if held_up is not None:
                     held_up.addErrback(self._complain)
                     await at_most(self._reactor, self._grace_seconds, held_up)
             if self._committing is not None:
                 await at_most(self._reactor, max(0.0, until - self._reactor.seconds()), self._committing)
+            if self._owned is owned:
+                self._owned = frozenset()
         finally:
-            for partition, tenure in going.items():
-                if self._owned.get(partition) == tenure:
-                    del self._owned[partition]
-                    self._told.discard(partition)
-                    self._revoking.pop(partition, None)
+            self._revoking = {}
+            self._handing_over = None
 
     def drop(self) -> None:
         """All partitions are gone already."""
-        lost = frozenset(self._told)
-        self._owned.clear()
-        self._told.clear()
-        self._revoking.clear()
-        self._stop_reading(frozenset(self._fetcher.buffers))
-        if lost:
+        lost, told = self._owned, self._told
+        self._owned = frozenset()
+        self._revoking = {}
+        self._stop_reading()
+        if lost and told:
             self._tell(self._listener.lost, lost)
 
-    def _stop_reading(self, partitions: frozenset[int]) -> None:
-        for beginning, tenure in list(self._taking_over.items()):
-            if self._left_of(tenure) <= partitions:
-                del self._taking_over[beginning]
-                beginning.cancel()
-        self._fetcher.give_up(partitions)
+    def _stop_reading(self) -> None:
+        taking_over, self._taking_over = self._taking_over, None
+        if taking_over is not None:
+            taking_over.cancel()
+        self._fetcher.disown()
 
     def failed(self, error: KatewayError) -> None:
         """Reports an error that keeps the group from being joined, or the end."""
@@ -436,7 +372,7 @@ class KafkaSubscription:
     def _repeat(self, partition: int) -> None:
         self._repeats.pop(partition, None)
         buffer = self._fetcher.buffers.get(partition)
-        if buffer is not None and buffer.readable and partition in self._told:
+        if buffer is not None and buffer.readable and self._told:
             self._tell(self._listener.readable, partition)
 
     def out_of_range(self, partition: int) -> None:

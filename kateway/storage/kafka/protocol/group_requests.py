@@ -4,12 +4,8 @@ protocol.
 JoinGroup v2 because 4.0.0 has none lower, and because it has a rebalance timeout apart from the session's. From v4 on,
 of the same shape, a coordinator tells a new member its name before it holds its join back (KIP-394; brokers from 2.2
 on): a member whose connection breaks meanwhile joins again as the same member, instead of leaving one without an owner,
-and for which each rebalance waits until its session is over.
-
-The consumer protocol (member metadata up to version 2, assignments version 0) is the one that librdkafka and the Java
-client speak too: from version 1 on (KIP-429) a member says what it holds, from version 2 on (KIP-792) since which
-generation.
-
+and for which each rebalance waits until its session is over. The
+consumer protocol (member metadata and assignments, version 0) is the one that librdkafka and the Java client speak too.
 Source: https://kafka.apache.org/protocol and, for the consumer protocol, ConsumerProtocolSubscription.json.
 """
 
@@ -26,7 +22,6 @@ LEAVE_GROUP, LEAVE_GROUP_VERSION = 13, 0
 SYNC_GROUP, SYNC_GROUP_VERSION = 14, 0
 
 PROTOCOL_TYPE = "consumer"
-METADATA_VERSION = 2
 
 
 class Joined(NamedTuple):
@@ -96,59 +91,22 @@ def decode_error(body: bytes) -> int:
     return ByteReader(body).i16()
 
 
-class Metadata(NamedTuple):
-    """What a member says of itself; ``owned`` is what it holds, ``generation`` the last one that it was a member in,
-    -1 where it does not say.
-    """
-
-    topics: list[str]
-    owned: dict[str, list[int]]
-    generation: int
+def encode_metadata(topics: Sequence[str]) -> bytes:
+    """Encodes a member's metadata, consumer protocol version 0: the topics that it subscribes to."""
+    return i16(0) + array(map(string, sorted(topics))) + data(b"")
 
 
-def encode_metadata(topics: Sequence[str], owned: Mapping[str, Sequence[int]], generation: int) -> bytes:
-    """Encodes a member's metadata, consumer protocol version 2. The generation is in the user data, too, where Java
-    clients before version 2 of the metadata look for it.
-    """
-    return (
-        i16(METADATA_VERSION)
-        + array(map(string, sorted(topics)))
-        + data(i32(generation))
-        + _partitions(owned)
-        + i32(generation)
-    )
-
-
-def decode_metadata(body: bytes) -> Metadata:
-    """Returns a member's metadata of any version; additions of versions after 2 are ignored."""
+def decode_metadata(body: bytes) -> list[str]:
+    """Returns the topics that a member subscribes to; additions of later versions behind them are ignored."""
     read = ByteReader(body)
-    version = read.i16()
-    topics, user_data = read.array(read.string), read.nullable_data()
-    owned: dict[str, list[int]] = {}
-    generation = -1
-    if version >= 1:
-        owned = _read_partitions(read)
-        if version >= METADATA_VERSION:
-            generation = read.i32()
-        elif user_data is not None and len(user_data) == 4:
-            generation = ByteReader(user_data).i32()
-    return Metadata(topics, owned, generation)
-
-
-def _partitions(of_topics: Mapping[str, Sequence[int]]) -> bytes:
-    return array(string(topic) + array(map(i32, partitions)) for topic, partitions in sorted(of_topics.items()))
-
-
-def _read_partitions(read: ByteReader) -> dict[str, list[int]]:
-    def topic() -> tuple[str, list[int]]:
-        return read.string(), read.array(read.i32)
-
-    return dict(read.array(topic))
+    read.i16()  # version
+    return read.array(read.string)
 
 
 def encode_assignment(assigned: Mapping[str, Sequence[int]]) -> bytes:
     """A member's assignment, consumer protocol version 0."""
-    return i16(0) + _partitions(assigned) + data(b"")
+    topics = array(string(topic) + array(map(i32, partitions)) for topic, partitions in sorted(assigned.items()))
+    return i16(0) + topics + data(b"")
 
 
 def decode_assignment(body: bytes) -> dict[str, list[int]]:
@@ -157,4 +115,8 @@ def decode_assignment(body: bytes) -> dict[str, list[int]]:
         return {}
     read = ByteReader(body)
     read.i16()  # version
-    return _read_partitions(read)
+
+    def topic() -> tuple[str, list[int]]:
+        return read.string(), read.array(read.i32)
+
+    return dict(read.array(topic))

@@ -213,19 +213,7 @@ def test_the_leader_hears_of_the_members():
 
 @given(st.lists(names, max_size=5))
 def test_a_members_topics_are_read_whatever_later_versions_add_behind_them(topics):
-    said = groupwire.decode_metadata(groupwire.encode_metadata(topics, {"t": [1, 2]}, 7) + b"more")
-    assert said == groupwire.Metadata(sorted(topics), {"t": [1, 2]}, 7)
-
-
-def test_a_member_of_before_cooperation_holds_nothing():
-    old = pack(">h", 0) + pack(">i", 1) + text("t") + pack(">i", -1)
-    assert groupwire.decode_metadata(old) == groupwire.Metadata(["t"], {}, -1)
-
-
-def test_generation_is_read_from_the_user_data_of_a_java_client_before_version_2():
-    owned = pack(">i", 1) + text("t") + pack(">ii", 1, 3)
-    old = pack(">h", 1) + pack(">i", 1) + text("t") + pack(">ii", 4, 9) + owned
-    assert groupwire.decode_metadata(old) == groupwire.Metadata(["t"], {"t": [3]}, 9)
+    assert groupwire.decode_metadata(groupwire.encode_metadata(topics) + b"more") == sorted(topics)
 
 
 @given(st.dictionaries(names, st.lists(st.integers(0, 99), max_size=5), max_size=5))
