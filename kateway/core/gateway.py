@@ -190,14 +190,17 @@ class Gateway:
     def _send(self, publish: Publish) -> Deferred[list[Outcome]]:
         place, messages, acks, deadline, _, _, _, application = publish
         breaker = self._breakers[place.cluster]
-        if breaker.refusing and not breaker.admit():
-            refusal = self._breakers.refusal(place.cluster)
-            return succeed([refusal] * len(messages))
         shares = self._shares.get(place.cluster)
         if shares is not None:
+            # before the breaker is asked: a probe that it admits has to be reported
             size = weight(messages)
             if not shares.take(application, size):
                 return succeed([_share_used_up(shares, application)] * len(messages))
+        if breaker.refusing and not breaker.admit():
+            if shares is not None:
+                shares.release(application, size)
+            refusal = self._breakers.refusal(place.cluster)
+            return succeed([refusal] * len(messages))
         try:
             publishing = place.store.publish(place.topic, messages, acks, deadline)
         except BaseException:

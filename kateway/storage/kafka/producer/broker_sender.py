@@ -326,7 +326,11 @@ class Sender:
         return self.waiting_bytes + sum([flight.size for flight in self.flights])
 
     def wait_seconds(self) -> float:
-        """How long a message that is added now will wait for its answer; 0 where the broker is not behind."""
+        """How long a message that is added now will wait for its answer; 0 where the broker is not behind. With nothing
+        under way none is: only a publish that is taken brings its connection back.
+        """
+        if not self.flights:
+            return 0.0
         return self.pace.seconds_per_item * self._waiting_and_sent()
 
     def _written(
