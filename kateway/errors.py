@@ -70,6 +70,16 @@ class KatewayError(Exception):
         """The refused caller, where it was known by then: for the audit."""
 
 
+def codes() -> frozenset[str]:
+    """Returns the codes of all errors, those of plugins included."""
+    found, left = {KatewayError.code}, KatewayError.__subclasses__()
+    while left:
+        kind = left.pop()
+        found.add(kind.code)
+        left += kind.__subclasses__()
+    return frozenset(found)
+
+
 # --- the caller's: nothing was written -------------------------------------------------------------------------
 
 
@@ -95,6 +105,9 @@ class InvalidTopic(BadRequest, code="invalid-topic", title="The store does not a
 
 
 class InvalidRecord(BadRequest, code="invalid-record", title="The store refuses the record"): ...
+
+
+class ExpressionInvalid(BadRequest, code="invalid-expression", title="An expression cannot be used"): ...
 
 
 class Unauthorized(KatewayError, status=401, code="unauthorized", title="The credentials are missing or wrong"): ...
@@ -209,6 +222,24 @@ class IdempotencyKeyReused(
 ): ...
 
 
+class TransformRejected(
+    Unprocessable, code="rejected-by-transform", title="The topic's transforms refuse the record"
+): ...
+
+
+class SchemaInvalid(
+    Unprocessable, code="invalid-against-schema", title="The record is not what the schema asks for"
+): ...
+
+
+class TransformFailed(Unprocessable, code="transform-failed", title="A transform fails on the record"):
+    """``temporary``: not for the record's sake, so that others would fare no better: a plugin is taken out."""
+
+    def __init__(self, detail: str = "", *, temporary: bool = False) -> None:
+        super().__init__(detail)
+        self.temporary = temporary
+
+
 class TooManyRequests(
     KatewayError,
     status=429,
@@ -222,7 +253,9 @@ class TooManyRequests(
 class Throttled(TooManyRequests, code="throttled", title="The store throttles the gateway"): ...
 
 
-class QuotaExceeded(TooManyRequests, code="quota-exceeded", title="The application's quota is used up"): ...
+class QuotaExceeded(TooManyRequests, code="quota-exceeded", title="The application's quota is used up"):
+    quota = ""
+    """Which one, as the registry names it without its unit of time."""
 
 
 class TooManyFailures(
@@ -266,7 +299,18 @@ class StoreUnavailable(Unavailable, code="store-unavailable", title="Nothing can
 class NotEnoughReplicas(Unavailable, code="not-enough-replicas", title="Too few replicas are in sync"): ...
 
 
-class Overloaded(Unavailable, code="overloaded", title="The gateway holds as much as it may"): ...
+class Overloaded(Unavailable, code="overloaded", title="The gateway holds as much as it may"):
+    """``late``: the store takes less than arrives, and would have written the record after its caller's deadline."""
+
+    def __init__(self, detail: str = "", *, retry_after_seconds: float | None = None, late: bool = False) -> None:
+        super().__init__(detail, retry_after_seconds=retry_after_seconds)
+        self.late = late
+
+
+class KeyMoving(Unavailable, code="key-moving", title="The key goes over to another partition just now"): ...
+
+
+class PluginFailed(Unavailable, code="plugin-failed", title="A plugin of the gateway fails"): ...
 
 
 class StorageFull(
@@ -275,6 +319,18 @@ class StorageFull(
 
 
 class Draining(Unavailable, code="draining", title="The gateway is shutting down"): ...
+
+
+class GatewayUnavailable(
+    Unavailable, code="gateway-unavailable", title="The gateway that holds the group cannot be reached"
+): ...
+
+
+class GatewayGone(GatewayUnavailable, code="gateway-gone", title="The gateway that held the group has ended"):
+    """No process listens where it was."""
+
+
+class NotHere(GatewayUnavailable, code="not-here", title="Another gateway holds the group by now"): ...
 
 
 class RegistryUnavailable(Unavailable, code="registry-unavailable", title="The registry cannot be reached"):

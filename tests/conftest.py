@@ -10,11 +10,16 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
 pytest_plugins = ["servers.fixtures"]
+
+# no test asserts a speed: on a busy machine an example takes what it takes
+settings.register_profile("kateway", deadline=None)
+settings.load_profile("kateway")
 
 # the end of the tests ends the reactor's threads and the servers; one that waits for another that never ends says where
 _ENDING_SECONDS = 120

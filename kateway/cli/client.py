@@ -1,4 +1,4 @@
-"""A small client of the admin API: calls, pages, conditional changes. Blocking; for the command line."""
+"""Calls the admin API: pages, conditional changes. Blocking; for the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -36,7 +36,7 @@ class Misused(Exception):
 class AdminAnswer(NamedTuple):
     status: int
     body: Any
-    """Parsed JSON; ``None`` where there is none."""
+    """Parsed JSON, or a text; ``None`` where there is none."""
     etag: str
 
 
@@ -64,18 +64,30 @@ class AdminClient:
             raise Misused(f"{text!r} is not {like}")
         return quote(text, safe="/")
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> AdminAnswer:
-        """One call. ``Refused`` with the problem's own words, ``Unreachable``."""
-        content = None if body is None else json.dumps(body).encode()
-        given = {"Content-Type": "application/json"} if content is not None else {}
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        working_seconds: float = 0,
+    ) -> AdminAnswer:
+        """One call, which the gateway works on for so long; bytes go as they are, other bodies as JSON. ``Refused``
+        with the problem's own words, ``Unreachable``.
+        """
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"Content-Type": "application/json"} if content is not body else {}
         if self._token:
             given["Authorization"] = f"Bearer {self._token}"
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= headers or {}
         request = urllib.request.Request(self._url + PREFIX + path, content, given, method=method)
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
+            with self._opener.open(request, timeout=self._timeout + working_seconds) as response:
                 raw = response.read()
-                return AdminAnswer(response.status, json.loads(raw) if raw else None, response.headers.get("ETag", ""))
+                found: Any = None
+                if raw:
+                    found = raw.decode() if response.headers.get_content_type() == "text/plain" else json.loads(raw)
+                return AdminAnswer(response.status, found, response.headers.get("ETag", ""))
         except urllib.error.HTTPError as error:
             with error:
                 text = _reason(error.code, error.read())
@@ -87,12 +99,12 @@ class AdminClient:
         except (OSError, ValueError) as error:
             raise Unreachable(f"{self._url} gave no proper answer: {error}") from error
 
-    def list(self, path: str) -> dict[str, Any]:
-        """A whole list, page by page, in the shape of one page."""
+    def list(self, path: str, **further: str) -> dict[str, Any]:
+        """A whole list, page by page, in the shape of one page. ``further`` is more of its query."""
         items: list[Any] = []
         after: str | None = ""
         while after is not None:
-            query = urlencode({"limit": self._page, **({"after": after} if after else {})}, quote_via=quote)
+            query = urlencode({"limit": self._page, **further, **({"after": after} if after else {})}, quote_via=quote)
             page = self.call("GET", f"{path}?{query}").body
             items += page["items"]
             after = page["next"]
@@ -103,13 +115,13 @@ class AdminClient:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 found = self.call("GET", path)
-                now, condition = found.body, {"If_Match": found.etag}
+                now, condition = found.body, {"If-Match": found.etag}
             except Refused as error:
                 if error.status != 404:
                     raise
-                now, condition = {}, {"If_None_Match": "*"}
+                now, condition = {}, {"If-None-Match": "*"}
             try:
-                return self.call("PUT", path, change(now), **condition).body
+                return self.call("PUT", path, change(now), condition).body
             except Refused as error:
                 if error.status != 412 or attempt == MAX_ATTEMPTS:
                     raise
@@ -119,9 +131,12 @@ class AdminClient:
 def _reason(status: int, raw: bytes) -> str:
     try:
         problem = json.loads(raw)
+        if "results" in problem:  # of a batch that was not written whole
+            failed = [result for result in problem["results"] if "detail" in result]
+            return f"{len(failed)} of {len(problem['results'])} failed: {failed[0]['detail']} ({status})"
         detail = problem["detail"]
         first = f"{detail} ({status} {problem['type'].rpartition(':')[2]})"
         # where there is one, it is the detail
         return "\n  ".join([first, *(each for each in problem.get("problems", ()) if each != detail)])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return f"the answer was {status}, and not one of kateway's admin listener"

@@ -8,14 +8,24 @@ from typing import Any
 
 
 def show(found: Any, *, as_json: bool) -> str:
-    """A list as a table, an object as lines of name and value, nothing as ``done``."""
+    """A list as a table, an object as lines of name and value with its lists of objects as tables behind them,
+    a text as it is, nothing as ``done``.
+    """
     if as_json:
         return json.dumps(found, indent=2, ensure_ascii=False)
     if found is None:
         return "done"
+    if isinstance(found, str):
+        return found.rstrip("\n")
     if isinstance(found, Mapping) and isinstance(found.get("items"), list):
         return table(found["items"])
-    return "\n".join(_lines(found))
+    tables = {name: value for name, value in found.items() if _is_rows(value)}
+    lines = _lines({name: value for name, value in found.items() if name not in tables})
+    return "\n\n".join(["\n".join(lines)] * bool(lines) + [f"{name}:\n{table(rows)}" for name, rows in tables.items()])
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -45,8 +55,12 @@ def _cell(value: Any) -> str:
         case list():
             return ",".join(map(_cell, value))
         case _:
-            # a control character in a description must not drive the reader's terminal
-            return "".join(character if character.isprintable() else "?" for character in str(value))
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Leaves no control character: one in a description must not drive the reader's terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _lines(found: Any, indent: str = "") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 
 class Address(NamedTuple):
@@ -38,3 +39,17 @@ def _is_v6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def url_fault(url: str) -> str:
+    """Says what is wrong with the URL of a server that we send to; empty where nothing is."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and url.isascii()
+    except ValueError:
+        sound = False
+    if not sound or not url.isprintable() or " " in url:
+        return f"{url!r} is not http://HOST:PORT or https://HOST:PORT"
+    if "@" in parts.netloc:
+        return "user and password have options of their own"
+    return "it has a query or a fragment" if parts.query or parts.fragment else ""

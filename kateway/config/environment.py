@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 
 from kateway.config.file import structure_option
-from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, ProcessCount
 from kateway.errors import ConfigError
 
 PREFIX = "KATEWAY_"
@@ -91,6 +91,8 @@ def _parse(text: str, field: attrs.Attribute[Any]) -> Any:
     parsed: Any = text
     if kind == tuple[str, ...]:
         parsed = [part.strip() for part in text.split(",") if part.strip()]
+    elif kind == ProcessCount and text.strip().isdigit():
+        parsed = int(text)
     elif kind is bool:
         parsed = {"true": True, "false": False}.get(text.strip().lower(), text)
     elif kind is int or kind is float:

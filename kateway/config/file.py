@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -13,10 +13,15 @@ import attrs
 import cattrs
 
 from kateway.config.schema import (
+    AdminTokenConfig,
+    AdminTokens,
     Config,
     EmbeddedStorageConfig,
     KafkaStorageConfig,
+    OptionsTable,
     PluginOptions,
+    PluginStorageConfig,
+    ProcessCount,
     StorageConfig,
 )
 from kateway.errors import ConfigError
@@ -26,12 +31,21 @@ T = TypeVar("T")
 
 def read_table(path: Path) -> dict[str, Any]:
     """Reads a TOML file. ``ConfigError`` names the line that is not TOML."""
+    return parse_table(path, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Reads a file. ``ConfigError`` names it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 text"]) from error
+
+
+def parse_table(path: Path, text: str) -> dict[str, Any]:
+    """Parses the text of a TOML file. ``ConfigError`` names the line that is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -48,6 +62,19 @@ def from_table(table: dict[str, Any]) -> Config:
     for ``check``.
     """
     return _converter.structure(table, Config)
+
+
+def structure(table: Mapping[str, Any], kind: type[T]) -> T:
+    """Makes an attrs class of a table as strictly as the gateway's own; ``ConfigError`` names every fault by its path
+    in the table.
+    """
+    try:
+        return _converter.structure(table, kind)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        # of several options together, as the class's own ``__attrs_post_init__`` finds them
+        raise ConfigError([str(error)]) from error
 
 
 def _strict(kind: type, name: str, *accepted: type) -> Callable[[Any, Any], Any]:
@@ -77,11 +104,40 @@ def _tables(value: Any, _type: Any) -> PluginOptions:
     return dict(value)
 
 
+def _any_table(value: Any, _type: Any) -> OptionsTable:
+    if not isinstance(value, dict):
+        raise TypeError(f"must be a table, is {value!r}")
+    return dict(value)
+
+
+def _admin_tokens(value: Any, _type: Any) -> AdminTokens:
+    if not isinstance(value, dict):
+        raise TypeError("must be tables, one a token: [admin.tokens.NAME]")
+    found: AdminTokens = {}
+    problems: list[str] = []
+    for name, table in value.items():
+        try:
+            found[name] = _converter.structure(table, AdminTokenConfig)
+        except ConfigError as error:
+            problems.extend(_below(name, error))
+        except TypeError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
 def _choice(value: Any, kind: Any) -> Any:
     choices = get_args(kind)
     if value not in choices:
         raise ValueError(f"must be one of {', '.join(map(repr, choices))}, is {value!r}")
     return value
+
+
+def _process_count(value: Any, _type: Any) -> ProcessCount:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool)):
+        return cast(ProcessCount, value)
+    raise TypeError(f"must be a whole number or 'auto', is {value!r}")
 
 
 def _clusters(value: Any, _type: Any) -> dict[str, StorageConfig]:
@@ -91,10 +147,8 @@ def _clusters(value: Any, _type: Any) -> dict[str, StorageConfig]:
     problems: list[str] = []
     for name, table in value.items():
         driver = table.get("driver", "embedded") if isinstance(table, dict) else "embedded"
-        kind = _DRIVERS.get(driver)
-        if kind is None:
-            problems.append(f"{name}.driver: must be one of {', '.join(map(repr, _DRIVERS))}, is {driver!r}")
-            continue
+        # any other name is a plugin's, which is looked for when the store is made
+        kind = _DRIVERS.get(driver, PluginStorageConfig) if isinstance(driver, str) else PluginStorageConfig
         try:
             found[name] = _converter.structure(table, kind)
         except ConfigError as error:
@@ -113,6 +167,11 @@ def _table(kind: type[T]) -> Callable[[Any, Any], T]:
             raise TypeError(f"must be a table, is {value!r}")
         given: dict[str, Any] = {}
         problems = [f"{name}: there is no such option" for name in value if name not in fields]
+        problems += [
+            f"{name}: is needed"
+            for name, field in fields.items()
+            if name not in value and field.default is attrs.NOTHING and field.init
+        ]
         for name, field in fields.items():
             if name not in value:
                 continue
@@ -149,8 +208,11 @@ _converter.register_structure_hook(int, _strict(int, "a whole number"))
 _converter.register_structure_hook(float, _strict(float, "a number", int))
 _converter.register_structure_hook(bool, _strict(bool, "true or false"))
 _converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+_converter.register_structure_hook_func(lambda kind: kind == ProcessCount, _process_count)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, str], _texts_by_name)
 _converter.register_structure_hook_func(lambda kind: kind == PluginOptions, _tables)
+_converter.register_structure_hook_func(lambda kind: kind == OptionsTable, _any_table)
 _converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is Literal, _choice)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, StorageConfig], _clusters)
+_converter.register_structure_hook_func(lambda kind: kind == AdminTokens, _admin_tokens)
 _converter.register_structure_hook_factory(attrs.has, _table)

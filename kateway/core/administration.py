@@ -7,18 +7,20 @@ so that a caller can repeat a change that failed in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from kateway.core.audit.events import Audit
+from kateway.core.audited_changes import AuditedChanges, By
 from kateway.core.breaker import Breakers
-from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, TopicNotFound
+from kateway.core.elastic_entries import ElasticEntries, wanted_partitions
+from kateway.errors import Conflict, InvalidParameter, KatewayError, NotFound, RegistryUnavailable, TopicNotFound
 from kateway.model import TopicInfo
 from kateway.registry import plans
+from kateway.registry.documents import to_table
 from kateway.registry.interface import (
     ABSENT,
     Application,
@@ -27,15 +29,16 @@ from kateway.registry.interface import (
     Entry,
     Key,
     KeyKind,
+    Placement,
     Quota,
     Registry,
     Snapshot,
     Topic,
     TopicName,
+    Transforms,
     Written,
 )
 from kateway.registry.secrets import hash_secret, new_key, new_secret
-from kateway.shield import shield
 from kateway.storage.interface import FOR_EVER, Handoff, Store
 
 DEFAULT_PARTITIONS = 4
@@ -44,17 +47,7 @@ MAX_GRACE_SECONDS = 30 * 86400
 SUNSET_MS = 180 * 24 * HOUR_MS
 """How long a deprecated topic is promised to be there, where its entry does not say until when."""
 
-R = TypeVar("R")
-
 _log = Logger()
-
-
-class By(NamedTuple):
-    """The actor of a change, for the audit."""
-
-    actor: str
-    request_id: str = ""
-    address: str = ""
 
 
 class NewSecret(NamedTuple):
@@ -81,17 +74,19 @@ class Administration:
         own: Collection[str] = (),
         breakers: Breakers | None = None,
         handoffs: Mapping[str, Handoff] | None = None,
+        elastic: ElasticEntries | None = None,
     ) -> None:
         """``just_used``: keys that were used here and of which the registry has not heard. ``own``: clusters that no
         other gateway has.
         """
         self.registry = registry
+        self.audited = AuditedChanges(audit)
         self.breakers = Breakers({}, now) if breakers is None else breakers
         self.handoffs: Mapping[str, Handoff] = handoffs or {}
         self._just_used = just_used
         self._own = own
+        self._elastic = ElasticEntries() if elastic is None else elastic
         self._stores = stores
-        self._audit = audit
         self._now = now
         self._made_of: Snapshot | None = None
         """The snapshot of the moment when every topic was made."""
@@ -106,10 +101,10 @@ class Administration:
 
     async def put_application(self, application: Application, expected: str | None, by: By) -> Written[Application]:
         change = self.registry.put_application(application, expected)
-        return await self._audited(change, by, "application.put", application.name)
+        return await self.audited(change, by, "application.put", application.name)
 
     async def delete_application(self, name: str, expected: str | None, by: By) -> None:
-        await self._audited(self.registry.delete_application(name, expected), by, "application.delete", name)
+        await self.audited(self.registry.delete_application(name, expected), by, "application.delete", name)
 
     # --- keys --------------------------------------------------------------------------------------------------
 
@@ -126,7 +121,7 @@ class Administration:
             made=self.now_ms(),
             quota=quota,
         )
-        written = await self._audited(self.registry.put_key(entry, ABSENT), by, "key.make", f"{application}/{name}")
+        written = await self.audited(self.registry.put_key(entry, ABSENT), by, "key.make", f"{application}/{name}")
         return NewSecret(written.entry, secret)
 
     async def rotate_key(self, application: str, key: str, grace_seconds: float, by: By) -> NewSecret:
@@ -143,7 +138,7 @@ class Administration:
             )
             return await self.registry.put_key(rotated, old.etag)
 
-        written = await self._audited(rotate(), by, "key.rotate", f"{application}/{key}")
+        written = await self.audited(rotate(), by, "key.rotate", f"{application}/{key}")
         return NewSecret(written.entry, secret)
 
     async def set_key_quota(
@@ -155,11 +150,11 @@ class Administration:
             old = self.key(application, key)
             return await self.registry.put_key(attrs.evolve(old, quota=quota), expected or old.etag)
 
-        return await self._audited(change(), by, "key.quota", f"{application}/{key}")
+        return await self.audited(change(), by, "key.quota", f"{application}/{key}")
 
     async def delete_key(self, application: str, key: str, expected: str | None, by: By) -> None:
         change = self.registry.delete_key(application, key, expected)
-        await self._audited(change, by, "key.delete", f"{application}/{key}")
+        await self.audited(change, by, "key.delete", f"{application}/{key}")
 
     def key(self, application: str, key: str) -> Key:
         """A registered key of the application; ``NotFound`` where there is none, or another's."""
@@ -172,9 +167,10 @@ class Administration:
 
     async def put_topic(self, topic: Topic, expected: str | None, by: By) -> Written[Topic]:
         """Registers a topic: one that the store has is taken over, and grown to ``partitions`` where those are more;
-        otherwise it is made, with 4 partitions unless told. ``Conflict`` for fewer partitions than there are.
+        otherwise it is made, with 4 partitions unless told. ``Conflict`` for fewer partitions than there are, of an
+        elastic topic than are in force.
         """
-        return await self._audited(self._put_topic(topic, expected), by, "topic.put", "/".join(topic.name))
+        return await self.audited(self._put_topic(topic, expected), by, "topic.put", "/".join(topic.name))
 
     async def _put_topic(self, topic: Topic, expected: str | None) -> Written[Topic]:
         store = self._store(topic.cluster)
@@ -188,10 +184,21 @@ class Administration:
             topic = attrs.evolve(topic, deprecated=since, sunset=until)
         # a change that the registry would refuse must not have touched the store
         plans.put(topic, expected)(registry.snapshot)
-        info = await self._in_store(store, topic)
+        self._elastic.check(topic, registry.snapshot)
+        in_force = registry.snapshot.placements.get(topic.name)
+        topic = attrs.evolve(topic, partitions=wanted_partitions(topic, old, in_force))
+        info, made = await self._in_store(store, topic, grown=in_force is not None)
         if old is not None and old.stored_as == topic.stored_as and old.retention_hours != topic.retention_hours:
             await store.set_retention(topic.stored_as, _retention_ms(topic))
-        return await registry.put_topic(attrs.evolve(topic, partitions=info.partitions), expected)
+        placement = None
+        if in_force is None:
+            topic = attrs.evolve(topic, partitions=info.partitions)
+            if made and old is None and topic.elastic is not None:
+                placement = _first_placement(topic, info, self.now_ms())
+        written = await registry.put_topic(topic, expected, placement)
+        # made just now: one that is deleted from the store behind the gateway's back is not made again without records
+        self._made.add((written.entry, written.entry.etag))
+        return written
 
     async def last_used(self, keys: Collection[str]) -> Mapping[str, int]:
         """When keys were last used, as far as is known here: other gateways tell the registry now and then."""
@@ -218,7 +225,8 @@ class Administration:
                 complete = complete and store is None
                 continue
             try:
-                await self._in_store(store, topic)
+                grown = topic.elastic is not None or topic.name in snapshot.placements
+                await self._in_store(store, topic, grown=grown)
             except KatewayError as error:
                 if error.retriable:
                     complete = False
@@ -229,30 +237,36 @@ class Administration:
             self._made_of = snapshot
 
     @staticmethod
-    async def _in_store(store: Store, topic: Topic) -> TopicInfo:
+    async def _in_store(store: Store, topic: Topic, *, grown: bool = False) -> tuple[TopicInfo, bool]:
+        """Makes what the store lacks of a topic; returns whether it had nothing of it. ``grown``: it may have more
+        partitions than its entry says.
+        """
         try:
             info = await store.topic(topic.stored_as)
         except TopicNotFound:
             try:
-                return await store.create_topic(
+                made = await store.create_topic(
                     topic.stored_as,
                     partitions=topic.partitions or DEFAULT_PARTITIONS,
                     replicas=topic.replicas,
                     retention_ms=_retention_ms(topic),
                 )
+                return made, True
             except Conflict:
                 # another gateway was quicker
                 info = await store.topic(topic.stored_as)
         if topic.partitions is None or topic.partitions == info.partitions:
-            return info
+            return info, False
         if topic.partitions < info.partitions:
+            if grown:
+                return info, False
             raise Conflict(f"{topic.stored_as} has {info.partitions} partitions: they can become more, never fewer")
-        return await store.add_partitions(topic.stored_as, topic.partitions)
+        return await store.add_partitions(topic.stored_as, topic.partitions), False
 
     async def delete_topic(self, name: TopicName, delete_records: bool, expected: str | None, by: By) -> None:
         """Unregisters a topic; its records stay in the store unless they are to be deleted."""
         action = "topic.delete-records" if delete_records else "topic.delete"
-        await self._audited(self._delete_topic(name, delete_records, expected), by, action, "/".join(name))
+        await self.audited(self._delete_topic(name, delete_records, expected), by, action, "/".join(name))
 
     async def _delete_topic(self, name: TopicName, delete_records: bool, expected: str | None) -> None:
         registry = self.registry
@@ -275,11 +289,39 @@ class Administration:
     # --- bindings ----------------------------------------------------------------------------------------------
 
     async def put_binding(self, binding: Binding, expected: str | None, by: By) -> Written[Binding]:
+        """Gives an application the right to read a topic; its transforms and filter are compiled already."""
+        old = self.registry.snapshot.bindings.get(binding.name)
         change = self.registry.put_binding(binding, expected)
-        return await self._audited(change, by, "binding.put", "/".join(binding.name))
+        return await self.audited(
+            change,
+            by,
+            "binding.put",
+            "/".join(binding.name),
+            changed=lambda written: (_table(old), _table(written.entry)),
+        )
 
     async def delete_binding(self, name: BindingName, expected: str | None, by: By) -> None:
-        await self._audited(self.registry.delete_binding(name, expected), by, "binding.delete", "/".join(name))
+        await self.audited(self.registry.delete_binding(name, expected), by, "binding.delete", "/".join(name))
+
+    # --- transforms --------------------------------------------------------------------------------------------
+
+    async def put_transforms(self, transforms: Transforms, expected: str | None, by: By) -> Written[Transforms]:
+        """Puts a topic's transforms in force; they are compiled already."""
+        old = self.registry.snapshot.transforms.get(transforms.name)
+        change = self.registry.put_transforms(transforms, expected)
+        return await self.audited(
+            change,
+            by,
+            "transforms.put",
+            "/".join(transforms.name),
+            changed=lambda written: (_table(old), _table(written.entry)),
+        )
+
+    async def delete_transforms(self, name: TopicName, expected: str | None, by: By) -> None:
+        """Records of the topic go in and out as they are from then on."""
+        old = self.registry.snapshot.transforms.get(name)
+        change = self.registry.delete_transforms(name, expected)
+        await self.audited(change, by, "transforms.delete", "/".join(name), changed=lambda _done: (_table(old), None))
 
     # --- breakers ----------------------------------------------------------------------------------------------
 
@@ -291,7 +333,7 @@ class Administration:
                 raise NotFound(f"there is no cluster {cluster}")
             self.breakers.set_by_hand(cluster, state)
 
-        await self._audited(change(), by, f"breaker.{state}", cluster)
+        await self.audited(change(), by, f"breaker.{state}", cluster)
 
     # --- handoff -----------------------------------------------------------------------------------------------
 
@@ -307,7 +349,7 @@ class Administration:
         async def change() -> int:
             return await self.handoff(cluster).retry_refused()
 
-        return await self._audited(change(), by, "handoff.retry", cluster)
+        return await self.audited(change(), by, "handoff.retry", cluster)
 
     async def delete_refused(self, cluster: str, by: By) -> int:
         """Deletes the records that the cluster refused. Returns how many."""
@@ -315,43 +357,15 @@ class Administration:
         async def change() -> int:
             return await self.handoff(cluster).delete_refused()
 
-        return await self._audited(change(), by, "handoff.delete", cluster)
+        return await self.audited(change(), by, "handoff.delete", cluster)
 
-    # --- all ---------------------------------------------------------------------------------------------------
-
-    async def audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
-        """Carries out any other change with its event: a reload."""
-        return await self._audited(change, by, action, object)
-
-    def record_refusal(self, by: By, action: str, object: str, error: KatewayError) -> None:
-        """Records a change that was refused before it was tried. Without an actor it has no reserved room: such a
-        request can come from any caller.
-        """
-        change = bool(by.actor)
-        self._audit.record(
-            by.actor, action, object, error.code, request_id=by.request_id, address=by.address, change=change
-        )
-
-    async def _audited(self, change: Coroutine[Any, Any, R], by: By, action: str, object: str) -> R:
-        async def carry_out() -> R:
-            outcome = "ok"
-            try:
-                return await change
-            except KatewayError as error:
-                outcome = error.code
-                raise
-            except CancelledError:
-                outcome = "cancelled"
-                raise
-            except Exception:
-                outcome = KatewayError.code
-                raise
-            finally:
-                self._audit.record(
-                    by.actor, action, object, outcome, request_id=by.request_id, address=by.address, change=True
-                )
-
-        return await shield(Deferred.fromCoroutine(carry_out()))
+    @property
+    def snapshot(self) -> Snapshot:
+        """The registry's entries; ``RegistryUnavailable`` while none are known yet: an empty list would be wrong."""
+        snapshot = self.registry.snapshot
+        if not snapshot.known:
+            raise RegistryUnavailable(self.registry.health().reason or "the registry has not answered yet")
+        return snapshot
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""
@@ -364,6 +378,20 @@ def current(entries: Mapping[Any, Entry], name: Any, kind: str) -> Any:
     if entry is None:
         raise NotFound(f"there is no {kind} {name if isinstance(name, str) else '/'.join(name)}")
     return entry
+
+
+def _first_placement(topic: Topic, info: TopicInfo, now_ms: int) -> Placement:
+    """Returns where the keys of a topic go that was made and registered just now. Any other one may have records where
+    the store put them, or on their way there: going over takes steps.
+    """
+    application, name, version = topic.name
+    return Placement(
+        application=application, topic=name, version=version, partitions=info.partitions, generation=now_ms
+    )
+
+
+def _table(entry: Entry | None) -> Mapping[str, Any] | None:
+    return None if entry is None else to_table(entry)
 
 
 def _retention_ms(topic: Topic) -> int:

@@ -151,6 +151,8 @@ class Breaker:
     def set_by_hand(self, state: Literal["open", "closed"], now: float) -> bool:
         """Opens it until it is closed by hand, or closes it. Returns whether the state changed."""
         changed = self.state != state or self.by_hand != (state == "open")
+        # a probe that is under way says nothing of what comes after
+        self._probing = False
         self.by_hand = state == "open"
         self._enter(state, now)
         return changed

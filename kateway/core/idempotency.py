@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.core.access.control import Place
+from kateway.core.elastic_topic import ElasticTopic
 from kateway.core.former_partitions import FormerPartitions
 from kateway.core.key_index import HEADER, LEEWAY_MS, SCOPE_HEADER, KeyIndex, digest_of
 from kateway.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidParameter, KatewayError, Unavailable
@@ -93,11 +94,20 @@ class Idempotency:
         """Oldest first."""
 
     async def publish(
-        self, use: Use, place: Place, partitions: int, messages: Sequence[Message], deadline: float, write: Write
+        self,
+        use: Use,
+        place: Place,
+        partitions: int,
+        messages: Sequence[Message],
+        deadline: float,
+        write: Write,
+        elastic: ElasticTopic | None = None,
     ) -> Answered:
         """Writes messages that are not written under this key yet. ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``;
-        ``Unavailable`` where it cannot be known whether they are.
+        ``Unavailable`` where it cannot be known whether they are. ``elastic``: the topic, where the registry says where
+        its keys go; the caller has entered it.
         """
+        keys = _Keys(partitions, elastic)
         name = use[:4]
         entry = await self._claim(name, use.fingerprint, deadline)
         outcomes = entry.outcomes
@@ -105,8 +115,8 @@ class Idempotency:
         if outcomes is not None and all(isinstance(outcome, Receipt) for outcome in outcomes):
             return Answered(outcomes, True)
         try:
-            placed = _placed(use, messages, partitions)
-            looking = Deferred.fromCoroutine(self._known(place, partitions, use, messages, placed, deadline))
+            placed = _placed(use, messages, keys)
+            looking = Deferred.fromCoroutine(self._known(place, keys, use, messages, placed, deadline))
             left = max(deadline - self._clock.seconds(), 0.0)
             try:
                 known = await looking.addTimeout(left, self._clock, _not_known)
@@ -212,7 +222,7 @@ class Idempotency:
     async def _known(
         self,
         place: Place,
-        partitions: int,
+        keys: _Keys,
         use: Use,
         messages: Sequence[Message],
         placed: Sequence[Message],
@@ -223,10 +233,10 @@ class Idempotency:
         """
         receipts: list[Receipt | None] = [None] * len(messages)
         # the write says where there is no such partition
-        where = [{each.partition} if (each.partition or 0) < partitions else set() for each in placed]
+        where = [{each.partition} if (each.partition or 0) < keys.partitions else set() for each in placed]
         for index, message in enumerate(messages):
             if message.partition is None:
-                where[index] |= await self._former.of(place, _placing(use, message), partitions)
+                where[index] |= await self._earlier(place, keys, _placing(use, message))
         dated = any(message.timestamp is not None for message in messages)
         digests = [digest_of(message.value, message.key) for message in placed]
         for partition in dict.fromkeys(partition for each in where for partition in each if partition is not None):
@@ -244,6 +254,25 @@ class Idempotency:
                     offset = next(at[digest], None)
                     receipts[index] = None if offset is None else Receipt(partition, offset)
         return receipts
+
+    async def _earlier(self, place: Place, keys: _Keys, key: bytes) -> frozenset[int]:
+        """Returns the partitions, besides that of now, in which a record with a key may lie."""
+        if keys.elastic is None or not keys.elastic.placed:
+            return await self._former.of(place, key, keys.partitions)
+        window_ms = round(self._window_seconds * 1000) + LEEWAY_MS
+        return keys.elastic.earlier_places(key, keys.partitions, self._now_ms(), window_ms)
+
+
+class _Keys(NamedTuple):
+    """How keys are placed: over so many partitions, and by the registry where the topic is elastic."""
+
+    partitions: int
+    elastic: ElasticTopic | None
+
+    def partition_of(self, key: bytes) -> int:
+        if self.elastic is None:
+            return by_key(key, self.partitions)
+        return self.elastic.partition_of(key, self.partitions)
 
 
 def _not_known(_failure: object, _seconds: float) -> list[Receipt | None]:
@@ -268,12 +297,17 @@ def scope(use: Use) -> bytes:
     return blake2b(name.encode(), digest_size=8).hexdigest().encode()
 
 
+def placing_keys(use: Use, messages: Sequence[Message]) -> list[bytes]:
+    """Returns the bytes that messages are placed by, those that name a partition left out."""
+    return [_placing(use, message) for message in messages if message.partition is None]
+
+
 def _placing(use: Use, message: Message) -> bytes:
     """Returns the bytes that a message is placed by."""
     return use.key.encode() if message.key is None else message.key
 
 
-def _placed(use: Use, messages: Sequence[Message], partitions: int) -> list[Message]:
+def _placed(use: Use, messages: Sequence[Message], keys: _Keys) -> list[Message]:
     """Gives every message its partition, and the headers that find it again."""
     raw = use.key.encode()
     added = ((HEADER, raw), (SCOPE_HEADER, scope(use)))
@@ -281,6 +315,6 @@ def _placed(use: Use, messages: Sequence[Message], partitions: int) -> list[Mess
     for message in messages:
         partition = message.partition
         if partition is None:
-            partition = by_key(_placing(use, message), partitions)
+            partition = keys.partition_of(_placing(use, message))
         placed.append(message._replace(partition=partition, headers=(*message.headers, *added)))
     return placed

@@ -53,9 +53,18 @@ class Read(Protocol):
     async def next(self, max_bytes: int) -> Run | None:
         """Returns a further run of about ``max_bytes``, ``None`` at the end. Never waits for new records."""
 
+    async def more(self, wait_seconds: float, max_bytes: int) -> Run | None:
+        """Waits at the end for a further run; ``None`` where none comes in time, or the read ends where it ended."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether records that were asked for were left out, because together they were too large."""
+
 
 class PartitionRead:
     """Reads one partition."""
+
+    incomplete = False
 
     def __init__(self, store: Store, topic: str, partition: int, start: Start) -> None:
         self._store = store
@@ -76,6 +85,9 @@ class PartitionRead:
             if run is not None:
                 return run
         return None
+
+    async def more(self, wait_seconds: float, max_bytes: int) -> Run | None:
+        return await self._read(wait_seconds, max_bytes)
 
     async def _offset(self) -> int:
         """Finds the offset of the start. ``PartitionNotFound``, ``TopicNotFound``."""
@@ -157,6 +169,8 @@ class MergedRead:
     Each partition keeps its order. Records whose time is before an earlier one's of their partition come behind that.
     """
 
+    incomplete = False
+
     def __init__(self, store: Store, topic: str, from_ms: int, clock: IReactorTime) -> None:
         self._parts = _Parts(store, topic, clock)
         self._from_ms = from_ms
@@ -184,6 +198,9 @@ class MergedRead:
         await self._fill(part)
         return number, records
 
+    async def more(self, wait_seconds: float, max_bytes: int) -> Run | None:
+        return None
+
     async def _fill(self, part: _Part) -> None:
         """Reads on where nothing is held, and puts the partition among the heads."""
         while not part.held and part.next < part.end:
@@ -194,6 +211,8 @@ class MergedRead:
 
 class NewestRead:
     """Reads the newest records of all partitions together, in the order of their time."""
+
+    incomplete = False
 
     def __init__(self, store: Store, topic: str, count: int, clock: IReactorTime) -> None:
         if count > MOST_LAST:
@@ -206,6 +225,8 @@ class NewestRead:
         self._oldest = (-1, -1, -1)
         """The newest key that was left out: all up to it are."""
         self._runs: deque[Run] = deque()
+        self._too_large = False
+        """Whether a record was left out for the size of those that were held."""
 
     async def first(self, wait_seconds: float, max_bytes: int) -> Run | None:
         parts, count = self._parts, self._count
@@ -228,6 +249,7 @@ class NewestRead:
                 part.next = low = max(earliest, low - max(2 * (count - found), MOST_COUNTED))
 
         await parts.each(collect)
+        self.incomplete = self._too_large and len(self._newest) < count
         for (_, partition, _), record in sorted(self._newest, key=lambda each: each[0]):
             if self._runs and self._runs[-1][0] == partition:
                 self._runs[-1][1].append(record)
@@ -238,13 +260,17 @@ class NewestRead:
     async def next(self, max_bytes: int) -> Run | None:
         return self._runs.popleft() if self._runs else None
 
+    async def more(self, wait_seconds: float, max_bytes: int) -> Run | None:
+        return None
+
     def _add(self, partition: int, record: Record, bound: int) -> None:
         key = (record.timestamp, partition, record.offset)
         if key <= self._oldest:
             return
         heapq.heappush(self._newest, (key, record))
         self._size += _size(record)
-        while len(self._newest) > self._count or (self._size > bound and len(self._newest) > 1):
+        while (many := len(self._newest) > self._count) or (self._size > bound and len(self._newest) > 1):
+            self._too_large = self._too_large or not many
             self._oldest, dropped = heapq.heappop(self._newest)
             self._size -= _size(dropped)
 

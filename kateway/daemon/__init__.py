@@ -1,1 +1,1 @@
-"""The process: assembled, started, reloaded and stopped."""
+"""Assembles, starts, reloads and stops the process."""

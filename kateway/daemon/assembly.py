@@ -5,7 +5,6 @@ Nothing is started here. Drivers are imported where one is chosen: one that is n
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -13,26 +12,38 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.threads import deferToThreadPool
 
-from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, LogConfig, RegistryConfig
+from kateway.config.schema import (
+    Config,
+    EmbeddedStorageConfig,
+    KafkaStorageConfig,
+    LogConfig,
+    PluginsConfig,
+    PluginStorageConfig,
+    RegistryConfig,
+)
+from kateway.core import entry_points
+from kateway.core.access.control import OPEN_PRINCIPAL
 from kateway.core.audit.events import SinkContext
 from kateway.core.breaker import BreakerConfig, BreakerGate, Breakers, Changed
-from kateway.core.gateway import Gateway, TopicCreation
+from kateway.core.gateway import TopicCreation
 from kateway.core.idempotency import Idempotency
 from kateway.core.inflight_shares import InflightShares
+from kateway.core.metrics_sinks import Exposition, MetricsSinkContext, MetricsSinks, build_metrics_sinks
+from kateway.core.plugin_watch import Watches
+from kateway.core.plugins import StoreContext
+from kateway.core.transforms.in_force import faults
+from kateway.core.transforms.plugged import TransformPlugins
 from kateway.daemon import logs
-from kateway.errors import ConfigError
-from kateway.registry.interface import Registry
+from kateway.daemon.secret import secret
+from kateway.errors import BadRequest, ConfigError, Problems
+from kateway.observe.store import StoreCells
+from kateway.registry import plans
+from kateway.registry.documents import from_table
+from kateway.registry.interface import Registry, Snapshot, Transforms
+from kateway.registry.plans import Change
 from kateway.registry.read_only import OpenRegistry
 from kateway.storage.interface import Store
 from kateway.web.access_log import AccessLog
-from kateway.web.messages.admission import Admission
-from kateway.web.messages.groups import GroupEdge
-from kateway.web.messages.publish import PublishEdge
-from kateway.web.messages.router import MessagePlane
-from kateway.web.messages.subscribe import SubscribeEdge
-from kateway.web.messages.topic_list import TopicListEdge
-from kateway.web.messages.topics import TopicEdge
-from kateway.web.messages.websocket_publish import SocketPublishEdge
 
 if TYPE_CHECKING:
     from kateway.storage.handoff import DiskHandoff
@@ -51,22 +62,58 @@ def data_directory(settings: Config) -> Path:
     return Path(default.path if isinstance(default, EmbeddedStorageConfig) else EmbeddedStorageConfig().path)
 
 
-def build_store(name: str, settings: Config, reactor: Any) -> Store:
-    """A cluster's store. ``ConfigError`` names each fault by its path: a certificate or secret that cannot be read."""
+def build_watches(settings: Config) -> Watches:
+    """What counts the plugins' failures."""
+    return Watches(settings.plugins, time.monotonic)
+
+
+def build_store(
+    name: str,
+    settings: Config,
+    reactor: Any,
+    cells: StoreCells | None = None,
+    member_label: Callable[[], str] | None = None,
+    process: int | None = None,
+    generation: int = 1,
+) -> Store:
+    """A cluster's store. ``member_label``: what its members in groups are known by; ``process``: the number of this
+    one of several, and ``generation`` which of an upgrade it is. ``ConfigError`` names each fault by its path: a
+    certificate or secret that cannot be read.
+    """
     cluster = settings.storage[name]
+    if isinstance(cluster, PluginStorageConfig):
+        factory = entry_points.load(entry_points.STORES, cluster.driver, f"storage.{name}.driver")
+        context = StoreContext(name=name, config=cluster, reactor=reactor, cells=cells)
+        store: Store = entry_points.make(factory, context, cluster.options, f"storage.{name}.options")
+        return store
     if isinstance(cluster, EmbeddedStorageConfig):
         from kateway.storage.embedded import EmbeddedStore
 
-        return EmbeddedStore(cluster, reactor, name)
+        return EmbeddedStore(cluster, reactor, name, cells=cells)
     from kateway.storage.kafka.driver import KafkaStore
 
-    session = settings.delivery.session_timeout_seconds
     try:
         return KafkaStore(
-            cluster, reactor, name=name, session_timeout_seconds=session, discover=_discovery(cluster, reactor)
+            cluster,
+            reactor,
+            name=name,
+            session_timeout_seconds=settings.delivery.session_timeout_seconds,
+            instance_name=_instance_name(settings.delivery.instance_name, process, generation),
+            discover=_discovery(cluster, reactor),
+            cells=cells,
+            member_label=member_label,
         )
     except ConfigError as error:
         raise ConfigError([f"storage.{name}.{problem}" for problem in error.problems]) from error
+
+
+def _instance_name(name: str, process: int | None, generation: int) -> str:
+    """Each of several processes is a member of its own: one name for all would have them throw each other out. So it
+    would the generations of an upgrade, which are there at the same time: the later ones have none.
+    """
+    if generation > 1:
+        return ""
+    return f"{name}-{process}" if name and process is not None else name
 
 
 def _discovery(cluster: KafkaStorageConfig, reactor: Any) -> Callable[[], Coroutine[Any, Any, Sequence[str]]] | None:
@@ -81,16 +128,21 @@ def _discovery(cluster: KafkaStorageConfig, reactor: Any) -> Callable[[], Corout
     return lambda: kafka_brokers(reactor, hosts, protocol=protocol)
 
 
-def build_registry(config: RegistryConfig, reactor: Any, data: Path) -> Registry:
-    """``data`` is where the embedded one keeps itself unless told otherwise. ``ConfigError``: a secret is not there."""
+def build_registry(
+    config: RegistryConfig, reactor: Any, data: Path, faults: Callable[[Snapshot], Sequence[str]]
+) -> Registry:
+    """``data`` is where the embedded one keeps itself unless told otherwise. ``faults`` finds those of a file's entries
+    beyond their form. ``ConfigError``: a secret is not there.
+    """
     if config.driver == "embedded":
         from kateway.registry.sqlite import EmbeddedRegistry
 
         return EmbeddedRegistry(reactor, Path(config.path) if config.path else data)
     if config.driver == "file":
         from kateway.registry.file import FileRegistry
+        from kateway.registry.kept_placements import FILE_NAME as PLACEMENTS
 
-        return FileRegistry(reactor, Path(config.path))
+        return FileRegistry(reactor, Path(config.path), faults, data / PLACEMENTS)
     if config.driver == "zookeeper":
         from kateway.registry.zookeeper.registry import ZookeeperRegistry
 
@@ -99,24 +151,44 @@ def build_registry(config: RegistryConfig, reactor: Any, data: Path) -> Registry
             config.hosts,
             session_timeout_seconds=config.session_timeout_seconds,
             write_timeout_seconds=config.write_timeout_seconds,
-            credentials=_secret("registry.credentials", config.credentials_file, config.credentials_env),
+            credentials=secret("registry.credentials", config.credentials_file, config.credentials_env),
             access=config.access,
         )
     return OpenRegistry()
 
 
-def _secret(option: str, file: str, env: str) -> str:
-    """A secret from a file or the environment; empty where neither is named."""
-    if file:
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError([f"{option}_file: {file}: {error.strerror or error}"]) from error
-    if env:
-        if env not in os.environ:
-            raise ConfigError([f"{option}_env: there is no {env} in the environment"])
-        return os.environ[env]
-    return ""
+def transform_faults(snapshot: Snapshot) -> list[str]:
+    """Names the transforms and filters of a snapshot that do not compile."""
+    # plugins are made to be tried only: nothing is passed through them that could be counted
+    return faults(snapshot, TransformPlugins(Watches(PluginsConfig(), time.monotonic)))
+
+
+def open_transforms(settings: Config) -> list[Transforms]:
+    """The transforms of the configuration file, in open mode. ``ConfigError`` names each fault and its place."""
+    if settings.transforms and not open_mode(settings):
+        raise ConfigError(["transforms: there is a registry, and the transforms of its topics are there"])
+    problems = Problems()
+    entries = [
+        problems.take(_open_transforms, name, table, below=f"transforms.{name}: ")
+        for name, table in settings.transforms.items()
+    ]
+    problems.refuse()
+    found = [entry for entry in entries if entry is not None]
+    changes = [Change("transforms", "/".join(entry.name), entry) for entry in found]
+    problems.found += transform_faults(plans.apply(Snapshot(open=True), changes, 1))
+    problems.refuse()
+    return found
+
+
+def _open_transforms(name: str, table: Mapping[str, Any]) -> Transforms:
+    try:
+        entry = from_table("transforms", name, table)
+    except BadRequest as error:
+        raise ConfigError([error.detail]) from error
+    assert isinstance(entry, Transforms)
+    if entry.application != OPEN_PRINCIPAL.application:
+        raise ConfigError([f"in open mode every topic is of {OPEN_PRINCIPAL.application}/TOPIC/VERSION"])
+    return entry
 
 
 def topic_creation(settings: Config) -> dict[str, TopicCreation]:
@@ -125,7 +197,7 @@ def topic_creation(settings: Config) -> dict[str, TopicCreation]:
         name: TopicCreation(
             open_mode(settings) and cluster.create_topics,
             cluster.partitions,
-            cluster.replicas if isinstance(cluster, KafkaStorageConfig) else 1,
+            1 if isinstance(cluster, EmbeddedStorageConfig) else cluster.replicas,
         )
         for name, cluster in settings.storage.items()
     }
@@ -208,38 +280,19 @@ def sink_context(settings: Config, reactor: Any, data: Path, stores: Mapping[str
     )
 
 
-def build_access_log(config: LogConfig, reactor: Any) -> AccessLog | None:
-    """``None`` where requests are not logged."""
+def build_figures(settings: Config, reactor: Any, exposition: Exposition, watches: Watches) -> MetricsSinks:
+    """The sinks of metrics."""
+    pool = reactor.getThreadPool()
+    context = MetricsSinkContext(clock=reactor, in_thread=lambda work: deferToThreadPool(reactor, pool, work))
+    return build_metrics_sinks(settings.metrics, context, exposition, watches)
+
+
+def build_access_log(
+    config: LogConfig, reactor: Any, write: Callable[[bytes], None] = logs.write_to_stdout
+) -> AccessLog | None:
+    """``None`` where requests are not logged. ``write`` takes JSON lines."""
     if not config.access:
         return None
     # JSON lines go where the JSON log goes, not inside another event
     to_stdout = config.format == "json" and not config.access_file
-    return AccessLog(config, reactor, write=logs.write_to_stdout if to_stdout else None)
-
-
-def build_plane(
-    gateway: Gateway,
-    admission: Admission,
-    publishes: PublishEdge,
-    topics: TopicEdge,
-    subscriptions: SubscribeEdge,
-    publish_sockets: SocketPublishEdge,
-    cors_origins: Callable[[], Sequence[str]],
-) -> MessagePlane:
-    """Which edge serves which path and method; ``cors_origins`` gives those of now."""
-    group = GroupEdge(gateway, admission)
-    listed = TopicListEdge(admission.control).handle
-    return MessagePlane(
-        admission.control.topic_grammar,
-        admission.control.group_grammar,
-        topics={b"GET": listed, b"HEAD": listed},
-        topic={b"POST": publishes.handle, b"GET": topics.handle, b"HEAD": topics.handle},
-        group={b"GET": subscriptions.handle},
-        actions={
-            "lag": {b"GET": group.lag, b"HEAD": group.lag},
-            "offsets": {b"GET": group.offsets, b"HEAD": group.offsets, b"PUT": group.reset},
-            "acks": {b"POST": group.acknowledge},
-        },
-        publish_socket=publish_sockets.handle,
-        cors_origins=cors_origins,
-    )
+    return AccessLog(config, reactor, write=write if to_stdout else None)

@@ -10,20 +10,43 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kateway.config.addresses import parse_address
-from kateway.config.schema import Config, EmbeddedStorageConfig, RegistryConfig, StorageConfig
+from kateway.config.networks import parse_network
+from kateway.config.schema import (
+    Config,
+    EmbeddedStorageConfig,
+    KafkaStorageConfig,
+    PluginStorageConfig,
+    RegistryConfig,
+    StorageConfig,
+)
 from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
 from kateway.core.audit.events import build_audit
-from kateway.daemon.assembly import build_registry, build_store, data_directory, open_mode, sink_context
+from kateway.daemon.assembly import (
+    build_figures,
+    build_registry,
+    build_store,
+    build_watches,
+    data_directory,
+    open_mode,
+    open_transforms,
+    sink_context,
+)
+from kateway.daemon.clustering import client_tls, cluster_secret
+from kateway.daemon.clustering import faults as clustering_faults
+from kateway.daemon.elastic_sharing import registry_faults
+from kateway.daemon.processes.plan import sharing_faults
+from kateway.daemon.pushing import build_push
+from kateway.daemon.spans import build_spans
 from kateway.errors import Problems
 from kateway.registry.interface import Snapshot
-from kateway.web.admin.access import read_token
+from kateway.web.admin.tokens import read_tokens
 from kateway.web.tcp.endpoints import overlaps, parse_endpoint, unusable
 from kateway.web.tcp.listener import build_endpoint
 
@@ -48,7 +71,7 @@ def read_registry_file(config: Config) -> None:
     if config.registry.driver == "file" and config.registry.path:
         from kateway.registry.file import read
 
-        read(Path(config.registry.path))
+        read(Path(config.registry.path), faults=registry_faults(config))
 
 
 def _endpoints(problems: Problems, config: Config, reactor: Any) -> None:
@@ -64,8 +87,14 @@ def _endpoints(problems: Problems, config: Config, reactor: Any) -> None:
             fault = unusable(endpoint)
             if fault is not None:
                 problems.found.append(f"{option}: {fault}")
+    if config.cluster.endpoint and not clustering_faults(config.cluster):
+        sound.append(config.cluster.endpoint)
+        problems.take(build_endpoint, reactor, config.cluster.endpoint, below="cluster.endpoint: ")
+        problems.take(cluster_secret, config.cluster)
+        if config.cluster.endpoint.startswith("ssl:"):
+            problems.take(client_tls, config.cluster)
     problems.found += [f"http: {problem}" for problem in overlaps(sound)]
-    problems.take(read_token, config.admin.token_file, [one for one in config.http.admin if one in sound])
+    problems.take(read_tokens, config.admin, [one for one in config.http.admin if one in sound])
 
 
 def _parts(problems: Problems, config: Config, reactor: Any) -> None:
@@ -74,7 +103,7 @@ def _parts(problems: Problems, config: Config, reactor: Any) -> None:
     for name, cluster in config.storage.items():
         if isinstance(cluster, EmbeddedStorageConfig):
             problems.found += _no_directory(f"storage.{name}.path", Path(cluster.path))
-        elif cluster.handoff:
+        elif isinstance(cluster, KafkaStorageConfig) and cluster.handoff:
             problems.found += _no_directory(f"storage.{name}.handoff", data / "handoff" / name)
         store = problems.take(build_store, name, config, reactor)
         if store is not None:
@@ -82,17 +111,27 @@ def _parts(problems: Problems, config: Config, reactor: Any) -> None:
     if config.registry.driver == "embedded":
         problems.found += _no_directory("registry.path", Path(config.registry.path or data))
     if not _across_registry(config.registry):
-        problems.take(build_registry, config.registry, reactor, data)
+        problems.take(build_registry, config.registry, reactor, data, registry_faults(config))
     problems.take(read_registry_file, config)
+    problems.take(open_transforms, config)
+    watches = build_watches(config)
+    problems.take(build_figures, config, reactor, no_figures, watches)
+    problems.take(build_push, config, reactor)
+    problems.take(build_spans, config)
     if not open_mode(config):
         failures = build_failures(config.auth, time.monotonic)
         quotas = Quotas(seconds=time.monotonic, max_tracked=config.quotas.max_tracked)
-        problems.take(lambda: build_access(config, quotas, failures, snapshot=Snapshot, now=time.time))
+        problems.take(lambda: build_access(config, quotas, failures, snapshot=Snapshot, now=time.time, watches=watches))
     audit = Problems()
-    audit.take(lambda: build_audit(sink_context(config, reactor, data, stores), time.time))
+    audit.take(lambda: build_audit(sink_context(config, reactor, data, stores), time.time, watches))
     # a cluster that has its own problem above is there all the same
     there = config.audit.cluster in config.storage
     problems.found += [one for one in audit.found if not (there and one.startswith("audit.cluster:"))]
+
+
+async def no_figures() -> bytes:
+    """What there is to be told of a gateway that does not run."""
+    return b""
 
 
 def _no_directory(path: str, folder: Path) -> list[str]:
@@ -120,6 +159,14 @@ def _no_file(path: str, file: Path) -> list[str]:
 # --- what the options say, without a look at anything else ---------------------------------------------------------
 
 
+def _networks(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        try:
+            parse_network(text)
+        except ValueError as error:
+            yield f"http.proxies: {error}"
+
+
 def across(config: Config) -> list[str]:
     """Faults in what the options say, beyond their types: their form, and what several together mean."""
     problems: list[str] = []
@@ -137,6 +184,7 @@ def across(config: Config) -> list[str]:
         for origin in config.http.cors_origins
         if not ORIGIN.fullmatch(origin)
     ]
+    problems += _networks(config.http.proxies)
     problems += [problem for name, cluster in config.storage.items() for problem in _cluster(name, cluster)]
     paths = [
         os.path.realpath(cluster.path)
@@ -145,12 +193,19 @@ def across(config: Config) -> list[str]:
     ]
     if len(set(paths)) < len(paths):
         problems.append("storage: two embedded clusters have the same path")
-    return [*problems, *_across_registry(config.registry)]
+    return [
+        *problems,
+        *clustering_faults(config.cluster),
+        *sharing_faults(config),
+        *_across_registry(config.registry),
+    ]
 
 
 def _cluster(name: str, cluster: StorageConfig) -> list[str]:
     if isinstance(cluster, EmbeddedStorageConfig):
         return [] if cluster.path else [f"storage.{name}.path: a directory is needed"]
+    if isinstance(cluster, PluginStorageConfig):
+        return []
     if cluster.brokers_from_zookeeper:
         return _no_servers(f"storage.{name}.brokers_from_zookeeper", cluster.brokers_from_zookeeper)
     if not cluster.brokers:

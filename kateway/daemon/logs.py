@@ -1,4 +1,4 @@
-"""Where log events go: text lines as twistd writes them, or one JSON object a line; stdlib loggers are forwarded.
+"""Writes log events: text lines as twistd writes them, or one JSON object a line; stdlib loggers are forwarded.
 
 Nothing here or below ever logs a payload or a secret: ``web/access_log.py`` has the members logged of a request.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from typing import IO, Any
 
-from twisted.logger import FileLogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.logger import FileLogObserver, LogEvent, Logger, LogLevel, formatEvent, formatEventAsClassicLogText
 from twisted.python.failure import Failure
 
 from kateway import __version__
@@ -24,7 +25,7 @@ _LEVELS = {
     logging.ERROR: LogLevel.error,
     logging.CRITICAL: LogLevel.critical,
 }
-QUIET = {"afkak": logging.WARNING, "kazoo": logging.INFO}
+QUIET = {"afkak": logging.WARNING, "kazoo": logging.INFO, "opentelemetry": logging.CRITICAL, "urllib3": logging.ERROR}
 """From which level on the libraries are heard: below that they tell of every reconnect."""
 
 
@@ -64,6 +65,19 @@ def forward_stdlib() -> None:
         logging.getLogger(name).setLevel(level)
 
 
+def observer(form: str, process: str) -> FileLogObserver:
+    """An observer whose lines name the process, in the form that ``[log] format`` asks for."""
+    if form == "json":
+        return FileLogObserver(_stdout(), lambda event: json_line({**event, "process": process}))
+    return FileLogObserver(_stdout(), lambda event: text_line(event, process))
+
+
+def text_line(event: LogEvent, process: str) -> str | None:
+    """An event as twistd writes it, with the process's name behind the bracket of its logger."""
+    line = formatEventAsClassicLogText(event)
+    return None if line is None else line.replace("[", f"[{process}: ", 1)
+
+
 def json_line(event: LogEvent) -> str:
     """An event as one line of JSON: time, level, logger, message, and the event's own plain values."""
     found: dict[str, Any] = {
@@ -84,6 +98,16 @@ def json_line(event: LogEvent) -> str:
 def json_observer(file: IO[str] | None = None) -> FileLogObserver:
     """An observer that writes JSON lines to ``file``, by default standard output."""
     return FileLogObserver(_stdout() if file is None else file, json_line)
+
+
+def naming(process: str) -> Callable[[bytes], None]:
+    """As ``write_to_stdout``, for JSON lines that are to name their process."""
+    member = b'{"process":"%b",' % process.encode()
+
+    def write(lines: bytes) -> None:
+        write_to_stdout(b"".join(member + line[1:] for line in lines.splitlines(keepends=True)))
+
+    return write
 
 
 def write_to_stdout(lines: bytes) -> None:

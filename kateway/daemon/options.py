@@ -1,4 +1,4 @@
-"""The command line of ``twistd kateway``: options over the environment and the configuration file, ``--check``."""
+"""Reads the command line of ``twistd kateway``: options over environment and configuration file, ``--check``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from twisted.python import usage
 
 from kateway import __version__
 from kateway.config.environment import overlay
-from kateway.config.file import from_table, read_table
+from kateway.config.file import from_table, parse_table, read_text
 from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.daemon.processes.inherited import tell_problems
+from kateway.daemon.processes.settings_text import take_settings_text
 from kateway.errors import ConfigError
 
 
@@ -37,6 +39,8 @@ class Options(usage.Options):
         self["public"] = []
         self["admin"] = []
         self.settings = Config()
+        self.text = ""
+        """Of the configuration file, as it was last read without a fault."""
         self._overrides: dict[str, str] = {}
         """Variable → option."""
         self._unknown: list[str] = []
@@ -57,11 +61,12 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         try:
-            self.settings = self._read()
+            self.settings = self._read(take_settings_text(os.environ))
             if self["check"] and self._unknown:
                 raise ConfigError([f"{variable}: there is no such option" for variable in self._unknown])
             self._check()
         except ConfigError as error:
+            tell_problems(os.environ, error.problems)
             for problem in error.problems:
                 print(f"kateway: {problem}", file=sys.stderr)
             raise SystemExit(1) from error
@@ -93,8 +98,18 @@ class Options(usage.Options):
             raise ConfigError(problems)
         return settings
 
-    def _read(self) -> Config:
-        file = read_table(Path(self["config"])) if self["config"] else {}
+    def read_with_text(self) -> tuple[Config, str]:
+        """As ``read``, and the file's text. ``ConfigError``."""
+        settings = self.read()
+        return settings, self.text
+
+    def _read(self, text: str | None = None) -> Config:
+        """``text`` is that of the file, where another process has read it."""
+        file = {}
+        if self["config"]:
+            path = Path(self["config"])
+            text = read_text(path) if text is None else text
+            file = parse_table(path, text)
         table, self._overrides, self._unknown = overlay(file, os.environ)
         settings = from_table(table)
         http = settings.http
@@ -118,4 +133,5 @@ class Options(usage.Options):
             if isinstance(default, EmbeddedStorageConfig):
                 storage["default"] = attrs.evolve(default, path=self["data"])
             settings = attrs.evolve(settings, data_directory=self["data"])
+        self.text = text or ""
         return attrs.evolve(settings, http=http, storage=storage)

@@ -1,4 +1,4 @@
-"""Work that is done again and again while the gateway runs, and fails without harm."""
+"""Repeats work while the gateway runs; what fails is tried again at its next time."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ class RegularWork:
         self._loops: list[LoopingCall] = []
 
     def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """A ``KatewayError`` is passed over until the next time; anything else is a fault of ours: it is logged, and
-        the work is done again at its next time all the same.
+        """A ``KatewayError``, and the end of what was waited for, is passed over until the next time. Anything else is
+        a fault of ours: it is logged, and the work is done again at its next time all the same.
         """
 
         async def once() -> None:
             try:
                 await work()
-            except CancelledError:
-                raise
-            except KatewayError as error:
-                _log.debug("{error}", error=error)
+            except (CancelledError, KatewayError) as error:
+                # nothing cancels the work itself: what it waited for was
+                _log.debug("{error!r}", error=error)
             except Exception:
                 _log.failure("a regular task failed; it is tried again in {seconds:g} s", seconds=seconds)
 

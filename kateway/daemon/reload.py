@@ -1,4 +1,4 @@
-"""What a reload may change, and what became of the last one."""
+"""Compares configurations for what a reload may change, and keeps what became of the last one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import attrs
 from kateway.config.schema import Config
 from kateway.errors import ConfigError
 
-IN_PLACE = frozenset({"admin", "auth", "delivery", "quotas", "http", "audit"})
+IN_PLACE = frozenset(
+    {"admin", "auth", "delivery", "quotas", "http", "audit", "transforms", "plugins", "metrics", "tracing"}
+)
 """Tables that can change while the gateway runs, but for ``FIXED``."""
 FIXED = frozenset(
     {
         "http.public",
         "http.admin",
         "delivery.session_timeout_seconds",
+        "delivery.instance_name",
         "auth.max_tracked_addresses",
         "auth.max_failures",
         "auth.max_address_failures",
@@ -34,6 +37,11 @@ FIXED = frozenset(
         "audit.topic_timeout_seconds",
         "audit.max_queued_events",
         "audit.options",
+        "metrics.enabled",
+        "metrics.max_series",
+        "metrics.sinks",
+        "metrics.sink_interval_seconds",
+        "metrics.options",
     }
 )
 
@@ -74,6 +82,10 @@ class Reloads:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.generation = 1
+        self.last_good = True
+        """Whether the last reload, or the start before any, succeeded."""
+        self.last_at = now()
+        """When that was."""
         self._now = now
         self._last: dict[str, Any] | None = None
 
@@ -85,7 +97,9 @@ class Reloads:
         self._note(error.problems if isinstance(error, ConfigError) else [str(error)])
 
     def _note(self, problems: list[str]) -> None:
-        at = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.last_good = not problems
+        self.last_at = self._now()
+        at = datetime.fromtimestamp(self.last_at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._last = {"at": at, "ok": not problems, "problems": problems}
 
     def status(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from kateway.registry import plans
@@ -18,10 +18,13 @@ from kateway.registry.interface import (
     BindingName,
     Callback,
     Entry,
+    GatewayEntry,
     Key,
+    Placement,
     Snapshot,
     Topic,
     TopicName,
+    Transforms,
     Written,
 )
 from kateway.registry.plans import Plan
@@ -34,6 +37,7 @@ class Changes(ABC):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._current = Current(snapshot)
+        self._report = b""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -42,8 +46,33 @@ class Changes(ABC):
     def watch(self, callback: Callback) -> Callable[[], None]:
         return self._current.watch(callback)
 
+    def on_applied(self, callback: Callable[[float], None]) -> None:
+        self._current.applied = callback
+
+    @property
+    def unheard_since(self) -> float | None:
+        """A registry that only this process has is never unheard."""
+        return None
+
+    async def lead(self, report: bytes) -> bool:
+        """The only gateway leads."""
+        self._report = report
+        return True
+
+    async def leader_report(self) -> bytes:
+        return self._report
+
+    async def register_process(self, entry: GatewayEntry) -> None:  # noqa: B027  # where others do not share it
+        """Does nothing: processes that share no registry do not ask for each other."""
+
     @abstractmethod
-    async def _put(self, entry: E, expected: str | None) -> Written[E]: ...
+    async def gateways(self) -> Sequence[GatewayEntry]: ...
+
+    async def placing(self) -> Sequence[GatewayEntry]:
+        return await self.gateways()
+
+    @abstractmethod
+    async def _put(self, entry: E, expected: str | None, plan: Plan | None = None) -> Written[E]: ...
 
     @abstractmethod
     async def _delete(self, plan: Plan) -> None: ...
@@ -54,11 +83,19 @@ class Changes(ABC):
     async def put_key(self, key: Key, expected: str | None = None) -> Written[Key]:
         return await self._put(key, expected)
 
-    async def put_topic(self, topic: Topic, expected: str | None = None) -> Written[Topic]:
-        return await self._put(topic, expected)
+    async def put_topic(
+        self, topic: Topic, expected: str | None = None, placement: Placement | None = None
+    ) -> Written[Topic]:
+        return await self._put(topic, expected, plans.put_topic(topic, expected, placement))
+
+    async def put_placement(self, placement: Placement, expected: str | None) -> Written[Placement]:
+        return await self._put(placement, expected, plans.put_placement(placement, expected))
 
     async def put_binding(self, binding: Binding, expected: str | None = None) -> Written[Binding]:
         return await self._put(binding, expected)
+
+    async def put_transforms(self, transforms: Transforms, expected: str | None = None) -> Written[Transforms]:
+        return await self._put(transforms, expected)
 
     async def delete_application(self, name: str, expected: str | None = None) -> None:
         await self._delete(plans.delete("applications", name, expected))
@@ -71,6 +108,12 @@ class Changes(ABC):
 
     async def delete_binding(self, name: BindingName, expected: str | None = None) -> None:
         await self._delete(plans.delete("bindings", "/".join(name), expected))
+
+    async def delete_placement(self, name: TopicName, expected: str | None) -> None:
+        await self._delete(plans.delete("placements", "/".join(name), expected))
+
+    async def delete_transforms(self, name: TopicName, expected: str | None = None) -> None:
+        await self._delete(plans.delete("transforms", "/".join(name), expected))
 
 
 class WritableRegistry(Changes):
@@ -88,8 +131,8 @@ class WritableRegistry(Changes):
     async def _commit(self, plan: Plan) -> tuple[Snapshot, Snapshot]:
         """Carries a plan out; answers the snapshots that it was made on and that came of it."""
 
-    async def _put(self, entry: E, expected: str | None) -> Written[E]:
-        before, after = await self._commit(plans.put(entry, expected))
+    async def _put(self, entry: E, expected: str | None, plan: Plan | None = None) -> Written[E]:
+        before, after = await self._commit(plans.put(entry, expected) if plan is None else plan)
         kind, name = kind_of(entry), name_of(entry)
         # it may be gone again, where finding out whether it was written took long
         now = plans.found(after, kind, name) or entry

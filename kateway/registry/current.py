@@ -17,6 +17,8 @@ class Current:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._watchers: dict[object, Callback] = {}
+        self.applied: Callable[[float], None] = lambda _noticed: None
+        """Called with each snapshot put in force: when its change was noticed."""
 
     def watch(self, callback: Callback) -> Callable[[], None]:
         token = object()
@@ -27,14 +29,18 @@ class Current:
 
         return unwatch
 
-    def replace(self, snapshot: Snapshot) -> None:
-        """Puts a snapshot in force and tells the watchers; one that fails does not keep the news from the others."""
+    def replace(self, snapshot: Snapshot, noticed: float | None = None) -> None:
+        """Puts a snapshot in force and tells the watchers; one that fails does not keep the news from the others.
+        ``noticed``: when it was known that there is a change.
+        """
         self.snapshot = snapshot
         for callback in list(self._watchers.values()):
             try:
                 callback(snapshot)
             except Exception:
                 self._log.failure("A watcher of the registry failed")
+        if noticed is not None:
+            self.applied(noticed)
 
     def counts(self) -> dict[str, object]:
         """For ``Health.details``."""
@@ -45,4 +51,5 @@ class Current:
             "keys": len(snapshot.keys),
             "topics": len(snapshot.topics),
             "bindings": len(snapshot.bindings),
+            "transforms": len(snapshot.transforms),
         }

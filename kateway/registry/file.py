@@ -1,5 +1,6 @@
 """The registry in a TOML file that people keep: read at the start and by ``reload``, all or nothing, never written.
 
+The partitions in force of elastic topics, which change by themselves, are in a file of ours (``kept_placements``).
 ``conf/registry.toml`` is a worked example. An entry's etag is a digest of its members, so an entry that a reload
 leaves as it was keeps its etag.
 """
@@ -8,22 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import orjson
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 
 from kateway.errors import BadRequest, ConfigError, KatewayError, RegistryReadOnly
 from kateway.model import Health
 from kateway.registry import plans
 from kateway.registry.documents import Kind, from_table, to_table
-from kateway.registry.interface import Entry, Snapshot
+from kateway.registry.interface import Entry, Placement, Snapshot, TopicName, Written
+from kateway.registry.kept_placements import KeptPlacements
+from kateway.registry.plans import Plan
 from kateway.registry.read_only import ReadOnlyRegistry
 
-_TABLES: tuple[Kind, ...] = ("applications", "topics", "bindings")
+Faults = Callable[[Snapshot], Iterable[str]]
+_TABLES: tuple[Kind, ...] = ("applications", "topics", "bindings", "transforms")
 
 
 class FileRegistry(ReadOnlyRegistry):
@@ -31,10 +36,18 @@ class FileRegistry(ReadOnlyRegistry):
 
     driver = "file"
 
-    def __init__(self, reactor: Any, path: Path) -> None:
+    def __init__(
+        self, reactor: Any, path: Path, faults: Faults = lambda _snapshot: (), placements: Path | None = None
+    ) -> None:
+        """``faults`` finds what is wrong with the entries beyond their form, in a thread. ``placements``: the file
+        of elastic topics' partitions in force; without one they last as long as the process.
+        """
         super().__init__(Snapshot())
+        self._kept = KeptPlacements(placements)
+        self._lock = DeferredLock()
         self._reactor = reactor
         self._path = path
+        self._faults = faults
         self._fault = ""
 
     def _refusal(self) -> KatewayError:
@@ -44,23 +57,58 @@ class FileRegistry(ReadOnlyRegistry):
         await self.reload()
 
     async def reload(self) -> None:
+        # a placement that is being written meanwhile must not be taken back by what was read before it
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._reload()))
+
+    async def _reload(self) -> None:
         # a large file takes long enough to parse that streams would notice
+        noticed = self._reactor.seconds()
         pool = self._reactor.getThreadPool()
         revision = self.snapshot.revision + 1
         try:
-            snapshot = await deferToThreadPool(self._reactor, pool, read, self._path, revision)
+            snapshot = await deferToThreadPool(self._reactor, pool, read, self._path, revision, self._faults)
+            await deferToThreadPool(self._reactor, pool, self._kept.read)
         except ConfigError as error:
             self._fault = f"the last reload failed, the registry read before is in force: {error}"
             raise
         self._fault = ""
-        self._current.replace(snapshot)
+        snapshot = plans.with_generations(snapshot, self.snapshot)
+        changes = self._kept.changes(snapshot)
+        self._current.replace(plans.apply(snapshot, changes, revision) if changes else snapshot, noticed)
+
+    async def put_placement(self, placement: Placement, expected: str | None) -> Written[Placement]:
+        before = self.snapshot.placements.get(placement.name)
+        await self._keep(plans.put_placement(placement, expected))
+        return Written(self.snapshot.placements[placement.name], before is None)
+
+    async def delete_placement(self, name: TopicName, expected: str | None) -> None:
+        await self._keep(plans.delete("placements", "/".join(name), expected))
+
+    async def _keep(self, plan: Plan) -> None:
+        """Carries out a change of a placement, on disk before it is in force."""
+        await self._lock.acquire()
+        try:
+            revision = self.snapshot.revision + 1
+            # the topics' own entries are the file's
+            planned = [change for change in plan(self.snapshot) if change.kind == "placements"]
+            changes = [
+                change if change.entry is None else attrs.evolve(change, entry=_stamped(change.entry))
+                for change in planned
+            ]
+            if changes:
+                after = plans.apply(self.snapshot, changes, revision)
+                pool = self._reactor.getThreadPool()
+                await deferToThreadPool(self._reactor, pool, self._kept.write, tuple(after.placements.values()))
+                self._current.replace(plans.apply(self.snapshot, changes, revision))
+        finally:
+            self._lock.release()
 
     def health(self) -> Health:
         details = {"driver": self.driver, "path": str(self._path), **self._current.counts()}
         return Health(not self._fault, self._fault, details)
 
 
-def read(path: Path, revision: int = 1) -> Snapshot:
+def read(path: Path, revision: int = 1, faults: Faults = lambda _snapshot: ()) -> Snapshot:
     """A registry file as a snapshot; ``ConfigError`` names every fault by its path."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +123,7 @@ def read(path: Path, revision: int = 1) -> Snapshot:
     for kind in _TABLES:
         reading.tables(kind, table.get(kind, {}))
     snapshot = plans.build(reading.entries, revision)
-    if problems := reading.problems or plans.faults(snapshot):
+    if problems := reading.problems or plans.faults(snapshot) or list(faults(snapshot)):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     return snapshot
 
@@ -118,7 +166,11 @@ class _Reading:
         except BadRequest as error:
             self.problems.append(f"{where}: {error.detail}")
             return
-        self.entries.append(attrs.evolve(entry, etag=_digest(to_table(entry))))
+        self.entries.append(_stamped(entry))
+
+
+def _stamped(entry: Entry) -> Entry:
+    return attrs.evolve(entry, etag=_digest(to_table(entry)))
 
 
 def _digest(table: Mapping[str, Any]) -> str:

@@ -11,9 +11,9 @@ go (``StillReferred``, which names them).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -21,6 +21,8 @@ from kateway.model import Health
 from kateway.registry import validators as grammar
 
 KeyKind = Literal["pub", "sub"]
+OnError = Literal["dead", "pass", "stop"]
+"""Of a record on its way out: to the dead letters, as it is, or an end of the stream."""
 TopicState = Literal["active", "deprecated", "retired"]
 TopicName = tuple[str, str, str]
 """(application, topic, version): a plain tuple, because it is made and looked up for every request."""
@@ -82,6 +84,23 @@ class Key:
 
 
 @attrs.frozen(kw_only=True)
+class Elastic:
+    """How a topic grows by itself: more partitions where its load was above a target for long enough."""
+
+    max_partitions: int = attrs.field(default=64, validator=grammar.most_partitions)
+    target_bytes_per_second: float | None = attrs.field(default=1_048_576, validator=grammar.rate)
+    """Of each partition; ``None``: its bytes do not matter."""
+    target_readers_per_partition: float | None = attrs.field(default=1, validator=grammar.rate)
+    """Of the group that has the most readers; ``None``: readers do not matter."""
+    cooldown_seconds: int = attrs.field(default=600, validator=grammar.cooldown)
+    """From one growth to the next at least."""
+    handover_seconds: int = attrs.field(default=30, validator=grammar.handover)
+    """A key that moves is held back for so long at most."""
+    dry_run: bool = attrs.field(default=False, validator=grammar.yes_or_no)
+    """Only says what it would do."""
+
+
+@attrs.frozen(kw_only=True)
 class Topic:
     """One version of an application's topic, and which topic of which cluster it is."""
 
@@ -96,6 +115,8 @@ class Topic:
     """``None``: for ever."""
     storage_name: str | None = attrs.field(default=None, validator=grammar.storage_name)
     """The topic in the store, where it is not ``application.topic.version``."""
+    elastic: Elastic | None = None
+    """Where it grows by itself; see ``Placement``."""
     state: TopicState = attrs.field(default="active", validator=grammar.state)
     deprecated: int | None = None
     """Since when it is deprecated; kept from the entry that a put replaces where the new one does not say."""
@@ -108,6 +129,98 @@ class Topic:
     @stored_as.default
     def _stored_as(self) -> str:
         return self.storage_name or f"{self.application}.{self.topic}.{self.version}"
+
+    @property
+    def name(self) -> TopicName:
+        return (self.application, self.topic, self.version)
+
+
+KeyHash = Literal["jump", "murmur2"]
+PlacementState = Literal["settled", "announced", "reading"]
+
+
+@attrs.frozen(kw_only=True)
+class Growth:
+    """One change of a topic's partitions in force, as it was done."""
+
+    at: int
+    was: int
+    now: int
+    why: str = ""
+    held_seconds: float = 0.0
+    """For how long the keys that moved were held back."""
+    bound_hit: bool = False
+    """Whether ``handover_seconds`` were over before every group had read so far."""
+
+
+def _as_tuple(growths: Iterable[Growth]) -> tuple[Growth, ...]:
+    return tuple(growths)
+
+
+@attrs.frozen(kw_only=True)
+class Placement:
+    """The partitions in force of an elastic topic: where its keyed records go, which the registry says, not the store.
+
+    It changes in steps, each a ``generation``: ``announced`` (keys that will move are held back, and each gateway says
+    when none of them is on its way any more), ``reading`` (the new partitions are in force; the keys that moved wait
+    until the groups have read the old ones up to the ``fence``), ``settled``.
+    """
+
+    application: str = attrs.field(validator=grammar.name)
+    topic: str = attrs.field(validator=grammar.name)
+    version: str = attrs.field(validator=grammar.version)
+    hash: KeyHash = attrs.field(default="jump", validator=grammar.key_hash)
+    partitions: int = attrs.field(default=1, validator=grammar.in_force)
+    """In force; while ``reading`` those from before."""
+    generation: int = attrs.field(default=1, validator=grammar.generation)
+    """Begins at the time when the placement was made, so that none comes again where a topic is made anew."""
+    state: PlacementState = attrs.field(default="settled", validator=grammar.placement_state)
+    next_hash: KeyHash = attrs.field(default="jump", validator=grammar.key_hash)
+    next_partitions: int = attrs.field(default=0, validator=grammar.next_partitions)
+    """What it goes over to; 0 while it is settled."""
+    why: str = attrs.field(default="", validator=grammar.text)
+    since: int = 0
+    """When the change under way was announced, else when the last one ended or was given up."""
+    changed: int = 0
+    """When a record was last placed by other partitions or another hash; 0: never."""
+    murmur2_partitions: int = attrs.field(default=0, validator=grammar.next_partitions)
+    """The most partitions that keys were ever placed by murmur2 over; 0: never."""
+    fence: Mapping[str, int] = attrs.field(factory=dict, validator=grammar.fence)
+    """The ends of the old partitions when the new ones came into force."""
+    growths: tuple[Growth, ...] = attrs.field(default=(), converter=_as_tuple)
+    """The last ones, the newest at the end."""
+    etag: str = attrs.field(default="", eq=False)
+
+    @property
+    def name(self) -> TopicName:
+        return (self.application, self.topic, self.version)
+
+
+Steps = tuple[Mapping[str, Any], ...]
+"""Transform steps as their owner wrote them; ``kateway.core.transforms`` compiles them."""
+
+
+@attrs.frozen(kw_only=True)
+class OutgoingTransforms:
+    """A binding's own steps for records on their way out."""
+
+    outgoing: Steps = attrs.field(default=(), converter=tuple, validator=grammar.steps)
+    on_error: OnError = attrs.field(default="dead", validator=grammar.on_error)
+
+
+@attrs.frozen(kw_only=True)
+class Transforms:
+    """What happens to a topic's records on their way in and out."""
+
+    application: str = attrs.field(validator=grammar.name)
+    topic: str = attrs.field(validator=grammar.topic)
+    version: str = attrs.field(validator=grammar.version)
+    incoming: Steps = attrs.field(default=(), converter=tuple, validator=grammar.steps)
+    outgoing: Steps = attrs.field(default=(), converter=tuple, validator=grammar.steps)
+    on_error: OnError = attrs.field(default="dead", validator=grammar.on_error)
+    generation: int = attrs.field(default=1, eq=False)
+    """Grows by one with each change: a record's header says which was applied."""
+    etag: str = attrs.field(default="", eq=False)
 
     @property
     def name(self) -> TopicName:
@@ -127,6 +240,10 @@ class Binding:
     dead_letter: bool = True
     max_deliveries: int = attrs.field(default=5, validator=grammar.deliveries)
     """Then a record moves to the dead-letter queue; 0: never."""
+    transforms: OutgoingTransforms | None = None
+    """Applied behind the topic's own."""
+    filter: str | None = attrs.field(default=None, validator=grammar.filter_text)
+    """An expression that is true of the records that the subscriber may see."""
     etag: str = attrs.field(default="", eq=False)
 
     def allows(self, group: str) -> bool:
@@ -146,13 +263,25 @@ class GatewayEntry:
     public: tuple[str, ...] = ()
     admin: tuple[str, ...] = ()
     """Addresses, ``host:port``."""
+    cluster: str = ""
+    """Where other gateways link to it; empty where it stands alone."""
+    links: tuple[str, ...] = ()
+    """The gateways that it has a link to."""
     version: str = ""
     started: int = 0
     load: Mapping[str, float] = attrs.field(factory=dict)
     """``readers``, ``groups``, ``bytes_in_flight`` … as it was when the entry was last written."""
+    processes: int = 1
+    """Of several, each has an entry of its own (``register_process``) that says which keys it places."""
+    placed: Mapping[str, int] = attrs.field(factory=dict)
+    """By elastic topic the generation of its placement that this gateway goes by: nothing that was placed by a former
+    one is on its way any more.
+    """
+    readers: Mapping[str, Mapping[str, int]] = attrs.field(factory=dict)
+    """By elastic topic and group, how many readers it has here."""
 
 
-Entry = Application | Key | Topic | Binding
+Entry = Application | Key | Topic | Binding | Transforms | Placement
 E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
 
@@ -172,6 +301,8 @@ class Snapshot:
     keys: Mapping[str, Key] = attrs.field(factory=lambda: MappingProxyType({}), repr=False)
     topics: Mapping[TopicName, Topic] = attrs.field(factory=lambda: MappingProxyType({}), repr=False)
     bindings: Mapping[BindingName, Binding] = attrs.field(factory=lambda: MappingProxyType({}), repr=False)
+    transforms: Mapping[TopicName, Transforms] = attrs.field(factory=lambda: MappingProxyType({}), repr=False)
+    placements: Mapping[TopicName, Placement] = attrs.field(factory=lambda: MappingProxyType({}), repr=False)
     """To be looked up directly: ``snapshot.keys.get(key)``, ``snapshot.topics.get((app, topic, version))``,
     ``snapshot.bindings.get((subscriber, app, topic, version))``.
     """
@@ -194,6 +325,10 @@ class Snapshot:
 def stored_group(application: str, group: str) -> str:
     """Returns the group's name in the store, so that two applications' groups never meet (not in open mode)."""
     return f"{application}.{group}"
+
+
+DEAD_SUFFIX = ".dead"
+"""Of the topics that hold groups' dead letters: ``<topic in the store>.<group in the store>.dead``."""
 
 
 def open_topic(topic: str, version: str) -> str:
@@ -247,6 +382,9 @@ class Registry(Protocol):
         write that did it answers; the callable returned ends that. A callback that raises is logged, no more.
         """
 
+    def on_applied(self, callback: Callable[[float], None]) -> None:
+        """Calls back with each change that came into force: when it was noticed here, on the reactor's clock."""
+
     def health(self) -> Health:
         """Returns the present health. Unhealthy: the last snapshot stays in force. ``details`` has ``driver``,
         ``revision`` and counts.
@@ -262,20 +400,59 @@ class Registry(Protocol):
 
     async def delete_key(self, application: str, key: str, expected: str | None = None) -> None: ...
 
-    async def put_topic(self, topic: Topic, expected: str | None = None) -> Written[Topic]:
-        """``Conflict`` where another entry is the same topic of the same cluster already."""
+    async def put_topic(
+        self, topic: Topic, expected: str | None = None, placement: Placement | None = None
+    ) -> Written[Topic]:
+        """``Conflict`` where another entry is the same topic of the same cluster already. ``placement`` is written with
+        it where the topic is new.
+        """
 
     async def delete_topic(self, name: TopicName, expected: str | None = None) -> None:
-        """Unregisters it, no more. ``StillReferred`` while there are bindings on it."""
+        """Unregisters it, no more; its transforms go with it. ``StillReferred`` while there are bindings on it."""
 
     async def put_binding(self, binding: Binding, expected: str | None = None) -> Written[Binding]: ...
 
     async def delete_binding(self, name: BindingName, expected: str | None = None) -> None: ...
 
+    async def put_transforms(self, transforms: Transforms, expected: str | None = None) -> Written[Transforms]:
+        """Its ``generation`` is the next one. ``TopicNotFound`` where the topic is not registered."""
+
+    async def delete_transforms(self, name: TopicName, expected: str | None = None) -> None: ...
+
+    async def put_placement(self, placement: Placement, expected: str | None) -> Written[Placement]:
+        """Puts partitions in force, and into the topic's entry. Works with a file registry, too, which keeps them
+        beside its file.
+        """
+
+    async def delete_placement(self, name: TopicName, expected: str | None) -> None:
+        """Forgets a topic's partitions in force: its keys are placed by the store's again."""
+
+    async def lead(self, report: bytes) -> bool:
+        """Whether this gateway is the one that does what only one may do, of those that share the registry; asked
+        again and again. It leads until ``stop``, or until its session ends. ``report`` is what it tells the others.
+        """
+
+    async def leader_report(self) -> bytes:
+        """Returns what the gateway that leads has last told; empty where none leads."""
+
+    @property
+    def unheard_since(self) -> float | None:
+        """Since when changes made by other gateways may be unknown here, on the reactor's clock; ``None``: they are
+        known, and this gateway's entry is in the list.
+        """
+
     async def register_gateway(self, entry: GatewayEntry) -> None:
         """Enters this gateway in the list, or brings its entry up to date; it stays until ``stop`` or the process's
         end. Works while the server is away: then it is entered when it is back.
         """
+
+    async def register_process(self, entry: GatewayEntry) -> None:
+        """Enters one of a gateway's several processes among those that place keys, as ``register_gateway`` does; to be
+        called before that.
+        """
+
+    async def placing(self) -> Sequence[GatewayEntry]:
+        """Returns all that place keys: the live gateways, and of those with several processes each process instead."""
 
     async def gateways(self) -> Sequence[GatewayEntry]:
         """The live gateways that share this registry, by name. ``RegistryUnavailable`` where that cannot be known."""

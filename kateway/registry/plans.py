@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
+import orjson
 
 from kateway.errors import (
     Conflict,
@@ -20,8 +21,21 @@ from kateway.errors import (
     StillReferred,
     TopicNotFound,
 )
-from kateway.registry.documents import Kind, kind_of, name_of
-from kateway.registry.interface import ABSENT, ANY, Application, Binding, Entry, Key, Snapshot, Topic
+from kateway.registry.documents import Kind, kind_of, name_of, to_table
+from kateway.registry.interface import (
+    ABSENT,
+    ANY,
+    DEAD_SUFFIX,
+    Application,
+    Binding,
+    Entry,
+    Key,
+    Placement,
+    Snapshot,
+    Topic,
+    Transforms,
+)
+from kateway.registry.storage_names import check_storage, holds_dead_letters, same_topic, source_of
 
 MOST_NAMED = 10
 """So many referrers are named; of the rest only the number."""
@@ -41,7 +55,7 @@ Plan = Callable[[Snapshot], Sequence[Change]]
 
 def lookup_name(kind: Kind, name: str) -> Any:
     """A name as the snapshot's mappings have it: a text, or a tuple where it has parts."""
-    return tuple(name.split("/")) if kind in {"topics", "bindings"} else name
+    return tuple(name.split("/")) if kind in {"topics", "bindings", "transforms", "placements"} else name
 
 
 def found(snapshot: Snapshot, kind: Kind, name: str) -> Entry | None:
@@ -60,9 +74,46 @@ def put(entry: Entry, expected: str | None) -> Plan:
         _expect(kind, name, old, expected)
         wanted = _completed(entry, old)
         _check_references(snapshot, wanted)
-        return () if wanted == old else (Change(kind, name, wanted),)
+        return () if old is not None and same(wanted, old) else (Change(kind, name, wanted),)
 
     return plan
+
+
+def put_topic(topic: Topic, expected: str | None, placement: Placement | None) -> Plan:
+    """To have a topic as given, and a placement where it is new: to any other one records may be on their way."""
+    plan_topic = put(topic, expected)
+
+    def plan(snapshot: Snapshot) -> Sequence[Change]:
+        changes = list(plan_topic(snapshot))
+        if placement is not None and placement.name not in snapshot.topics:
+            changes.append(Change("placements", name_of(placement), placement))
+        return changes
+
+    return plan
+
+
+def put_placement(placement: Placement, expected: str | None) -> Plan:
+    """To have a placement as given. What it goes over to is told in the topic's entry as soon as it is in force."""
+    plan_placement = put(placement, expected)
+
+    def plan(snapshot: Snapshot) -> Sequence[Change]:
+        changes = list(plan_placement(snapshot))
+        topic = snapshot.topics.get(placement.name)
+        if changes and topic is not None and placement.state == "reading":
+            partitions = max(placement.next_partitions, topic.partitions or 0)
+            if topic.partitions != partitions:
+                changes.append(Change("topics", name_of(topic), attrs.evolve(topic, partitions=partitions)))
+        return changes
+
+    return plan
+
+
+def same(entry: Entry, other: Entry) -> bool:
+    """Whether two entries say the same: for Python 1 and true are equal, in a schema they are not."""
+    if not isinstance(entry, (Binding, Transforms)):
+        return entry == other
+    told = [attrs.evolve(each, generation=1) if isinstance(each, Transforms) else each for each in (entry, other)]
+    return orjson.dumps(to_table(told[0])) == orjson.dumps(to_table(told[1]))
 
 
 def delete(kind: Kind, name: str, expected: str | None) -> Plan:
@@ -77,6 +128,9 @@ def delete(kind: Kind, name: str, expected: str | None) -> Plan:
         changes = [Change(kind, name, None)]
         if kind == "applications":
             changes += [Change("keys", key.key, None) for key in snapshot.keys_of(name)]
+        if kind == "topics":
+            also: tuple[Kind, ...] = ("transforms", "placements")
+            changes += [Change(each, name, None) for each in also if found(snapshot, each, name) is not None]
         return changes
 
     return plan
@@ -111,6 +165,17 @@ def apply(snapshot: Snapshot, changes: Iterable[Change], revision: int) -> Snaps
     return attrs.evolve(snapshot, revision=revision, **frozen)
 
 
+def with_generations(snapshot: Snapshot, before: Snapshot) -> Snapshot:
+    """Returns a snapshot that was read as a whole, its changed transforms a generation after those of ``before``."""
+    entries = {
+        name: entry
+        if (old := before.transforms.get(name)) is None
+        else attrs.evolve(entry, generation=old.generation + (not same(entry, old)))
+        for name, entry in snapshot.transforms.items()
+    }
+    return attrs.evolve(snapshot, transforms=MappingProxyType(entries))
+
+
 def build(entries: Iterable[Entry], revision: int) -> Snapshot:
     """A snapshot of just these entries."""
     return apply(Snapshot(), (Change(kind_of(entry), name_of(entry), entry) for entry in entries), revision)
@@ -120,6 +185,7 @@ def faults(snapshot: Snapshot) -> list[str]:
     """Lists the faults between the entries of a whole snapshot, each with its entry's name."""
     problems = []
     entries: list[Entry] = [*snapshot.keys.values(), *snapshot.topics.values(), *snapshot.bindings.values()]
+    entries += snapshot.transforms.values()
     owners: dict[tuple[str, str], Topic] = {}
     for entry in entries:
         try:
@@ -129,7 +195,9 @@ def faults(snapshot: Snapshot) -> list[str]:
         if isinstance(entry, Topic):
             other = owners.setdefault((entry.cluster, entry.stored_as), entry)
             if other is not entry:
-                problems.append(f"topics.{name_of(entry)}: {_same_topic(other)}")
+                problems.append(f"topics.{name_of(entry)}: {same_topic(other)}")
+            elif entry.stored_as.endswith(DEAD_SUFFIX) and (source := source_of(snapshot, entry)) is not None:
+                problems.append(f"topics.{name_of(entry)}: {holds_dead_letters(entry, source)}")
     return problems
 
 
@@ -145,6 +213,8 @@ def _expect(kind: Kind, name: str, old: Entry | None, expected: str | None) -> N
 def _completed(entry: Entry, old: Entry | None) -> Entry:
     if isinstance(entry, Topic) and isinstance(old, Topic) and entry.deprecated is None and entry.state != "active":
         return attrs.evolve(entry, deprecated=old.deprecated)
+    if isinstance(entry, Transforms):
+        return attrs.evolve(entry, generation=old.generation + 1 if isinstance(old, Transforms) else 1)
     return entry
 
 
@@ -159,17 +229,14 @@ def _check_references(snapshot: Snapshot, entry: Entry, *, alone: bool = True) -
         case Topic():
             _check_application(snapshot, entry.application)
             if alone:
-                for other in snapshot.topics.values():
-                    if (
-                        other.stored_as == entry.stored_as
-                        and other.cluster == entry.cluster
-                        and other.name != entry.name
-                    ):
-                        raise Conflict(_same_topic(other))
+                check_storage(snapshot, entry)
         case Binding():
             _check_application(snapshot, entry.subscriber)
             if entry.name[1:] not in snapshot.topics:
                 raise TopicNotFound(f"there is no topic {'/'.join(entry.name[1:])}")
+        case Transforms() | Placement():
+            if entry.name not in snapshot.topics:
+                raise TopicNotFound(f"there is no topic {'/'.join(entry.name)}")
         case Application():
             pass
 
@@ -177,10 +244,6 @@ def _check_references(snapshot: Snapshot, entry: Entry, *, alone: bool = True) -
 def _check_application(snapshot: Snapshot, name: str) -> None:
     if name not in snapshot.applications:
         raise RegistryEntryNotFound(f"there is no application {name}")
-
-
-def _same_topic(other: Topic) -> str:
-    return f"{other.stored_as} of cluster {other.cluster} is registered already, as {name_of(other)}"
 
 
 def _check_referrers(snapshot: Snapshot, kind: Kind, name: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kateway.errors import KatewayError, RegistryOpen
 from kateway.model import Health
+from kateway.registry import plans
 from kateway.registry.changes import Changes, E
-from kateway.registry.interface import GatewayEntry, Snapshot, Written
-from kateway.registry.plans import Plan
+from kateway.registry.interface import GatewayEntry, Snapshot, Transforms, Written
+from kateway.registry.plans import Change, Plan
 
 
 class ReadOnlyRegistry(Changes):
@@ -28,7 +29,7 @@ class ReadOnlyRegistry(Changes):
     @abstractmethod
     def _refusal(self) -> KatewayError: ...
 
-    async def _put(self, entry: E, expected: str | None) -> Written[E]:
+    async def _put(self, entry: E, expected: str | None, plan: Plan | None = None) -> Written[E]:
         raise self._refusal()
 
     async def _delete(self, plan: Plan) -> None:
@@ -58,6 +59,13 @@ class OpenRegistry(ReadOnlyRegistry):
 
     def __init__(self) -> None:
         super().__init__(Snapshot(open=True))
+
+    def configure(self, transforms: Iterable[Transforms]) -> None:
+        """Puts the transforms of the configuration file in force."""
+        before = self.snapshot
+        changes = [Change("transforms", "/".join(entry.name), entry) for entry in transforms]
+        after = plans.apply(Snapshot(open=True), changes, before.revision + 1)
+        self._current.replace(plans.with_generations(after, before))
 
     def _refusal(self) -> KatewayError:
         return RegistryOpen(

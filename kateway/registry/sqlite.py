@@ -63,7 +63,8 @@ class EmbeddedRegistry(WritableRegistry):
             await self._in_turn(self._close)
 
     async def reload(self) -> None:
-        self._current.replace(await self._in_turn(self._load))
+        noticed = self._reactor.seconds()
+        self._current.replace(await self._in_turn(self._load), noticed)
 
     def health(self) -> Health:
         details = {"driver": self.driver, "path": str(self._path), **self._current.counts()}
@@ -97,11 +98,12 @@ class EmbeddedRegistry(WritableRegistry):
             changes = plan(before)
             if not changes:
                 return before, before
+            noticed = self._reactor.seconds()
             revision = before.revision + 1
             changes = [_stamped(change, revision) for change in changes]
             await self._in_thread(self._write, changes, revision)
             after = plans.apply(before, changes, revision)
-            self._current.replace(after)
+            self._current.replace(after, noticed)
             return before, after
         finally:
             self._lock.release()

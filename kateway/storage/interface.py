@@ -9,12 +9,12 @@ Errors are those of ``kateway.errors``; a driver translates its vendor's at its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 
-from kateway.errors import KatewayError
+from kateway.errors import KatewayError, TooLarge
 from kateway.model import Committed, HandedOff, Health, Message, Receipt, Record, TopicInfo
 
 Outcome = Receipt | HandedOff | KatewayError
@@ -27,6 +27,14 @@ At = Literal["earliest", "latest"] | int
 
 Reset = Literal["earliest", "latest"]
 """Where a group starts in a partition that it has no committed offset for."""
+
+
+class MetadataRefused(TooLarge):
+    """A commit was stored, but for some partitions, whose metadata the store finds too long."""
+
+    def __init__(self, detail: str, partitions: frozenset[int]) -> None:
+        super().__init__(detail)
+        self.partitions = partitions
 
 
 RECORD_OVERHEAD_BYTES = 300
@@ -61,6 +69,9 @@ class Store(Protocol):
 
     def health(self) -> Health:
         """Returns the present health. True to within five seconds: drivers look by themselves."""
+
+    def bytes_in_flight(self) -> int:
+        """Returns how many bytes of records are on their way, as ``Overloaded`` counts them."""
 
     def partitions(self, topic: str) -> int | None:
         """The topic's partition count as last known, without asking: ``None`` where nothing is known of it."""
@@ -116,6 +127,11 @@ class Store(Protocol):
     async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
         """Returns the group's committed offset in each partition of the topic; ``None`` where there is none."""
 
+    async def reading_groups(self, topic: str) -> frozenset[str]:
+        """Returns the groups that have a member which reads the topic, in any process. ``Unavailable`` where not all
+        can be known.
+        """
+
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Moves a group by hand. ``GroupBusy`` while it has members."""
 
@@ -139,7 +155,7 @@ class Listener(Protocol):
 
     def assigned(self, partitions: Mapping[int, Committed | None]) -> None:
         """These partitions are ours (in addition to those that are); each starts at its committed offset, else by
-        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance left none for us.
+        the reset rule. Comes before any ``readable`` of them. Empty where a rebalance brought none.
         """
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
@@ -176,6 +192,7 @@ class Subscription(Protocol):
     def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         """Commits. Fails with ``Conflict`` if a partition is not ours any more, else with the store's own error.
         Calls under way at once are merged: the newest of a partition wins. Cancelling abandons the answer.
+        ``MetadataRefused``: all but the partitions that it names is committed.
         """
 
     def seek(self, partition: int, offset: int) -> None:
@@ -189,8 +206,63 @@ class Subscription(Protocol):
     def lag(self, partition: int) -> int | None:
         """Records between position and end as last heard; ``None`` where not yet known."""
 
-    def close(self) -> Deferred[None]:
-        """Leaves the group (``revoked`` is heard first) and frees everything. Bounded in time."""
+    def close(self, *, returning: bool = False) -> Deferred[None]:
+        """Leaves the group (``revoked`` is heard first) and frees everything. Bounded in time. ``returning``: the
+        process ends and may be back soon; where it has a name in the group, its place is kept.
+        """
+
+
+# --- groups that several gateways read -----------------------------------------------------------------------------
+
+
+class GroupMember(NamedTuple):
+    """A member of a group, as its coordinator tells of it."""
+
+    client_id: str
+    """As the member called itself when it joined."""
+    topics: frozenset[str]
+    """That it reads; empty where the coordinator does not say."""
+    assigned: Mapping[str, Sequence[int]]
+    """Its partitions, by their topics."""
+    settled: bool = True
+    """Whether all members of its group have the partitions that they are to have. Else some give up partitions that
+    the coordinator names under no member any more, or are yet to get them.
+    """
+
+
+class GroupMembers(Protocol):
+    """A store whose groups may have members elsewhere."""
+
+    async def members(self, group: str) -> Sequence[GroupMember] | None:
+        """All members of a group; ``None`` while it rebalances. ``Unavailable``."""
+
+
+class OwnMember(NamedTuple):
+    """A member of a group that a process of this gateway is."""
+
+    group: str
+    member: str
+    """Its id at the coordinator."""
+    by_consumer_protocol: bool
+
+
+class OwnMembers(Protocol):
+    """A store whose groups keep the members of a process that has died, for as long as a session lasts."""
+
+    def own_members(self) -> Sequence[OwnMember]:
+        """This process's members; not those whose name keeps their place."""
+
+    async def leave_for(self, member: OwnMember) -> None:
+        """Leaves a group on behalf of a process that has died. ``KatewayError`` where that fails."""
+
+
+class CommittedGroups(Protocol):
+    """A store that can name the groups which it keeps places for."""
+
+    async def committed_groups(self, wanted: Callable[[str], bool]) -> Mapping[str, frozenset[str]]:
+        """Returns the topics that each group that is ``wanted`` has committed a place in. ``Unavailable`` where not all
+        can be known.
+        """
 
 
 # --- writing later -------------------------------------------------------------------------------------------------

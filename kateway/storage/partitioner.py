@@ -1,7 +1,9 @@
-"""Which partition a message goes to: by key as the Java client does, else round robin that stays a while.
+"""Chooses a message's partition: by key as the Java client does, else round robin that stays a while.
 
 The hash is Apache Kafka's ``org.apache.kafka.common.utils.Utils.murmur2`` (MurmurHash2, 32 bit, seed 0x9747b28c), so
-that a key lands in the same partition with every client.
+that a key lands in the same partition with every client. Keys of elastic topics are placed by jump consistent hash
+(Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014) of that hash, as Guava's
+``Hashing.consistentHash(Utils.murmur2(key) & 0xffffffffL, partitions)`` does.
 """
 
 from __future__ import annotations
@@ -32,6 +34,23 @@ def murmur2(data: bytes) -> int:
 def by_key(key: bytes, partitions: int) -> int:
     """The partition of a key; an empty key is a key like any other."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def jump(number: int, buckets: int) -> int:
+    """The bucket of a number by jump consistent hash: where ``buckets`` become more, a number stays or goes to a new
+    one.
+    """
+    bucket, following = -1, 0
+    while following < buckets:
+        bucket = following
+        number = (number * 2862933555777941757 + 1) & 0xFFFFFFFFFFFFFFFF
+        following = int((bucket + 1) * ((1 << 31) / ((number >> 33) + 1)))
+    return bucket
+
+
+def by_jump(key: bytes, partitions: int) -> int:
+    """The partition of an elastic topic's key."""
+    return jump(murmur2(key), partitions)
 
 
 class Partitioner:

@@ -54,8 +54,8 @@ class AccessLog:
             write = self._write_file
         self._write = write or _write_log
 
-    def note(self, request: Request, status: int, sent: int, caller: str) -> None:
-        """One request that has its response, ``sent`` bytes with its head."""
+    def note(self, request: Request, status: int, sent: int, caller: str, now: float | None = None) -> None:
+        """One request that has its response, ``sent`` bytes with its head; ``now`` where the time is known."""
         # hot: once a request
         waiting = self._waiting
         if not waiting:
@@ -65,7 +65,7 @@ class AccessLog:
             if name == b"user-agent":
                 agent = value
                 break
-        milliseconds = (self._seconds() - request.received) * 1000
+        milliseconds = ((self._seconds() if now is None else now) - request.received) * 1000
         waiting.append(
             (
                 self._wall(),

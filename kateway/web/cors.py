@@ -15,7 +15,8 @@ from kateway.web.exchange import Exchange, Response
 
 EXPOSED = (
     b"X-Request-Id, X-Partition, X-Offset, X-Timestamp, X-Key, X-Key-Base64, X-Attempt, X-Lease, X-Tombstone, "
-    b"Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, Idempotency-Replayed"
+    b"Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, Idempotency-Replayed, "
+    b"traceparent, tracestate"
 )
 MAX_AGE_SECONDS = 600
 _PORT = re.compile(rb":[0-9]+\Z")

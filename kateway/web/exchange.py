@@ -121,11 +121,18 @@ class Exchange(Protocol):
     """The caller, for the access log: a handler sets it once it is known; empty until then."""
     extra_headers: Sequence[Header]
     """What every response of this exchange carries besides its own headers; a handler may set it at any time."""
+    operation: str
+    """What is asked for, of ``observe.families.OPERATIONS``: ``other`` until its route is known."""
+    waited_seconds: float
+    """From its first byte until it had its turn; 0 where it had none to wait for."""
     upgrade: bool
     """Whether the client asks for another protocol, and the connection can change: ``take_over`` is possible."""
 
     @property
     def connection(self) -> ClientConnection: ...
+
+    def asks_store(self) -> None:
+        """From now on the request waits for its store: for what is told of slow ones."""
 
     def respond(self, response: Response) -> None:
         """Answers whole. After the client has gone: does nothing."""
@@ -154,6 +161,11 @@ class Exchange(Protocol):
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         """Calls back once if the client goes before the response is finished: after the watchers' ``closed``, or as
         soon as it says that it sends no more, when a response that has begun can still be ended.
+        """
+
+    def heed_end(self) -> None:
+        """Ends a response without an end of its own where the client had said before it began that it sends no more:
+        what ``on_gone`` says comes now. One that ends by itself is still given to such a client.
         """
 
     def finish(self) -> None:

@@ -21,11 +21,13 @@ from kateway.storage.kafka.driver import KafkaStore
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The embedded store and the newer Kafka; both Kafkas for tests that are marked ``both_kafkas``, Kafka alone for
-    those marked ``several_members``: the embedded store has one subscription of a group and topic at a time.
+    those marked ``several_members``, by each protocol that its groups have: the embedded store has one subscription of
+    a group and topic at a time.
     """
     if "make_store" in metafunc.fixturenames:
         several_members = metafunc.definition.get_closest_marker("several_members") is not None
-        drivers = [pytest.param(fixture, marks=pytest.mark.kafka) for fixture in kafkas(metafunc)]
+        fixtures = [*kafkas(metafunc), *(["kafka_4-classic"] if several_members else [])]
+        drivers = [pytest.param(fixture, marks=pytest.mark.kafka) for fixture in fixtures]
         metafunc.parametrize("make_store", drivers if several_members else ["embedded", *drivers], indirect=True)
 
 
@@ -34,8 +36,11 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], S
     """Makes a store of each driver in turn, not started."""
     if request.param == "embedded":
         return lambda: EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path / "data")), reactor)
-    brokers = tuple(request.getfixturevalue(request.param).addresses)
-    config = KafkaStorageConfig(driver="kafka", brokers=brokers, metadata_refresh_seconds=1.0)
+    fixture, _, protocol = request.param.partition("-")
+    brokers = tuple(request.getfixturevalue(fixture).addresses)
+    config = KafkaStorageConfig(
+        driver="kafka", brokers=brokers, metadata_refresh_seconds=1.0, group_protocol=protocol or "auto"
+    )
     return lambda: KafkaStore(config, reactor)
 
 

@@ -27,12 +27,17 @@ from kateway.registry.interface import (
     ANY,
     Application,
     Binding,
+    Elastic,
     GatewayEntry,
+    Growth,
     Key,
+    OutgoingTransforms,
+    Placement,
     Quota,
     Registry,
     Snapshot,
     Topic,
+    Transforms,
 )
 from kateway.registry.secrets import hash_secret, matches
 from kateway.registry.sqlite import EmbeddedRegistry
@@ -54,6 +59,23 @@ BINDING = Binding(
     max_deliveries=3,
 )  # fmt: skip
 
+ELASTIC = Elastic(max_partitions=8, target_bytes_per_second=None, cooldown_seconds=60, dry_run=True)
+PLACEMENT = Placement(
+    application="app1", topic="foobar", version="v1", partitions=4, generation=7, since=5,
+    growths=[Growth(at=1, was=2, now=4, why="load", held_seconds=0.5)],
+)  # fmt: skip
+
+TRANSFORMS = Transforms(
+    application="app1", topic="foobar", version="v1", incoming=[{"require": "true", "message": "no"}],
+    outgoing=[{"mask": ["/card"], "with": "*"}], on_error="stop",
+)  # fmt: skip
+FILTERED = attrs.evolve(
+    BINDING,
+    subscriber="app1",
+    filter="record.key == 'a'",
+    transforms=OutgoingTransforms(outgoing=[{"drop": "false"}], on_error="pass"),
+)
+
 FILE = f"""
 [applications.app1]
 description = "orders"
@@ -74,6 +96,15 @@ sunset = "2027-01-15T08:00:00Z"
 [bindings."app2/app1/foobar/v1"]
 groups = ["g1", "g2"]
 max_deliveries = 3
+[bindings."app1/app1/foobar/v1"]
+groups = ["g1", "g2"]
+max_deliveries = 3
+filter = "record.key == 'a'"
+transforms = {{ out = [{{ drop = "false" }}], on_error = "pass" }}
+[transforms."app1/foobar/v1"]
+in = [{{ require = "true", message = "no" }}]
+out = [{{ mask = ["/card"], with = "*" }}]
+on_error = "stop"
 """
 
 Make = Callable[[], Registry]
@@ -127,6 +158,8 @@ async def fill(registry: Registry) -> None:
     await registry.put_topic(TOPIC)
     await registry.put_topic(TAKEN_OVER)
     await registry.put_binding(BINDING)
+    await registry.put_binding(FILTERED)
+    await registry.put_transforms(TRANSFORMS)
 
 
 async def fails(kind: type[KatewayError], call: Awaitable[Any], *words: str) -> None:
@@ -159,12 +192,16 @@ def test_everything_is_looked_up_by_its_name(filled: Registry) -> None:
     assert binding == BINDING
     assert binding.allows("g1")
     assert not binding.allows("g3")
-    assert ("app1", "app1", "foobar", "v1") not in snapshot.bindings
+    assert ("app2", "app1", "foobar", "v2") not in snapshot.bindings
+    assert snapshot.bindings["app1", "app1", "foobar", "v1"] == FILTERED
+    assert snapshot.transforms == {("app1", "foobar", "v1"): TRANSFORMS}
 
 
 def test_every_entry_has_an_etag(filled: Registry) -> None:
     snapshot = filled.snapshot
-    for entries in (snapshot.applications, snapshot.keys, snapshot.topics, snapshot.bindings):
+    for entries in (
+        snapshot.applications, snapshot.keys, snapshot.topics, snapshot.bindings, snapshot.transforms
+    ):  # fmt: skip
         assert all(entry.etag for entry in entries.values())
 
 
@@ -172,7 +209,8 @@ def test_health_says_what_there_is(filled: Registry) -> None:
     health = filled.health()
     assert health.healthy
     assert health.details["driver"] == filled.driver
-    assert (health.details["keys"], health.details["topics"], health.details["bindings"]) == (1, 2, 1)
+    assert (health.details["keys"], health.details["topics"], health.details["bindings"]) == (1, 2, 2)
+    assert health.details["transforms"] == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -339,6 +377,7 @@ async def test_entry_that_others_refer_to_cannot_go(registry: Registry) -> None:
     await fails(StillReferred, registry.delete_application("app2"), "app2/app1/foobar/v1")
     await fails(StillReferred, registry.delete_application("app1"), "app1/foobar/v1", "app1/foobar/v2")
     await registry.delete_binding(BINDING.name)
+    await registry.delete_binding(FILTERED.name)
     await registry.delete_application("app2")
     await registry.delete_topic(TOPIC.name)
     await registry.delete_topic(TAKEN_OVER.name)
@@ -348,11 +387,67 @@ async def test_entry_that_others_refer_to_cannot_go(registry: Registry) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_transforms_have_a_generation_that_grows_with_each_change(registry: Registry) -> None:
+    await fails(NotFound, registry.put_transforms(TRANSFORMS), "app1/foobar/v1")
+    await fill(registry)
+    first = registry.snapshot.transforms[TRANSFORMS.name]
+    assert (first, first.generation) == (TRANSFORMS, 1)
+    same = await registry.put_transforms(attrs.evolve(TRANSFORMS, generation=7))
+    assert (same.made, same.entry.generation, same.entry.etag) == (False, 1, first.etag)
+    changed = await registry.put_transforms(attrs.evolve(TRANSFORMS, outgoing=()), first.etag)
+    assert (changed.entry.generation, changed.entry.outgoing) == (2, ())
+    await fails(PreconditionFailed, registry.put_transforms(TRANSFORMS, first.etag))
+    await registry.reload()
+    assert registry.snapshot.transforms[TRANSFORMS.name].generation == 2
+    await registry.delete_transforms(TRANSFORMS.name)
+    assert not registry.snapshot.transforms
+    await fails(NotFound, registry.delete_transforms(TRANSFORMS.name))
+
+
+@pytest_twisted.ensureDeferred
+async def test_transforms_go_with_their_topic(registry: Registry) -> None:
+    await registry.put_application(APP1)
+    await registry.put_topic(TOPIC)
+    await registry.put_transforms(TRANSFORMS)
+    heard: list[Snapshot] = []
+    registry.watch(heard.append)
+    await registry.delete_topic(TOPIC.name)
+    assert all(not snapshot.transforms for snapshot in heard)
+    await registry.put_topic(TOPIC)
+    assert not registry.snapshot.transforms
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_topic_of_the_store_is_registered_once(registry: Registry) -> None:
     await fill(registry)
     stolen = Topic(application="app2", topic="mine", version="v1", storage_name="app1.foobar.v1")
     await fails(Conflict, registry.put_topic(stolen), "app1/foobar/v1")
     await registry.put_topic(attrs.evolve(stolen, cluster="other"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_are_no_topic_of_their_own(registry: Registry) -> None:
+    await fill(registry)
+    queue = Topic(application="app2", topic="mine", version="v1", storage_name="app1.foobar.v1.app2.group1.dead")
+    await fails(Conflict, registry.put_topic(queue), "dead letters of app1/foobar/v1")
+    await fails(Conflict, registry.put_topic(attrs.evolve(queue, application="app1")), "queue=dead")
+    await fails(Conflict, registry.put_topic(attrs.evolve(queue, cluster="other")), "app1/foobar/v1")
+    await fails(Conflict, registry.put_topic(attrs.evolve(queue, storage_name="legacy.orders.app2.g.dead")), "v2")
+    await registry.put_topic(attrs.evolve(queue, storage_name="walking.dead"))
+    late = Topic(application="app1", topic="walking", version="v1", storage_name="walking")
+    await fails(Conflict, registry.put_topic(late), "walking.dead")
+
+
+@pytest_twisted.ensureDeferred
+async def test_name_that_another_applications_topic_has_by_itself_is_refused_though_it_is_not_registered(
+    registry: Registry,
+) -> None:
+    await fill(registry)
+    taken = Topic(application="app2", topic="mine", version="v1", storage_name="app1.gone.v3")
+    await fails(Conflict, registry.put_topic(taken), "app1/gone/v3")
+    await fails(Conflict, registry.put_topic(attrs.evolve(taken, storage_name="app1.gone.v3.app1.g.dead")), "app1")
+    for name in ("app1.gone", "app9.gone.v3", "app1.gone.v03"):
+        await registry.put_topic(attrs.evolve(taken, storage_name=name))
 
 
 @pytest_twisted.ensureDeferred
@@ -411,6 +506,126 @@ async def test_a_file_is_changed_by_people_only(read_only: FileRegistry) -> None
         registry.put_application(APP1), registry.delete_application("app1"), registry.put_key(KEY),
         registry.delete_key("app1", "mypubkey"), registry.put_topic(TOPIC), registry.delete_topic(TOPIC.name),
         registry.put_binding(BINDING), registry.delete_binding(BINDING.name),
+        registry.put_transforms(TRANSFORMS), registry.delete_transforms(TRANSFORMS.name),
     ):  # fmt: skip
         await fails(RegistryReadOnly, call, "registry.toml")
     await registry.stop()
+
+
+# --- elastic topics --------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_partitions_in_force_are_kept_and_tell_the_topics_entry_when_they_come_into_force(make: Make) -> None:
+    registry = make()
+    await registry.start()
+    await registry.put_application(APP1)
+    elastic = attrs.evolve(TOPIC, elastic=ELASTIC)
+    await registry.put_topic(elastic, placement=PLACEMENT)
+    found = registry.snapshot.placements[TOPIC.name]
+    assert found == PLACEMENT
+    announced = attrs.evolve(PLACEMENT, state="announced", generation=8, next_partitions=8, why="load")
+    with pytest.raises(PreconditionFailed):
+        await registry.put_placement(announced, "another")
+    found = (await registry.put_placement(announced, found.etag)).entry
+    assert registry.snapshot.topics[TOPIC.name].partitions == 4
+    reading = attrs.evolve(announced, state="reading", generation=9, fence={"0": 7, "1": 0})
+    found = (await registry.put_placement(reading, found.etag)).entry
+    assert registry.snapshot.topics[TOPIC.name].partitions == 8
+    # a put of the topic leaves them alone
+    await registry.put_topic(attrs.evolve(elastic, partitions=8, elastic=None), placement=PLACEMENT)
+    await registry.stop()
+    registry = make()
+    await registry.start()
+    assert registry.snapshot.placements[TOPIC.name] == reading
+    assert registry.snapshot.topics[TOPIC.name].elastic is None
+    await registry.delete_topic(TOPIC.name)
+    assert not registry.snapshot.placements
+    await registry.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_partitions_in_force_go_by_themselves(registry: Registry) -> None:
+    await registry.put_application(APP1)
+    with pytest.raises(TopicNotFound):
+        await registry.put_placement(PLACEMENT, ABSENT)
+    await registry.put_topic(TOPIC)
+    written = await registry.put_placement(PLACEMENT, ABSENT)
+    assert written.made
+    with pytest.raises(Conflict):
+        await registry.put_placement(PLACEMENT, ABSENT)
+    await registry.delete_placement(TOPIC.name, written.entry.etag)
+    assert not registry.snapshot.placements
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_gateway_that_leads_tells_the_others(registry: Registry) -> None:
+    assert await registry.leader_report() == b""
+    assert await registry.lead(b"one")
+    assert await registry.lead(b"two")
+    assert await registry.leader_report() == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_gateways_entry_tells_of_elastic_topics(registry: Registry) -> None:
+    entry = GatewayEntry(name="g1", placed={"app1/foobar/v1": 7}, readers={"app1/foobar/v1": {"app2.g": 2}})
+    await registry.register_gateway(entry)
+    assert list(await registry.gateways()) == [entry]
+    assert registry.unheard_since is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_processes_of_a_gateway_place_keys_in_its_stead_where_registries_are_shared(registry: Registry) -> None:
+    processes = [GatewayEntry(name=f"g1-{number}", started=1, placed={"app1/foobar/v1": number}) for number in range(2)]
+    await registry.register_process(processes[0])
+    alone = registry.driver != "zookeeper"
+    assert list(await registry.placing()) == ([] if alone else processes[:1])
+    assert registry.unheard_since is None
+    # what a gateway of several processes is to people says nothing of its processes
+    await registry.register_gateway(GatewayEntry(name="g1", started=1, processes=2))
+    (listed,) = await registry.gateways()
+    assert (listed.name, listed.processes) == ("g1", 2)
+    assert list(await registry.placing()) == ([listed] if alone else processes[:1])
+
+
+@pytest_twisted.ensureDeferred
+async def test_reload_of_a_file_does_not_take_back_a_placement_that_is_written_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(FILE.replace("partitions = 4", "partitions = 4\nelastic = { max_partitions = 8 }"))
+    registry = FileRegistry(reactor, path, placements=tmp_path / "placements.json")
+    await registry.start()
+    revisions = [registry.snapshot.revision]
+    registry.watch(lambda snapshot: revisions.append(snapshot.revision))
+    for generation in range(2, 12):
+        placement = attrs.evolve(PLACEMENT, generation=generation)
+        reloading = Deferred.fromCoroutine(registry.reload())
+        writing = Deferred.fromCoroutine(registry.put_placement(placement, None))
+        again = Deferred.fromCoroutine(registry.reload())
+        await reloading
+        await writing
+        await again
+        assert registry.snapshot.placements[TOPIC.name].generation == generation
+    assert revisions == list(range(1, 32))
+
+
+@pytest_twisted.ensureDeferred
+async def test_partitions_in_force_of_a_files_topics_are_kept_beside_it(tmp_path: Path) -> None:
+    path, kept = tmp_path / "registry.toml", tmp_path / "data" / "placements.json"
+    path.write_text(FILE.replace("partitions = 4", "partitions = 4\nelastic = { max_partitions = 8 }"))
+    registry = FileRegistry(reactor, path, placements=kept)
+    await registry.start()
+    assert registry.snapshot.topics[TOPIC.name].elastic == Elastic(max_partitions=8)
+    await registry.put_placement(PLACEMENT, ABSENT)
+    reading = attrs.evolve(PLACEMENT, state="reading", next_partitions=8, generation=8)
+    await registry.put_placement(reading, registry.snapshot.placements[TOPIC.name].etag)
+    # the file's own entries are changed by people only
+    assert registry.snapshot.topics[TOPIC.name].partitions == 4
+    for again in (registry, FileRegistry(reactor, path, placements=kept)):
+        await again.reload()
+        assert again.snapshot.placements == {TOPIC.name: reading}
+    await registry.delete_placement(TOPIC.name, None)
+    await registry.reload()
+    assert not registry.snapshot.placements
+    kept.write_text("{")
+    with pytest.raises(KatewayError, match="the gateway's own"):
+        await registry.reload()

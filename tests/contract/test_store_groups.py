@@ -24,6 +24,45 @@ def group(unique_name):
 
 
 @here
+async def test_groups_that_read_a_topic_are_those_with_a_member(store, make_topic, written, subscribe, unique_name):
+    topic, other = await make_topic(), await make_topic()
+    await written(topic, b"a")
+    one, two, three = (unique_name("group") for _ in range(3))
+    assert await store.reading_groups(topic) == frozenset()
+    readers = [subscribe(one, topic), subscribe(two, topic), subscribe(two, other), subscribe(three, other)]
+    for reader in readers:
+        await reader.owns(0)
+    assert await store.reading_groups(topic) == {one, two}
+    assert await store.reading_groups(other) == {two, three}
+    await readers[1].subscription.close()
+    await readers[2].owns(0)
+    # while the group's other member joins anew it does not say what it reads
+    while await store.reading_groups(topic) != {one}:
+        await turn()
+
+
+@here
+async def test_groups_that_have_committed_are_named_with_their_topics_though_nobody_reads(
+    store, make_topic, written, subscribe, unique_name
+):
+    topics = [await make_topic(), await make_topic()]
+    for topic in topics:
+        await written(topic, b"a")
+    one, other, none = (unique_name("group") for _ in range(3))
+    readers = [subscribe(one, topics[0]), subscribe(one, topics[1]), subscribe(other, topics[0])]
+    for reader in readers:
+        await reader.owns(0)
+        await reader.subscription.commit({0: Committed(1)})
+        await reader.subscription.close()
+    idle = subscribe(none, topics[0])
+    await idle.owns(0)
+    await idle.subscription.close()
+    mine = {one, other, none}
+    assert await store.committed_groups(mine.__contains__) == {one: frozenset(topics), other: frozenset(topics[:1])}
+    assert await store.committed_groups(lambda group: group == other) == {other: frozenset(topics[:1])}
+
+
+@here
 async def test_assigned_comes_before_readable_and_never_from_inside_a_call(make_topic, written, subscribe, group):
     topic = await make_topic(partitions=3)
     await written(topic, *[Message(b"%d" % number, partition=number) for number in range(3)])

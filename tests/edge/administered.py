@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ class Administered(RunningGateway):
 
 Make = Callable[..., Administered]
 """Makes gateways, not started yet, of ``guarded``'s tables; they end with the test."""
+
+
+def events(shop: Administered, action: str) -> list[dict[str, Any]]:
+    """The events of an action that the audit has."""
+    file = Path(shop.service.settings.storage["default"].path) / "audit.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [event for event in map(json.loads, lines) if event["action"] == action]
 
 
 async def prepared(shop: Administered) -> Administered:

@@ -30,6 +30,8 @@ def config(data: Path, **http: Any) -> Config:
     return Config(
         http=HttpConfig(public=(LOOPBACK,), admin=(LOOPBACK,), drain_seconds=3, **http),
         storage={"default": EmbeddedStorageConfig(path=str(data))},
+        # else a gateway before Kafka keeps its history where the tests are run, and the next one begins with it
+        data_directory=str(data),
         delivery=DeliveryConfig(settle_seconds=0.3, commit_interval_seconds=0.1, linger_seconds=0.2),
     )
 
@@ -53,11 +55,11 @@ class RunningGateway:
         self.port = self.service.ports[0].getHost().port
         if self.way == "klein":
             factory: Any = HttpFactory(
-                lambda _request: None, Site(self.service.public_tree), self.service.settings.http, reactor
+                lambda _request: None, Site(self.service.http.public_tree), self.service.settings.http, reactor
             )
             self._own = await listen(reactor, LOOPBACK, factory)
         elif self.way == "stock":
-            self._own = reactor.listenTCP(0, Site(self.service.public_tree), interface="127.0.0.1")
+            self._own = reactor.listenTCP(0, Site(self.service.http.public_tree), interface="127.0.0.1")
         if self._own is not None:
             self.port = self._own.getHost().port
 

@@ -260,14 +260,14 @@ async def test_a_name_that_two_applications_could_mean_is_409(shop: Administered
 )
 @here
 async def test_a_name_that_tries_to_escape_gets_nowhere(hot: Administered, path: str) -> None:
-    before = {*(await hot.service.stores["default"].topics())}
+    before = {*(await hot.service.parts.storing.stores["default"].topics())}
     for method, key in (("POST", "app1-pub"), ("GET", "app1-sub")):
         length = "Content-Length: 1\r\n" if method == "POST" else ""
         body = "x" if method == "POST" else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{hot.head(key)}{length}\r\n{body}"
         answer = await plain(hot.port, head)
         assert answer.split(b" ")[1] in {b"400", b"404", b"405"}, answer
-    assert {*(await hot.service.stores["default"].topics())} == before
+    assert {*(await hot.service.parts.storing.stores["default"].topics())} == before
 
 
 @here
@@ -300,7 +300,7 @@ async def test_versions_are_topics_of_their_own_and_a_stored_name_takes_one_over
     await shop.request("POST", "/v2/topics/foo", b"second", headers=shop.key("app1-pub"))
     assert (await shop.request("GET", "/v2/topics/foo/g1", headers=shop.key("app1-sub"))).body == b"second"
     assert (await shop.read("app1", "foo/g1?timeout=0.05")).status == 204
-    assert "legacy.orders" in await shop.service.stores["default"].topics()
+    assert "legacy.orders" in await shop.service.parts.storing.stores["default"].topics()
 
 
 @here
@@ -439,8 +439,8 @@ async def test_a_second_cluster_is_published_to_and_read_through_the_same_gatewa
     await shop.publish("app1", "bar", b"second")
     assert (await shop.read("app1", "bar/g1")).body == b"second"
     assert (await shop.read("app1", "foo/g1")).body == b"first"
-    assert "app1.bar.v1" not in await shop.service.stores["default"].topics()
-    assert "app1.bar.v1" in await shop.service.stores["second"].topics()
+    assert "app1.bar.v1" not in await shop.service.parts.storing.stores["default"].topics()
+    assert "app1.bar.v1" in await shop.service.parts.storing.stores["second"].topics()
     answer = await shop.admin("PUT", "/topics/app1/baz/v1", {"cluster": "third"})
     assert answer.status == 400
     parts = (await shop.request("GET", "/ready")).json()["parts"]

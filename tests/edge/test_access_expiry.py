@@ -55,7 +55,8 @@ async def rotate(shop: Administered, key: str, grace_seconds: float) -> dict[str
 
 async def reload_auth(shop: Administered, **changed: object) -> None:
     settings = shop.service.settings
-    shop.service.settings = attrs.evolve(settings, auth=attrs.evolve(settings.auth, **changed))
+    settings = attrs.evolve(settings, auth=attrs.evolve(settings.auth, **changed))
+    shop.service.reloading.reread = lambda: settings
     assert (await shop.admin("POST", "/reload")).status == 200
 
 

@@ -82,7 +82,7 @@ async def test_stream_ends_with_its_permission(hot: Administered, go: Change) ->
         (1008, "topic-retired"),
     }
     explicit.client.close()
-    assert len(hot.service.open_streams) == 0
+    assert len(hot.service.parts.admitting.open_streams) == 0
 
 
 @GOING
@@ -90,7 +90,7 @@ async def test_stream_ends_with_its_permission(hot: Administered, go: Change) ->
 async def test_waiting_request_ends_with_its_permission(hot: Administered, go: Change) -> None:
     poll = hot.spawn(hot.read("app2", "foo/g1?timeout=20"))
     read = hot.spawn(hot.read("app2", "foo?partition=0&offset=0&timeout=20"))
-    await eventually(lambda: len(hot.service.open_streams) == 2)
+    await eventually(lambda: len(hot.service.parts.admitting.open_streams) == 2)
     await go(hot)
     # a read without a group needs none of a binding's groups
     for waiting in (poll,) if go is restrict_binding else (poll, read):
@@ -208,7 +208,7 @@ async def test_one_reader_too_many_is_429_until_one_leaves(hot: Administered) ->
     assert (answer.status, answer.code) == (429, "quota-exceeded")
     assert answer.header("retry-after") is not None
     client.close()
-    await eventually(lambda: len(hot.service.open_streams) == 0)
+    await eventually(lambda: len(hot.service.parts.admitting.open_streams) == 0)
     assert (await hot.read("app2", "foo/g2?timeout=0.05")).status == 204
     assert (await hot.read("app2", "foo/g2?timeout=0.05")).status == 204
 
@@ -340,7 +340,7 @@ async def test_messages_of_sockets_are_told_too(tmp_path: Path, administered: Ma
 async def test_traffic_is_not_told_unless_it_is_asked_for(tmp_path: Path, hot: Administered) -> None:
     await hot.publish("app1", "foo")
     await hot.read("app2", "foo/g1")
-    hot.service.settings = attrs.evolve(hot.service.settings, audit=ALL_AUDITED)
+    hot.service.reloading.reread = lambda: attrs.evolve(hot.service.settings, audit=ALL_AUDITED)
     assert (await hot.admin("POST", "/reload")).status == 200
     await hot.publish("app1", "foo")
     assert await events(tmp_path, 1) == [("app1/app1-pub", "publish", "app1/foo/v1", "ok")]

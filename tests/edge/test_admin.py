@@ -14,11 +14,12 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
+from kateway.config.schema import AdminConfig, AuthConfig, EmbeddedStorageConfig
 from kateway.core.access.failures import build_failures
 from kateway.core.administration import Administration
 from kateway.core.audit.events import Audit, Event
 from kateway.core.breaker import BreakerConfig, Breakers
+from kateway.core.transforms.in_force import TransformsInForce
 from kateway.errors import ConfigError
 from kateway.registry.file import FileRegistry
 from kateway.registry.interface import GatewayEntry
@@ -27,7 +28,11 @@ from kateway.registry.secrets import matches
 from kateway.registry.sqlite import EmbeddedRegistry
 from kateway.storage.embedded import EmbeddedStore
 from kateway.web.admin.access import Guard
+from kateway.web.admin.actors import Actor, digest
 from kateway.web.admin.api import ROUTES, AdminEdge
+from kateway.web.admin.breakers import BreakerCalls
+from kateway.web.admin.resources import Resources
+from kateway.web.admin.sessions import Sessions
 from kateway.web.exchange import Request, Response
 
 TOKEN = b"a-long-enough-token"
@@ -89,15 +94,25 @@ class Admin:
         self.registry = registry
         self.store = store
         audit = Audit({"kept": self.events}, now=lambda: NOW)
+        self.sessions = Sessions(lambda: NOW, AdminConfig)
         guard = Guard(
-            token,
+            {digest(token): Actor("admin", "admin", proof=digest(token))} if token else {},
+            self.sessions,
             endpoints=["tcp:9093:interface=127.0.0.1"],
             hosts=["admin.example"],
             failures=build_failures(AuthConfig(), lambda: NOW),
         )
         breakers = Breakers({"default": BreakerConfig(), "other": BreakerConfig()}, lambda: NOW)
-        administration = Administration(registry, {"default": store}, audit, lambda: NOW, breakers=breakers)
-        self.edge = AdminEdge(self.running, administration, guard)
+        self.administration = Administration(
+            registry, {"default": store}, audit, lambda: NOW, own={"default"}, breakers=breakers
+        )
+        resources = Resources(self.administration, TransformsInForce(lambda: registry.snapshot, lambda: 0.0))
+        self.edge = AdminEdge(
+            self.running,
+            self.administration,
+            guard,
+            [resources, BreakerCalls(self.administration)],
+        )
 
     def begin(self, method: str, target: str, body: Any, headers: Mapping[str, str]) -> Answered:
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -132,7 +147,7 @@ class Admin:
     def event(self) -> tuple[str, str, str]:
         last = self.events.seen[-1]
         assert last[:2] == (NOW, "admin")
-        assert last[5:] == ("r1", "127.0.0.1")
+        assert last[5:7] == ("r1", "127.0.0.1")
         return last.action, last.object, last.outcome
 
 
@@ -509,6 +524,15 @@ async def test_a_deleted_topic_keeps_its_records_unless_they_are_to_go(admin: Ad
     assert await admin.store.topics() == {}
 
 
+@pytest_twisted.ensureDeferred
+async def test_topic_that_goes_from_the_store_behind_the_gateways_back_is_not_made_again(admin: Admin) -> None:
+    await admin("PUT", "/applications/app1", {}, expect=201)
+    await admin("PUT", "/topics/app1/foo/v1", {}, expect=201)
+    await admin.store.delete_topic("app1.foo.v1")
+    await admin.administration.make_topics()
+    assert await admin.store.topics() == {}
+
+
 # --- bindings --------------------------------------------------------------------------------------------------
 
 
@@ -529,7 +553,7 @@ async def test_a_binding_is_made_read_listed_and_deleted(admin: Admin) -> None:
 @pytest.mark.parametrize(
     ("target", "body", "status"),
     [
-        ("/bindings/app2/app1/foo/v1", {}, 400),
+        ("/bindings/app1/app1/foo/v1", {}, 400),
         ("/bindings/app2/app1/foo/v1", {"groups": []}, 400),
         ("/bindings/app2/app1/foo/v1", {"groups": ["a.b"]}, 400),
         ("/bindings/app2/app1/foo/v1", {"groups": "g"}, 400),
@@ -785,3 +809,27 @@ async def test_breaker_of_no_cluster_is_404_and_a_body_that_is_none_400() -> Non
     await admin("POST", "/breakers/nowhere", {"state": "open"}, expect=404)
     for body in ({}, {"state": "half_open"}, {"state": "open", "more": 1}, [1]):
         await admin("POST", "/breakers/default", body, expect=400)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lists_are_filtered_and_sorted_before_they_are_paged(admin: Admin) -> None:
+    await admin("PUT", "/applications/app1", {}, expect=201)
+    for name, partitions in (("alpha", 3), ("beta", 1), ("gamma", 2), ("alphabet", 1)):
+        await admin("PUT", f"/topics/app1/{name}/v1", {"partitions": partitions}, expect=201)
+    await admin("PUT", "/topics/app1/beta/v1", {"partitions": 1, "state": "retired"})
+
+    async def names(query: str) -> list[str]:
+        return [item["name"].split("/")[1] for item in (await admin("GET", f"/topics?{query}"))["items"]]
+
+    assert await names("contains=ALPHA") == ["alpha", "alphabet"]
+    assert await names("desc=1") == ["gamma", "beta", "alphabet", "alpha"]
+    assert await names("sort=partitions") == ["alphabet", "beta", "gamma", "alpha"]
+    assert await names("state=retired") == ["beta"]
+    assert await names("state=active&sort=partitions&desc=true&limit=2") == ["alpha", "gamma"]
+    page = await admin("GET", "/topics?sort=partitions&limit=2")
+    assert await names(f"sort=partitions&limit=2&after={page['next']}") == ["gamma", "alpha"]
+    assert [item["name"] for item in (await admin("GET", "/breakers?desc=1"))["items"]] == ["other", "default"]
+    assert (await admin("GET", "/applications?contains=zzz")) == {"items": [], "next": None}
+    for wrong in ("sort=replicas", "sort=", "desc=x"):
+        await admin("GET", f"/topics?{wrong}", expect=400)
+    await admin("GET", "/bindings?state=active", expect=400)

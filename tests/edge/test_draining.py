@@ -47,7 +47,7 @@ async def test_publishing_websocket_whose_client_answers_the_close_holds_no_stop
 async def test_draining_ends_a_read_that_waits_at_the_end(gateway: RunningGateway) -> None:
     await gateway.request("POST", f"{T}?partition=0", b"a")
     waiting = gateway.spawn(gateway.request("GET", f"{T}?partition=0&offset=1&timeout=19"))
-    await eventually(lambda: bool(gateway.service._topics._waiting))
+    await eventually(lambda: bool(gateway.service.parts.edges.topics._waiting))
     stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
     assert (await waiting).status == 204
     await stopping

@@ -92,7 +92,7 @@ async def test_two_at_once_write_one_record(gateway: RunningGateway) -> None:
 @here
 async def test_repeat_of_one_under_way_is_409_when_its_timeout_is_over(gateway: RunningGateway) -> None:
     assert (await send(gateway, "other")).status == 201
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     publish, gate = store.publish, Deferred[None]()
 
     def held(*arguments: Any) -> Any:

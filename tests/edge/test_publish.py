@@ -207,7 +207,7 @@ async def test_options_and_health_answer(gateway: RunningGateway) -> None:
 @pytest_twisted.ensureDeferred
 async def test_large_batch_that_is_refused_as_a_whole_gets_one_problem(gateway: RunningGateway) -> None:
     assert (await gateway.request("POST", T, b"x")).status == 201
-    gateway.service._breakers.set_by_hand("default", "open")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "open")
     ndjson = {"Content-Type": "application/x-ndjson"}
     few = await gateway.request("POST", f"{T}?batch=1", b"a\n" * 1000, headers=ndjson)
     assert (few.status, len(few.json()["results"])) == (503, 1000)

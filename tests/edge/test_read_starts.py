@@ -132,7 +132,7 @@ async def test_read_that_breaks_after_it_began_is_cut_and_in_the_log(
     client.transport.pauseProducing()  # type: ignore[union-attr]
     client.send(f"GET {T}?partition=0&offset=0&limit=12&max_bytes=100000000 HTTP/1.1\r\nHost: x\r\n\r\n")
     await deferLater(reactor, 0.3)
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     await store._reader.call(lambda connection: connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY))  # type: ignore[attr-defined]
     client.transport.resumeProducing()  # type: ignore[union-attr]
     await eventually(lambda: client.lost)

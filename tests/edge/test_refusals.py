@@ -320,7 +320,7 @@ async def tls_port(gateway: RunningGateway, tmp_path: Path) -> AsyncIterator[int
     """A listener of the gateway's that speaks TLS."""
     save(tmp_path, "server", issue("CN=server"))
     endpoint = f"ssl:0:interface=127.0.0.1:privateKey={tmp_path}/server.key:certKey={tmp_path}/server.pem"
-    port: Any = await listen(reactor, endpoint, gateway.service._public)
+    port: Any = await listen(reactor, endpoint, gateway.service.http.listening.public)
     yield port.getHost().port
     await port.stopListening()
 

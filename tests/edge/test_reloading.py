@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
 from kateway.config.file import load
-from kateway.core.administration import By
+from kateway.core.audited_changes import By
 from kateway.daemon.service import GatewayService
+from kateway.errors import ConfigError, Problems
+from kateway.web.tcp.tls import tls_endpoint
 
 here = pytest_twisted.ensureDeferred
 PUBLISHERS, STREAMS, RELOADS = 50, 20, 20
@@ -163,13 +166,34 @@ async def test_admin_token_and_hosts_change_in_place(gateway: FromFile, tmp_path
     assert (await gateway.admin("GET", "/status", headers=headers)).status == 200
 
 
+def settings_memories() -> int:
+    """How many descriptors this process has of configurations for a successor."""
+    links = (one for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+    return sum("memfd:kateway-settings" in str(one.readlink()) for one in links)
+
+
+@here
+async def test_upgrade_that_a_stop_overtakes_leaves_nothing_open(
+    gateway: FromFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sound.py").write_text("")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "sound.py"), "-n", "kateway"])
+    before = settings_memories()
+    upgrading = Deferred.fromCoroutine(gateway.service.upgrade())
+    gateway.service.http.listening.draining = True
+    with pytest.raises(ConfigError, match="the gateway is stopping"):
+        await upgrading
+    assert settings_memories() == before
+    assert gateway.service.upgrading.successor is None
+
+
 @here
 async def test_limit_changes_for_open_connections_too(gateway: FromFile) -> None:
     for _ in range(2):  # its head is known by the second
         assert (await gateway.publish("app1", "foo", b"x" * 11)).status == 201
     gateway.write("max_body_bytes = 10\nmax_unsent_bytes = 5000")
     assert (await gateway.admin("POST", "/reload")).status == 200
-    (channel,) = gateway.service._public._channels
+    (channel,) = gateway.service.http.listening.public._channels
     assert channel.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 5000
     assert (await gateway.publish("app1", "foo", b"x" * 11)).status == 413
     assert channel.connection.closing
@@ -186,7 +210,7 @@ async def test_origins_change_for_open_connections_too(gateway: FromFile) -> Non
         gateway.write(f"cors_origins = {origins}")
         assert (await gateway.admin("POST", "/reload")).status == 200
         assert [await status(), await status()] == [expected, expected]
-        assert gateway.service._public.connections == 1
+        assert gateway.service.http.listening.public.connections == 1
 
 
 @here
@@ -218,6 +242,12 @@ async def test_a_listeners_certificate_is_read_again_and_a_client_certificate_is
         save(tmp_path, "server", issue("CN=renewed"))
         assert (await gateway.admin("POST", "/reload")).status == 200
         assert (await deferToThread(served_by, gateway.port)) == "CN=renewed"
+        listening = gateway.service.http.listening
+        candidates = listening.candidates(Problems())
+        # of a listener in another process's place, while the registry was read
+        listening._certificates.append(tls_endpoint(reactor, tls)[1])
+        listening.take(candidates)
+        listening._certificates.pop()
         await deferToThread((tmp_path / "server.pem").write_text, "broken")
         answer = await gateway.admin("POST", "/reload")
         assert answer.status == 422
@@ -281,7 +311,7 @@ async def test_use_of_a_key_just_before_a_reload_is_noted(gateway: FromFile) -> 
     assert (await gateway.publish("app1", "foo")).status == 201
     gateway.write(http="keepalive_idle_seconds = 50")
     assert (await gateway.admin("POST", "/reload")).status == 200
-    assert "app1-pub" in gateway.service._just_used()
+    assert "app1-pub" in gateway.service.parts.admitting.just_used()
 
 
 @here
@@ -291,7 +321,7 @@ async def test_reload_holds_though_registered_topics_cannot_be_made(
     async def breaks() -> None:
         raise ZeroDivisionError
 
-    gateway.service._administration.make_topics = breaks  # type: ignore[method-assign]
+    gateway.service.parts.administration.make_topics = breaks  # type: ignore[method-assign]
     await gateway.service.reload()
     assert gateway.service.status()["configuration"]["last_reload"]["ok"]
     assert logged_errors[0]["log_failure"].check(ZeroDivisionError)
@@ -301,12 +331,12 @@ async def test_reload_holds_though_registered_topics_cannot_be_made(
 @here
 async def test_breaker_opened_by_hand_is_audited_once_and_stays_open_over_a_reload(gateway: FromFile) -> None:
     events: list[tuple[str, str]] = []
-    gateway.service._audit.record = lambda actor, action, *_, **__: events.append((actor, action))  # type: ignore[method-assign]
-    breakers, by = gateway.service._breakers, By("admin")
-    await gateway.service._administration.set_breaker("default", "open", by)
+    gateway.service.parts.audit.record = lambda actor, action, *_, **__: events.append((actor, action))  # type: ignore[method-assign]
+    breakers, by = gateway.service.parts.storing.breakers, By("admin")
+    await gateway.service.parts.administration.set_breaker("default", "open", by)
     await gateway.service.reload()
     assert breakers["default"].state == "open"
-    await gateway.service._administration.set_breaker("default", "closed", by)
+    await gateway.service.parts.administration.set_breaker("default", "closed", by)
     assert events == [("admin", "breaker.open"), ("admin", "breaker.closed")]
     breakers["default"]._open(0.0)
     breakers._tell("default")

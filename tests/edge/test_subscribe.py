@@ -62,7 +62,7 @@ async def test_an_empty_topic_answers_204_after_the_timeout(gateway: RunningGate
 
 @pytest_twisted.ensureDeferred
 async def test_a_poll_that_does_not_wait_finds_what_is_there(gateway: RunningGateway) -> None:
-    gateway.service._subscriptions.least_look_seconds = 10.0  # a busy machine
+    gateway.service.parts.edges.subscriptions.least_look_seconds = 10.0  # a busy machine
     await publish(gateway, "a")
     assert (await gateway.request("GET", f"{G}?timeout=0")).body == b"a"
     assert (await gateway.request("GET", f"{G}?timeout=0")).status == 204
@@ -107,7 +107,7 @@ async def test_a_new_group_starts_where_it_says(gateway: RunningGateway) -> None
     earliest = await gateway.request("GET", f"{T}/early?timeout=5")
     assert earliest.body == b"a"
     waiting = gateway.spawn(latest)
-    await eventually(lambda: gateway.service.groups.readers == 1)
+    await eventually(lambda: gateway.service.parts.groups.readers == 1)
     await settled()
     await publish(gateway, "b")
     assert (await waiting).body == b"b"
@@ -190,12 +190,12 @@ async def test_one_follower_more_than_partitions_is_refused(gateway: RunningGate
         client.send(f"GET {G}?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
         if warm:
             await client.until(b"a\n" if client is clients[0] else b"\r\n\r\n")
-    await eventually(lambda: gateway.service.groups.readers == 4)
+    await eventually(lambda: gateway.service.parts.groups.readers == 4)
     answer = await gateway.request("GET", f"{G}?timeout=5")
     assert (answer.status, answer.code) == (409, "too-many-consumers")
     for client in clients:
         client.close()
-    await eventually(lambda: gateway.service.groups.readers == 0)
+    await eventually(lambda: gateway.service.parts.groups.readers == 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -257,10 +257,10 @@ async def test_a_group_that_lingers_on_other_topics_can_be_moved(tmp_path: Path)
         await publish(gateway, "a")
         await gateway.request("GET", f"{G}?timeout=5")
         await gateway.request("GET", f"{G}?queue=dead&timeout=0")
-        assert gateway.service.groups.groups == 2
+        assert gateway.service.parts.groups.groups == 2
         moved = await gateway.request("PUT", f"{G}/offsets", b'{"to":"earliest"}')
         assert moved.status == 200
-        assert gateway.service.groups.groups == 0
+        assert gateway.service.parts.groups.groups == 0
     finally:
         await gateway.stop()
 
@@ -376,7 +376,7 @@ async def test_dead_letters_are_read_from_their_queue(gateway: RunningGateway) -
     await gateway.request("GET", f"{G}?ack=explicit")
     answer = await gateway.request("POST", f"{G}/acks?sync=1", b'[{"partition":0,"offset":0,"outcome":"dead"}]')
     assert answer.json()["results"][0]["status"] == 200
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     assert store.partitions("foobar.group1.dead") == store.partitions("foobar")
     dead = await gateway.request("GET", f"{G}?queue=dead&timeout=5")
     assert dead.body == b"poison"
@@ -477,7 +477,7 @@ async def test_a_last_event_id_counts_where_nothing_was_committed(gateway: Runni
         "GET", f"{G}?limit=2&idle=0.5&timeout=9", headers={"Accept": "text/event-stream", "Last-Event-ID": "0:1"}
     )
     assert answer.body.startswith(b"id: 0:2\n")
-    await eventually(lambda: gateway.service.groups.groups == 0, 20)
+    await eventually(lambda: gateway.service.parts.groups.groups == 0, 20)
     assert await committed(gateway) == 3
 
 

@@ -220,7 +220,7 @@ async def test_a_handshake_that_is_not_sound_is_refused(
     await publish(gateway, "first")
     answer = await plain(gateway.port, f"GET {path} HTTP/1.1\r\n{handshake(**headers)}\r\n")
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
-    await eventually(lambda: gateway.service.groups.readers == 0)
+    await eventually(lambda: gateway.service.parts.groups.readers == 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -236,7 +236,7 @@ async def test_only_a_get_of_http_1_1_becomes_a_socket(gateway: RunningGateway) 
 async def test_messages_pipelined_to_a_topic_that_is_made_by_them_are_stored_in_their_order(
     gateway: RunningGateway,
 ) -> None:
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     create = store.create_topic
 
     async def slowly(*arguments: Any, **options: Any) -> Any:

@@ -47,7 +47,7 @@ def from_oracle(oracle: Oracle, topic: str, group: str = "", *, drained: bool = 
     log: dict[int, list[tuple[int, bytes]]] = {}
     for record in oracle.records(topic, timeout_seconds=60):
         log.setdefault(record.partition, []).append((record.offset, record.value or b""))
-    held = {partition: offset for partition, (offset, _) in oracle.committed(group, topic).items()} if group else {}
+    held = oracle.committed_offsets(group, topic) if group else {}
     return Final(log, held, drained)
 
 

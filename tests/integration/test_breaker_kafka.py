@@ -53,7 +53,7 @@ async def test_breaker_opens_while_the_cluster_is_away_and_nothing_is_lost_or_do
     gateway: RunningGateway, topic_name: str
 ) -> None:
     cluster: KafkaCluster = gateway.kafka  # type: ignore[attr-defined]
-    breaker = gateway.service._breakers["default"]
+    breaker = gateway.service.parts.storing.breakers["default"]
     answers: Counter[str] = Counter()
     written: list[bytes] = []
     unknown: list[bytes] = []
@@ -102,11 +102,11 @@ async def test_breaker_opened_by_hand_refuses_a_healthy_cluster_and_lets_it_go_o
 ) -> None:
     path = f"/v1/topics/{topic_name}"
     assert (await gateway.request("POST", path, b"a")).status == 201
-    gateway.service._breakers.set_by_hand("default", "open")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "open")
     refused = await gateway.request("POST", path, b"b")
     assert (refused.status, refused.code) == (503, "store-unavailable")
     assert (await gateway.request("GET", f"{path}/g?timeout=20")).body == b"a"
     await gateway.service.reload()
     assert (await gateway.request("POST", path, b"b")).code == "store-unavailable"
-    gateway.service._breakers.set_by_hand("default", "closed")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "closed")
     assert (await gateway.request("POST", path, b"c")).status == 201

@@ -78,7 +78,7 @@ async def test_record_settled_while_another_topic_joins_its_group_is_committed(
 
 
 async def until_left(gateway: RunningGateway) -> None:
-    await eventually(lambda: not gateway.service.groups.groups, 20)
+    await eventually(lambda: not gateway.service.parts.groups.groups, 20)
 
 
 @here
@@ -105,7 +105,7 @@ async def test_group_that_began_at_latest_reads_a_partition_added_later_from_its
     poll = f"{topic}/g?offset=latest&timeout=1"
     assert (await gateway.request("GET", poll)).status == 204
     await until_left(gateway)
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     count = store.partitions(topic_name) or 0
     await store.add_partitions(topic_name, count + 1)
     assert (await gateway.request("POST", f"{topic}?partition={count}&timeout=20", b"new")).status == 201

@@ -101,7 +101,7 @@ async def test_brokers_are_found_through_zookeeper_once_it_is_there(
     assert "ZooKeeper at" in warnings[0]
     assert "ZooKeeper at" in await reason(gateway)
     await deferToThread(zookeeper_server.restart)
-    await eventually(lambda: gateway.service.stores["default"].health().healthy, 20)
+    await eventually(lambda: gateway.service.parts.storing.stores["default"].health().healthy, 20)
     assert (await gateway.request("POST", f"/v1/topics/{topic_name}", b"x")).status == 201
     assert len(warnings) == 1
     # what was found stays, whatever becomes of ZooKeeper
@@ -135,8 +135,8 @@ async def test_a_poll_that_does_not_wait_finds_what_was_let_go_of_since_the_last
 ) -> None:
     gateway = gateways(KafkaStorageConfig(driver="kafka", brokers=(kafka_3_9.bootstrap,), create_topics=True))
     await gateway.start()
-    gateway.service.groups.config = DeliveryConfig(linger_seconds=30.0)
-    gateway.service._subscriptions.least_look_seconds = 10.0  # a busy machine
+    gateway.service.parts.groups.config = DeliveryConfig(linger_seconds=30.0)
+    gateway.service.parts.edges.subscriptions.least_look_seconds = 10.0  # a busy machine
     topic = f"/v1/topics/{topic_name}"
     for value in (b"a", b"b"):
         assert (await gateway.request("POST", f"{topic}?partition=0&timeout=20", value)).status == 201

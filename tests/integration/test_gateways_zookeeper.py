@@ -48,7 +48,7 @@ async def three(gateways: Make, hosts: str) -> list[Administered]:
     for gateway in all_of_them:
         await gateway.start()
     first = all_of_them[0]
-    await eventually(lambda: first.service.registry.health().healthy)
+    await eventually(lambda: first.service.parts.registry.health().healthy)
     for app in ("app1", "app2"):
         await first.application(app)
     await first.topic("app1/foo/v1")
@@ -60,11 +60,11 @@ async def three(gateways: Make, hosts: str) -> list[Administered]:
 
 
 def has_foo(gateway: Administered) -> bool:
-    return gateway.service.stores["default"].partitions("app1.foo.v1") is not None
+    return gateway.service.parts.storing.stores["default"].partitions("app1.foo.v1") is not None
 
 
 def is_bound(gateway: Administered) -> bool:
-    return len(gateway.service.registry.snapshot.bindings) == 1
+    return len(gateway.service.parts.registry.snapshot.bindings) == 1
 
 
 @here
@@ -81,7 +81,7 @@ async def test_a_binding_made_through_one_is_in_force_on_the_others(
     await first.change("DELETE", "/applications/app2/keys/app2-sub")
     for gateway in others:
         await eventually(
-            lambda gateway=gateway: "app2-sub" not in gateway.service.registry.snapshot.keys,  # type: ignore[misc]
+            lambda gateway=gateway: "app2-sub" not in gateway.service.parts.registry.snapshot.keys,  # type: ignore[misc]
             SPREAD_SECONDS,
         )
         assert (await gateway.read("app2", "app1.foo/g1")).status == 401
@@ -109,7 +109,7 @@ async def test_writes_through_two_gateways_at_once_lose_none(
     assert statuses == [200, 412]
     for gateway in (first, second, third):
         await eventually(
-            lambda gateway=gateway: len(gateway.service.registry.snapshot.applications) == 42,
+            lambda gateway=gateway: len(gateway.service.parts.registry.snapshot.applications) == 42,
             SPREAD_SECONDS,  # type: ignore[misc]
         )
 
@@ -138,7 +138,7 @@ async def test_a_frozen_zookeeper_leaves_all_as_it_was_and_is_caught_up_with(
     await eventually(lambda: is_bound(second), SPREAD_SECONDS)
     zookeeper_server.freeze()
     try:
-        await eventually(lambda: not first.service.registry.health().healthy, 15)
+        await eventually(lambda: not first.service.parts.registry.health().healthy, 15)
         ready = await first.request("GET", "/ready")
         assert ready.status == 200
         assert ready.json()["parts"]["registry"]["degraded"] is True
@@ -150,9 +150,11 @@ async def test_a_frozen_zookeeper_leaves_all_as_it_was_and_is_caught_up_with(
     finally:
         zookeeper_server.thaw()
     # the sessions have expired meanwhile
-    await eventually(lambda: first.service.registry.health().healthy and second.service.registry.health().healthy, 20)
+    await eventually(
+        lambda: first.service.parts.registry.health().healthy and second.service.parts.registry.health().healthy, 20
+    )
     await first.change("PUT", "/applications/app4", {})
-    await eventually(lambda: "app4" in second.service.registry.snapshot.applications, 5)
+    await eventually(lambda: "app4" in second.service.parts.registry.snapshot.applications, 5)
 
     async def count() -> int:
         return len((await first.admin("GET", "/gateways")).json()["items"])
@@ -178,6 +180,6 @@ async def test_gateway_that_starts_while_zookeeper_is_away_knows_no_application_
     for method, path in (("GET", "/applications"), ("GET", "/topics"), ("GET", "/applications/app1/keys")):
         assert ((await late.admin(method, path)).status) == 503
     await deferToThread(zookeeper_server.restart)
-    await eventually(lambda: late.service.registry.snapshot.known, 20)
+    await eventually(lambda: late.service.parts.registry.snapshot.known, 20)
     await eventually(lambda: has_foo(late))
     assert (await late.publish("app1", "foo")).status == 201

@@ -57,7 +57,7 @@ async def gateway(cluster: KafkaCluster, tmp_path: Path) -> AsyncIterator[Runnin
 
 
 def status(gateway: RunningGateway) -> dict[str, Any]:
-    return gateway.service._handoffs["default"].status()
+    return gateway.service.parts.storing.handoffs["default"].status()
 
 
 async def values(cluster: KafkaCluster, topic: str) -> list[bytes | None]:
@@ -115,7 +115,7 @@ async def test_client_can_refuse_the_handoff_and_topics_that_were_never_seen_are
 ) -> None:
     path = f"/v1/topics/{topic_name}"
     assert (await gateway.request("POST", path, b"a")).status == 201
-    gateway.service._breakers.set_by_hand("default", "open")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "open")
     assert (await gateway.request("POST", f"{path}?handoff=0", b"no")).code == "store-unavailable"
     assert (await gateway.request("POST", path, b"b")).status == 202
     assert (await gateway.request("POST", f"{path}?handoff=0", b"no")).code == "store-unavailable"
@@ -126,7 +126,7 @@ async def test_client_can_refuse_the_handoff_and_topics_that_were_never_seen_are
     )
     assert (batch.status, batch.header("kateway-handoff")) == (202, "stored")
     assert batch.json() == {"results": [{"handoff": "stored"}] * 2}
-    gateway.service._breakers.set_by_hand("default", "closed")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "closed")
     await eventually(lambda: status(gateway)["records"] == 0, 20)
     assert sorted(await values(cluster, topic_name)) == [b"a", b"b", b"c", b"d"]  # type: ignore[type-var]
 
@@ -137,11 +137,11 @@ async def test_records_of_a_topic_that_is_deleted_meanwhile_are_listed_with_the_
 ) -> None:
     path = f"/v1/topics/{topic_name}"
     assert (await gateway.request("POST", path, b"a")).status == 201
-    gateway.service._breakers.set_by_hand("default", "open")
+    gateway.service.parts.storing.breakers.set_by_hand("default", "open")
     assert (await gateway.request("POST", f"{path}?key=k", b"b")).status == 202
     await deferToThread(Oracle(cluster.direct).delete_topic, topic_name)
-    gateway.service._breakers.set_by_hand("default", "closed")
-    handoff = gateway.service._handoffs["default"]
+    gateway.service.parts.storing.breakers.set_by_hand("default", "closed")
+    handoff = gateway.service.parts.storing.handoffs["default"]
     await eventually(lambda: status(gateway)["refused"] == 1, 40)
     (refused,) = await handoff.list_refused(0, 10)
     assert (refused.topic, refused.key, refused.reason) == (topic_name, b"k", "there is no such topic any more")

@@ -34,7 +34,7 @@ from kateway.config.schema import HttpConfig
 from kateway.errors import ConfigError
 from kateway.web.exchange import Exchange, Response
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.listener import listen
+from kateway.web.tcp.listener import listen, stop_listening
 from kateway.web.tcp.tls_transport import CountingTls
 
 # Twisted hands pyOpenSSL its own kinds of certificates and keys, which it says it will not take for ever
@@ -54,6 +54,18 @@ async def test_a_client_that_ends_later_has_left() -> None:
         client.close()
         await gone
         exchange.respond(Response(200, [], b"too late"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_that_the_kernel_made_before_the_listener_closed_is_served() -> None:
+    async with listening(lambda exchange: exchange.respond(Response(200, [], b""))) as gateway:
+        client = gateway.connect()  # the reactor has not seen it yet
+        stopped = Deferred.fromCoroutine(stop_listening(gateway.port))
+        gateway.factory.drain()
+        client.sendall(GET)
+        await stopped
+        assert (await deferToThread(client.recv, 65536)).startswith(b"HTTP/1.1 200 ")
+        client.close()
 
 
 @pytest_twisted.ensureDeferred

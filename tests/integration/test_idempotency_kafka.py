@@ -61,7 +61,7 @@ async def test_record_of_unknown_outcome_is_written_once_however_often_it_is_rep
     gateway = make()
     await gateway.start()
     assert (await send(gateway, topic_name, "first", 20)).status == 201
-    store = gateway.service.stores["default"]
+    store = gateway.service.parts.storing.stores["default"]
     publish = store.publish
 
     def frozen(*arguments: Any) -> Any:
@@ -116,7 +116,7 @@ async def test_record_behind_an_open_transaction_is_not_written_again_by_another
             producer.produce(topic_name, b"foreign", partition=0)
         producer.flush(30)
 
-    store = one.service.stores["default"]
+    store = one.service.parts.storing.stores["default"]
     publish = store.publish
 
     def behind(*arguments: Any) -> Any:

@@ -3,85 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_twisted
 from confluent_kafka import Producer, TopicPartition
+from group_members import by_strategy, numbered
 from kafka_reader import Reader, until
-from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import TopicNotFound
 from kateway.model import Committed
 from kateway.storage.kafka.consumer.fetcher import LET_GO_SECONDS
-from kateway.storage.kafka.driver import KafkaStore
 
 here = pytest_twisted.ensureDeferred
 pytestmark = pytest.mark.kafka
-
-
-@pytest_twisted.async_yield_fixture
-async def make_store() -> AsyncIterator[Callable[..., Awaitable[KafkaStore]]]:
-    """Makes started stores; they are stopped with the test."""
-    made: list[KafkaStore] = []
-
-    async def make(cluster: KafkaCluster, session_timeout_seconds: float = 6.0) -> KafkaStore:
-        config = KafkaStorageConfig(
-            driver="kafka", brokers=tuple(cluster.addresses), metadata_refresh_seconds=1.0, request_timeout_seconds=5.0
-        )
-        store = KafkaStore(config, reactor, session_timeout_seconds=session_timeout_seconds)
-        made.append(store)
-        await store.start()
-        return store
-
-    yield make
-    for store in made:
-        await store.stop(5.0)
-
-
-@pytest.fixture
-def topic(oracle: Oracle, topic_name: str) -> str:
-    """A topic of four partitions."""
-    oracle.create_topic(topic_name, partitions=4)
-    return topic_name
-
-
-@pytest.fixture
-def group(unique_name: Callable[[str], str]) -> str:
-    return unique_name("group")
-
-
-def numbered(first: int, count: int) -> list[bytes]:
-    return [b"%d" % number for number in range(first, first + count)]
-
-
-class Other:
-    """A librdkafka member that polls in a thread until it is told to stop."""
-
-    def __init__(self, oracle: Oracle, group: str, topic: str, strategy: str) -> None:
-        self.values: list[bytes | None] = []
-        self.owned: set[tuple[str, int]] = set()
-        self._going = True
-        self._member = oracle.member(group, [topic], partition_assignment_strategy=strategy)
-        self._done = deferToThread(self._poll)
-
-    def _poll(self) -> None:
-        while self._going:
-            found = self._member.poll(timeout_seconds=0.1)
-            self.values += [record.value for record in found]
-            self.owned = self._member.assignment()
-            if found:
-                self._member.commit()
-        self._member.close()
-
-    async def stop(self) -> None:
-        self._going = False
-        await self._done
 
 
 @pytest.mark.both_kafkas
@@ -89,20 +27,20 @@ class Other:
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours-leads", "theirs-leads"])
 @here
 async def test_group_is_shared_with_librdkafka_whichever_member_leads(
-    kafka, oracle, make_store, topic, group, strategy, ours_first
+    kafka, oracle, kafka_store, topic, group, strategy, ours_first, librdkafka_member
 ):
-    store = await make_store(kafka)
+    store = await kafka_store(kafka)
     if ours_first:
         ours = Reader(store, group, topic)
         await until(lambda: len(ours.owned) == 4)
-        theirs = Other(oracle, group, topic, strategy)
+        theirs = librdkafka_member(group, [topic], **by_strategy(strategy))
     else:
-        theirs = Other(oracle, group, topic, strategy)
+        theirs = librdkafka_member(group, [topic], **by_strategy(strategy))
         await until(lambda: len(theirs.owned) == 4)
         ours = Reader(store, group, topic)
     await until(lambda: len(ours.owned) == 2 and len(theirs.owned) == 2)
     assert {partition for _, partition in theirs.owned} | ours.owned == {0, 1, 2, 3}
-    values = numbered(0, 400)
+    values = numbered(400)
     for partition in range(4):
         await deferToThread(oracle.produce, topic, values[partition::4], partition=partition)
     await until(lambda: len(ours.values) + len(theirs.values) >= 400)
@@ -116,9 +54,9 @@ async def test_group_is_shared_with_librdkafka_whichever_member_leads(
 
 @pytest.mark.both_kafkas
 @here
-async def test_commits_are_resumed_by_librdkafka_and_the_other_way_round(kafka, oracle, make_store, topic, group):
-    await deferToThread(oracle.produce, topic, numbered(0, 10), partition=0)
-    store = await make_store(kafka)
+async def test_commits_are_resumed_by_librdkafka_and_the_other_way_round(kafka, oracle, kafka_store, topic, group):
+    await deferToThread(oracle.produce, topic, numbered(10), partition=0)
+    store = await kafka_store(kafka)
     reader = Reader(store, group, topic)
     await until(lambda: len(reader.values) == 10)
     await reader.subscription.commit({0: Committed(7, "a note")})
@@ -130,15 +68,15 @@ async def test_commits_are_resumed_by_librdkafka_and_the_other_way_round(kafka, 
     again = Reader(store, group, topic)
     await until(lambda: len(again.values) == 6)
     assert again.begun[0].offset == 4
-    assert again.values == numbered(4, 6)
+    assert again.values == numbered(6, 4)
 
 
 @pytest.mark.both_kafkas
 @here
-async def test_nothing_is_lost_or_seen_twice_while_members_come_and_go(kafka, oracle, make_store, topic, group):
-    first_store, second_store = await make_store(kafka), await make_store(kafka)
+async def test_nothing_is_lost_or_seen_twice_while_members_come_and_go(kafka, oracle, kafka_store, topic, group):
+    first_store, second_store = await kafka_store(kafka), await kafka_store(kafka)
     first = Reader(first_store, group, topic)
-    values = numbered(0, 4000)
+    values = numbered(4000)
     producing = deferToThread(_slowly, oracle, topic, values)
     others: list[Reader] = []
     for _ in range(3):
@@ -163,9 +101,9 @@ def _slowly(oracle: Oracle, topic: str, values: list[bytes]) -> None:
 
 @here
 async def test_a_partition_added_by_others_is_assigned_within_the_metadata_refresh(
-    kafka, oracle, make_store, topic, group
+    kafka, oracle, kafka_store, topic, group
 ):
-    store = await make_store(kafka)
+    store = await kafka_store(kafka)
     reader = Reader(store, group, topic)
     await until(lambda: len(reader.owned) == 4)
     await deferToThread(oracle.add_partitions, topic, 5)
@@ -175,9 +113,9 @@ async def test_a_partition_added_by_others_is_assigned_within_the_metadata_refre
 
 @pytest.mark.both_kafkas
 @here
-async def test_aborted_records_are_never_given_and_are_passed(kafka, oracle, make_store, topic, group):
+async def test_aborted_records_are_never_given_and_are_passed(kafka, oracle, kafka_store, topic, group):
     await deferToThread(_transactions, kafka.direct, topic)
-    store = await make_store(kafka)
+    store = await kafka_store(kafka)
     reader = Reader(store, group, topic)
     await until(lambda: len(reader.values) == 6)
     _, end = await deferToThread(oracle.ends, topic, 0)
@@ -204,25 +142,25 @@ def _transactions(bootstrap: str, topic: str) -> None:
 
 
 @here
-async def test_records_deleted_under_a_reader_are_skipped_to_the_earliest(kafka, oracle, make_store, topic, group):
-    await deferToThread(oracle.produce, topic, numbered(0, 10), partition=1)
-    store = await make_store(kafka)
+async def test_records_deleted_under_a_reader_are_skipped_to_the_earliest(kafka, oracle, kafka_store, topic, group):
+    await deferToThread(oracle.produce, topic, numbered(10), partition=1)
+    store = await kafka_store(kafka)
     reader = Reader(store, group, topic)
     await until(lambda: len(reader.values) == 10)
     deleting = oracle.admin.delete_records([TopicPartition(topic, 1, 6)])
     await deferToThread(lambda: [future.result(10) for future in deleting.values()])
     reader.subscription.seek(1, 2)
     await until(lambda: len(reader.values) == 14)
-    assert reader.values[10:] == numbered(6, 4)
+    assert reader.values[10:] == numbered(4, 6)
 
 
 @pytest.mark.both_kafkas
 @here
 async def test_a_topic_deleted_and_made_again_ends_the_old_subscription_and_starts_a_new_one_over(
-    kafka, oracle, make_store, topic, group
+    kafka, oracle, kafka_store, topic, group
 ):
-    await deferToThread(oracle.produce, topic, numbered(0, 10), partition=1)
-    store = await make_store(kafka)
+    await deferToThread(oracle.produce, topic, numbered(10), partition=1)
+    store = await kafka_store(kafka)
     reader = Reader(store, group, topic)
     await until(lambda: len(reader.values) == 10)
     await reader.commit()
@@ -247,28 +185,28 @@ class Standing(Reader):
 
 @here
 async def test_untaken_records_are_let_go_of_after_a_while_and_fetched_again_when_taken(
-    kafka, oracle, make_store, topic, group
+    kafka, oracle, kafka_store, topic, group
 ):
-    await deferToThread(oracle.produce, topic, numbered(0, 100), partition=3)
-    store = await make_store(kafka)
+    await deferToThread(oracle.produce, topic, numbered(100), partition=3)
+    store = await kafka_store(kafka)
     reader = Standing(store, group, topic)
     await until(lambda: reader.told == 1)
     first = reader.subscription.take(3, 10, 1 << 20)
-    assert [record.value for record in first] == numbered(0, 10)
+    assert [record.value for record in first] == numbered(10)
     await until(lambda: reader.told == 2)
     await deferLater(reactor, LET_GO_SECONDS * 2 + 0.5)
     assert reader.subscription.take(3, 1000, 1 << 20) == []
     assert reader.subscription.position(3) == 10
     await until(lambda: reader.told == 3)
-    assert [record.value for record in reader.subscription.take(3, 1000, 1 << 20)] == numbered(10, 90)
+    assert [record.value for record in reader.subscription.take(3, 1000, 1 << 20)] == numbered(90, 10)
     await deferToThread(oracle.produce, topic, [b"more"], partition=3)
     await until(lambda: reader.told == 4)
     assert [record.value for record in reader.subscription.take(3, 1000, 1 << 20)] == [b"more"]
 
 
 @here
-async def test_many_groups_join_at_once(kafka, oracle, make_store, topic, unique_name):
+async def test_many_groups_join_at_once(kafka, oracle, kafka_store, topic, unique_name):
     await deferToThread(oracle.produce, topic, [b"one"], partition=2)
-    store = await make_store(kafka)
+    store = await kafka_store(kafka)
     readers = [Reader(store, unique_name("group"), topic) for _ in range(50)]
     await until(lambda: all(reader.values == [b"one"] for reader in readers))

@@ -14,10 +14,13 @@ from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.groups.memberships import Memberships
 from kateway.core.groups.reader import Reader
+from kateway.core.groups.wanted import Wanted
 from kateway.model import Message
 from kateway.storage.embedded import EmbeddedStore
 
 here = pytest_twisted.ensureDeferred
+
+KEY = ("default", "g", "t")
 
 
 class Wire:
@@ -93,10 +96,10 @@ async def test_ten_read_and_closed_are_ten_committed_and_the_next_gets_the_rest(
     groups = gateway(store)
     await fill(store, 20)
     wire = Wire()
-    first = await read(groups.reader("default", "g", "t", connection=wire), wire, 10)
+    first = await read(groups.reader(KEY, Wanted(), wire), wire, 10)
     wire.close()
     wire = Wire()
-    second = await read(groups.reader("default", "g", "t", connection=wire), wire, 10)
+    second = await read(groups.reader(KEY, Wanted(), wire), wire, 10)
     assert sorted(first + second) == [(partition, offset) for partition in range(2) for offset in range(10)]
     wire.close()
     await groups.stop(1.0)
@@ -109,10 +112,10 @@ async def test_a_reset_loses_nothing_and_a_stop_commits_what_is_settled(store: E
     groups = gateway(store)
     await fill(store, 10)
     wire = Wire()
-    lost = await read(groups.reader("default", "g", "t", connection=wire), wire, 4)
+    lost = await read(groups.reader(KEY, Wanted(), wire), wire, 4)
     wire.close(orderly=False)
     wire = Wire()
-    assert set(lost) <= set(await read(groups.reader("default", "g", "t", connection=wire), wire, 10))
+    assert set(lost) <= set(await read(groups.reader(KEY, Wanted(), wire), wire, 10))
     wire.close()
     await groups.stop(1.0)
     assert sum(at.offset for at in (await store.committed("g", "t")).values() if at) == 10
@@ -123,7 +126,7 @@ async def test_acknowledged_out_of_order_is_not_delivered_again_after_a_restart(
     groups = gateway(store)
     await fill(store, 12)
     wire = Wire()
-    reader = groups.reader("default", "g", "t", connection=wire, mode="explicit")
+    reader = groups.reader(KEY, Wanted(mode="explicit", ack_timeout=0.5), wire)
     await read(reader, wire, 12)
     acks = [Ack(0, 1), Ack(0, 3), Ack(1, 2, upto=True)]
     assert await groups.acknowledge("default", "g", "t", acks, sync=True) == [None] * 3
@@ -132,7 +135,7 @@ async def test_acknowledged_out_of_order_is_not_delivered_again_after_a_restart(
     assert await groups.acknowledge("default", "g", "t", [Ack(0, 3), Ack(1, 0)]) == [None, None]
     groups = gateway(store)
     wire = Wire()
-    reader = groups.reader("default", "g", "t", connection=wire, mode="explicit")
+    reader = groups.reader(KEY, Wanted(mode="explicit"), wire)
     assert sorted(await read(reader, wire, 7)) == [(0, 0), (0, 2), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5)]
     assert reader.take(10, 1000) is None
     reader.finish()
@@ -144,12 +147,12 @@ async def test_a_member_that_lingers_is_let_go(store: EmbeddedStore) -> None:
     groups = gateway(store)
     await fill(store, 2)
     wire = Wire()
-    await read(groups.reader("default", "g", "t", connection=wire), wire, 2)
+    await read(groups.reader(KEY, Wanted(), wire), wire, 2)
     wire.close()
     await groups.let_go("default", "g", "t")
     assert groups.groups == 0
     await store.reset("g", "t", {0: 0, 1: 0})
     wire = Wire()
-    await read(groups.reader("default", "g", "t", connection=wire), wire, 2)
+    await read(groups.reader(KEY, Wanted(), wire), wire, 2)
     wire.close()
     await groups.stop(1.0)

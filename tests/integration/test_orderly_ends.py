@@ -74,7 +74,7 @@ def read_and_close(
 
 async def left(gateway: RunningGateway) -> int | None:
     """Where the next reader begins; ``None``: nothing is left."""
-    await eventually(lambda: gateway.service.groups.groups == 0, 20)
+    await eventually(lambda: gateway.service.parts.groups.groups == 0, 20)
     answer = await gateway.request("GET", f"{TOPIC}/g?timeout=0")
     return int(answer.header("x-offset")) if answer.status == 200 else None
 

@@ -89,7 +89,7 @@ async def test_a_gateway_finds_its_kafka_through_zookeeper_and_again_when_it_mov
     )
     gateway = RunningGateway(attrs.evolve(config(tmp_path), storage={"default": store}), "hot")
     await gateway.start()
-    health = gateway.service.stores["default"].health
+    health = gateway.service.parts.storing.stores["default"].health
     try:
         await eventually(lambda: health().healthy)
         topic = f"/v1/topics/{topic_name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from math import inf
 from typing import Any
 
 import attrs
@@ -272,6 +273,34 @@ async def expire(registry: ZookeeperRegistry) -> None:
 
     await deferToThread(close)
     await until(lambda: registry.session[0] not in {0, number})
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_gateway_leads_and_another_takes_over_when_its_session_ends(hosts: str, start: Start) -> None:
+    one, two = await start(hosts), await start(hosts)
+    assert await one.lead(b"one")
+    assert not await two.lead(b"two")
+    assert await two.leader_report() == b"one"
+    assert await one.lead(b"more")
+    assert await two.leader_report() == b"more"
+    await one.stop()
+    assert await two.leader_report() == b""
+    assert await two.lead(b"two")
+
+
+@pytest_twisted.ensureDeferred
+async def test_gateway_is_heard_only_when_it_is_in_the_list_and_knows_what_was_changed_before(
+    hosts: str, start: Start
+) -> None:
+    one, two = await start(hosts), await start(hosts)
+    assert two.unheard_since == -inf
+    await one.put_application(APP1)
+    await two.register_gateway(GatewayEntry(name="two"))
+    assert two.unheard_since is None
+    assert "app1" in two.snapshot.applications
+    await expire(two)
+    await until(lambda: two.unheard_since is None)
+    assert await listed(one) == ["two"]
 
 
 @pytest_twisted.ensureDeferred

@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from servers.daemon import Daemon, Installation
+from servers.influxdb import InfluxServer
 from servers.jars import ServersMissing
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
+from servers.prometheus import PrometheusServer
+from servers.prometheus import promtool as check
 from servers.zookeeper import ZooKeeperServer
 
 NEEDS_KAFKA = {"kafka", "kafka_3_9", "kafka_4", "kafka_cluster", "oracle"}
 NEEDS_ZOOKEEPER = {"zookeeper", "zookeeper_server"}
+NEEDS_METRICS_SERVERS = {"influxdb", "prometheus", "promtool"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,11 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("kafka")
         if taken & NEEDS_ZOOKEEPER:
             item.add_marker("zookeeper")
+        if taken & NEEDS_METRICS_SERVERS:
+            item.add_marker("metrics_servers")
 
 
 @contextmanager
 def skipping_where_missing() -> Iterator[None]:
-    """A machine without Java or Maven skips with the reason; with ``KATEWAY_REQUIRE_KAFKA=1`` that is a failure."""
+    """A machine without a server skips with the reason; with ``KATEWAY_REQUIRE_KAFKA=1`` that is a failure."""
     try:
         yield
     except ServersMissing as reason:
@@ -124,6 +130,40 @@ def zookeeper_server() -> Iterator[ZooKeeperServer]:
     with skipping_where_missing():
         server = ZooKeeperServer(proxied=True)
     yield from _started(server)
+
+
+@pytest.fixture
+def influxdb() -> Iterator[InfluxServer]:
+    """An InfluxDB of a test's own, to kill and start again."""
+    with skipping_where_missing():
+        server = InfluxServer()
+    yield from _started(server)
+
+
+@pytest.fixture
+def prometheus() -> Iterator[Callable[..., PrometheusServer]]:
+    """Makes and starts Prometheus: ``prometheus(target, token, rules)``. It ends with the test."""
+    made: list[PrometheusServer] = []
+
+    def make(target: str, token: Path, rules: Path) -> PrometheusServer:
+        with skipping_where_missing():
+            made.append(PrometheusServer(target, token, rules))
+        return made[-1].start()
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def promtool() -> Callable[..., tuple[int, str]]:
+    """Prometheus' own checker: ``promtool("check", "rules", file)``."""
+
+    def run(*arguments: str, text: str = "") -> tuple[int, str]:
+        with skipping_where_missing():
+            return check(*arguments, text=text)
+
+    return run
 
 
 _numbers = itertools.count(1)

@@ -133,6 +133,9 @@ class KafkaCluster:
         """TERM: leadership is handed over first."""
         self._processes.pop(node).stop()
 
+    def pid(self, node: int) -> int:
+        return self._processes[node].pid
+
     def freeze(self, node: int) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
         self._processes[node].freeze()
@@ -219,6 +222,9 @@ class KafkaCluster:
             "share.coordinator.state.topic.min.isr": str(in_sync),
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
+            # of the protocol in which brokers assign: 45 s is Kafka's own, and the least that it allows
+            "group.consumer.min.session.timeout.ms": "1000",
+            "group.consumer.session.timeout.ms": "6000",
             # a killed broker's return waits for this: 9 s is Kafka's own, too long for a test, and 1 s is too short
             # for two busy cores
             "broker.session.timeout.ms": "4000",

@@ -186,11 +186,18 @@ class Oracle:
 
     def committed(self, group: str, topic: str) -> dict[int, tuple[int, str]]:
         """partition → (offset next to read, metadata), for those where something is committed."""
+        found = self._committed(group, topic)
+        return {each.partition: (each.offset, each.metadata or "") for each in found}
+
+    def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """As ``committed``, the offsets alone: long metadata is not always read (``UnicodeDecodeError``)."""
+        return {each.partition: each.offset for each in self._committed(group, topic)}
+
+    def _committed(self, group: str, topic: str) -> list[TopicPartition]:
         consumer = Consumer({**self._settings, "group.id": group})
         try:
             wanted = [TopicPartition(topic, number) for number in sorted(self.leaders(topic))]
-            found = consumer.committed(wanted, timeout=10)
-            return {each.partition: (each.offset, each.metadata or "") for each in found if each.offset >= 0}
+            return [each for each in consumer.committed(wanted, timeout=10) if each.offset >= 0]
         finally:
             consumer.close()
 
@@ -223,6 +230,9 @@ class Member:
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 500,
         }
+        if settings.get("group.protocol") == "consumer":
+            # these two are the brokers' then
+            del defaults["session.timeout.ms"], defaults["heartbeat.interval.ms"]
         self.consumer = kind({**defaults, **settings})
         self.consumer.subscribe(list(topics))
 

@@ -102,3 +102,27 @@ def test_three_gateways_share_the_registry_and_notice_one_that_is_killed_or_froz
     for gateway in (first, second):
         assert gateway.terminate() in (0, -15)
         assert "Traceback" not in gateway.log
+
+
+def test_key_made_at_one_process_is_known_to_all_when_the_call_is_answered(
+    daemon: Callable[..., Daemon], zookeeper: ZooKeeperServer, unique_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(
+        f'data_directory = "{tmp_path}/data"\n[process]\ncount = 3\n'
+        '[storage.default]\ndriver = "kafka"\nbrokers = ["127.0.0.1:1"]\n'
+        f'[registry]\ndriver = "zookeeper"\nhosts = "{zookeeper.hosts}/{unique_name("root")}"\n'
+    )
+    gateway = daemon("--config", str(config)).launch()
+    gateway.process.wait_until(lambda: "all 3 processes serve" in gateway.log, 60)
+    admin(gateway, "PUT", "/applications/app1", {})
+    for _ in range(4):
+        key = admin(gateway, "POST", "/applications/app1/keys", {"kind": "pub"})
+        shown = {"Pubkey": key["key"], "Secret": key["secret"]}
+        # each request comes over a connection of its own, to whichever process
+        statuses = {call(f"{gateway.public}/v1/topics/foo", "POST", 1, shown)[0] for _ in range(12)}
+        assert statuses == {404}
+        admin(gateway, "DELETE", f"/applications/app1/keys/{key['key']}")
+        statuses = {call(f"{gateway.public}/v1/topics/foo", "POST", 1, shown)[0] for _ in range(4)}
+        assert statuses == {401}
+    assert gateway.terminate() in (0, -15)

@@ -59,10 +59,12 @@ def oracle(cluster: KafkaCluster) -> Oracle:
 def gateway(daemon: Callable[..., Daemon], cluster: KafkaCluster, tmp_path: Path) -> Gateways:
     """Starts a gateway that looks at the topics every second and is given up by its group after six."""
 
-    def start(name: str = "gateway") -> Daemon:
+    def start(name: str = "gateway", delivery: str = "") -> Daemon:
         brokers = json.dumps(cluster.addresses)
         store = f'driver = "kafka"\nbrokers = {brokers}\nmetadata_refresh_seconds = 1\nrequest_timeout_seconds = 5'
-        path = settings(tmp_path / f"{name}.toml", store, "session_timeout_seconds = 6\nsettle_seconds = 1")
+        path = settings(
+            tmp_path / f"{name}.toml", store, f"session_timeout_seconds = 6\nsettle_seconds = 1\n{delivery}"
+        )
         started = daemon("--config", str(path), name=name).start()
         started.wait_for_ready()
         return started
@@ -149,6 +151,35 @@ def test_killing_the_gateway_under_load_loses_nothing(oracle: Oracle, gateway: G
     assert report.faults() == {}
     assert report.delivered == report.present
     assert final.committed == ends(final)
+
+
+@on_both
+def test_gateways_with_names_that_are_restarted_in_turn_lose_nothing_and_no_member_ever_leaves(
+    oracle: Oracle, gateway: Gateways, topic_name: str
+) -> None:
+    oracle.create_topic(topic_name, 6)
+    both = [gateway(name, f'instance_name = "{name}"') for name in ("first", "second")]
+    with Run(topic_name, both, group=topic_name, seed=8) as run:
+        run.write(2, pause_seconds=0.005, keyed=False)
+        run.read(2, query="limit=100&timeout=1&idle=0.1")
+        wait_until(lambda: run.history.delivered, what="a first delivery")
+        wait_until(lambda: oracle.members(run.group) == 2, what="both members")
+        for up in both:
+            read = len(run.history.delivered)
+            wait_until(lambda read=read: len(run.history.delivered) > read + 100, what="deliveries")
+            with run.outage("a gateway is restarted", RECOVERY_SECONDS):
+                up.terminate()
+                assert oracle.members(run.group) == 2
+                up.start()
+            assert "joins without the name" not in up.log
+        run.stop_writing()
+        run.drain()
+        assert oracle.members(run.group) == 2
+    final = from_oracle(oracle, topic_name, topic_name, drained=True)
+    report = check(run.history, final, outages=run.outages, commit_seconds=2)
+    print(report.row())
+    assert report.faults() == {}
+    assert report.delivered == report.present >= report.acknowledged
 
 
 @on_both

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from kateway.errors import Conflict, KatewayError, TopicNotFound
+from kateway.errors import Conflict, KatewayError, OffsetOutOfRange, OutcomeUnknown, TopicNotFound
 from kateway.model import Committed, Message, Receipt, Record, TopicInfo
-from kateway.storage.interface import Listener, Outcome, Reset
+from kateway.storage.interface import At, Fetched, Listener, MetadataRefused, Outcome, Reset
 
 
 class MemorySubscription:
@@ -21,9 +21,14 @@ class MemorySubscription:
         self.positions: dict[int, int] = {}
         self.resting: set[int] = set()
         self.closed = False
+        self.returning = False
         self.commits: list[Mapping[int, Committed]] = []
         self.refuse: KatewayError | None = None
         """Commits fail with this."""
+        self.most_metadata = 4000
+        """Commits whose metadata is longer are refused."""
+        self.unanswered = False
+        """Commits that fail are stored all the same."""
 
     # what a test says
 
@@ -90,15 +95,23 @@ class MemorySubscription:
         return at_hand[0].offset if at_hand else max(self.positions[partition], self.store.end(self.topic, partition))
 
     def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
-        if self.refuse is not None:
+        if self.refuse is not None and not self.unanswered:
             return fail(self.refuse)
         if not set(offsets) <= set(self.positions):
             return fail(Conflict("not ours"))
+        if any(len(committed.metadata) > self.most_metadata for committed in offsets.values()):
+            return fail(OutcomeUnknown("too long"))
         self.commits.append(offsets)
+        refused = set()
         for partition, committed in offsets.items():
             assert len(committed.metadata) <= 4000
-            self.store.commits[self.group, self.topic, partition] = committed
-        return succeed(None)
+            if len(committed.metadata) > self.store.max_metadata_chars:
+                refused.add(partition)
+            else:
+                self.store.commits[self.group, self.topic, partition] = committed
+        if refused:
+            return fail(MetadataRefused("metadata too long", frozenset(refused)))
+        return succeed(None) if self.refuse is None else fail(self.refuse)
 
     def seek(self, partition: int, offset: int) -> None:
         assert partition in self.positions
@@ -113,8 +126,9 @@ class MemorySubscription:
         position = self.position(partition)
         return None if position is None else self.store.end(self.topic, partition) - position
 
-    def close(self) -> Deferred[None]:
+    def close(self, *, returning: bool = False) -> Deferred[None]:
         self.closed = True
+        self.returning = returning
         partitions = tuple(self.positions)
         return (self.revoke(*partitions) if partitions else None) or succeed(None)
 
@@ -124,8 +138,14 @@ class MemoryStore:
         self.clock = clock
         self.logs: dict[str, list[list[Record]]] = {}
         self.ends: dict[tuple[str, int], int] = {}
+        self.starts: dict[tuple[str, int], int] = {}
+        """Where logs begin, other than at 0."""
+        self.hidden_from: dict[tuple[str, int], int] = {}
+        """Records from there on are not shown: a new leader's high watermark lags."""
         self.commits: dict[tuple[str, str, int], Committed] = {}
         self.subscriptions: list[MemorySubscription] = []
+        self.max_metadata_chars = 4000
+        """Longer metadata is refused."""
         self.refuse_publish: KatewayError | None = None
         self.raise_on_publish: Exception | None = None
         self.hold_publish: Deferred[None] | None = None
@@ -156,6 +176,20 @@ class MemoryStore:
 
     async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
         return {p: self.commits.get((group, topic, p)) for p in range(len(self.logs[topic]))}
+
+    async def reading_groups(self, topic: str) -> frozenset[str]:
+        return frozenset()
+
+    async def read(self, topic: str, partition: int, offset: int, *, max_bytes: int, wait_seconds: float) -> Fetched:
+        if offset < self.starts.get((topic, partition), 0):
+            raise OffsetOutOfRange("before the log's start")
+        end = self.hidden_from.get((topic, partition), self.end(topic, partition))
+        found = [record for record in self.logs[topic][partition] if offset <= record.offset < end][:1]
+        return Fetched(found, found[-1].offset + 1 if found else offset, end)
+
+    async def offsets(self, topic: str, at: At) -> Mapping[int, int]:
+        assert at == "earliest"
+        return {partition: self.starts.get((topic, partition), 0) for partition in range(len(self.logs[topic]))}
 
     def partitions(self, topic: str) -> int | None:
         return len(self.logs[topic]) if topic in self.logs else None

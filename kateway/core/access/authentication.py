@@ -2,8 +2,9 @@
 
 Each way is an ``Authenticator``, found by the entry point group ``kateway.authenticators``. It answers ``None`` to
 credentials that are not of its kind, a principal to good ones, and raises ``Unauthorized`` for wrong ones (the next
-way is tried then) or ``Denied`` for right ones that may not do this. Credentials that were wrong too often from one
-address are refused without a look at them (``failures``).
+way is tried then) or ``Denied`` for right ones that may not do this. One of another package that fails is passed over;
+where no other names the caller, the answer is 503 ``plugin-failed``, not a 401 that would send him away. Credentials
+that were wrong too often from one address are refused without a look at them (``failures``).
 
 All of it is synchronous: it runs for every request of the hot path. In open mode no ``Authentication`` exists.
 """
@@ -16,13 +17,14 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import attrs
 
 from kateway.config.schema import AuthConfig
-from kateway.core import plugins
+from kateway.core import entry_points
 from kateway.core.access.failures import Failures
-from kateway.errors import CredentialsExpired, Denied, KatewayError, Problems, Unauthorized
+from kateway.core.plugin_watch import Watch, Watches
+from kateway.errors import CredentialsExpired, Denied, KatewayError, PluginFailed, Problems, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Key, KeyKind, Snapshot
 
-ENTRY_POINTS: Final = "kateway.authenticators"
+ENTRY_POINTS: Final = entry_points.AUTHENTICATORS
 
 Purpose = Literal["publish", "subscribe", "describe"]
 """What the credentials are to be good for: a pub key, a sub key, either."""
@@ -74,7 +76,8 @@ class Authenticator(Protocol):
 
 @attrs.frozen(kw_only=True)
 class AuthenticatorContext:
-    """What an authenticator's factory is given: ``factory(context) -> Authenticator``. It reads its files at once;
+    """What an authenticator's factory is given: ``factory(context) -> Authenticator``, or
+    ``factory(context, options)`` where it has ``Options``. It reads its files at once;
     a reload calls it again. ``ConfigError`` names what it cannot use.
     """
 
@@ -115,11 +118,15 @@ class Authentication:
         if name:
             failures.refuse(address, name, credentials.proof)
         failure: KatewayError | None = None
+        broken: PluginFailed | None = None
         for method in self._methods:
             try:
                 principal = method.authenticate(credentials, purpose)
             except Unauthorized as error:
                 failure = failure or error
+                continue
+            except PluginFailed as error:
+                broken = error
                 continue
             except Denied:
                 # right, though not for this
@@ -130,6 +137,8 @@ class Authentication:
                 failures.note_right(address, name, credentials.proof)
                 return principal
         if failure is None:
+            if broken is not None:
+                raise broken
             raise Unauthorized("this needs credentials", headers=self._challenges)
         if not isinstance(failure, CredentialsExpired):
             # credentials that were good until lately are no guess
@@ -145,6 +154,7 @@ class Authentication:
         """Names the caller that brought these credentials some time ago, by the present rules;
         ``Unauthorized`` and ``Denied`` where they are good no more. Counts nothing: it is no new request.
         """
+        broken: PluginFailed | None = None
         for method in self._methods:
             try:
                 principal = method.authenticate(credentials, purpose)
@@ -152,8 +162,13 @@ class Authentication:
                 raise
             except Unauthorized:
                 continue
+            except PluginFailed as error:
+                broken = error
+                continue
             if principal is not None:
                 return principal
+        if broken is not None:
+            raise broken
         raise Unauthorized("the credentials were revoked or have expired")
 
     def just_used(self) -> dict[str, int]:
@@ -181,19 +196,41 @@ def check_kind(key: Key, purpose: Purpose) -> None:
         raise Denied(f"the key is a {key.kind} key; to {purpose} takes a {kind} key")
 
 
-def _method(name: str, context: AuthenticatorContext) -> Authenticator:
-    method: Authenticator = plugins.load(ENTRY_POINTS, name, "auth.methods")(context)
-    return method
+class WatchedAuthenticator:
+    """An authentication method of another package, whose failures are counted."""
+
+    def __init__(self, method: Authenticator, watch: Watch) -> None:
+        self.challenge = getattr(method, "challenge", "")
+        self._method = method
+        self._watch = watch
+
+    def authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
+        return self._watch.decide(lambda: self._authenticate(credentials, purpose), KatewayError)
+
+    def _authenticate(self, credentials: Credentials, purpose: Purpose) -> Principal | None:
+        principal = self._method.authenticate(credentials, purpose)
+        if principal is not None and not isinstance(principal, Principal):
+            raise TypeError(f"it gives {type(principal).__name__}, not a principal or None")
+        return principal
 
 
-def build_authentication(context: AuthenticatorContext, failures: Failures) -> Authentication:
+def _method(name: str, context: AuthenticatorContext, watches: Watches) -> Authenticator:
+    factory = entry_points.load(ENTRY_POINTS, name, "auth.methods")
+    method: Authenticator = entry_points.make(
+        factory, context, context.options(name), f"auth.options.{name}", reads_table=True
+    )
+    watch = watches.loaded(ENTRY_POINTS, name)
+    return method if watch.own else WatchedAuthenticator(method, watch)
+
+
+def build_authentication(context: AuthenticatorContext, failures: Failures, watches: Watches) -> Authentication:
     """The ways that ``[auth] methods`` names, in its order. ``ConfigError`` names every fault of every way."""
     methods: list[Authenticator] = []
     problems = Problems()
     if not context.config.methods:
         problems.found.append("auth.methods: at least one way to authenticate is needed")
     for name in context.config.methods:
-        method = problems.take(_method, name, context)
+        method = problems.take(_method, name, context, watches)
         if method is not None:
             methods.append(method)
     problems.refuse()

@@ -4,23 +4,26 @@
 application's topic that the caller has no binding for is ``Denied`` whether it exists or not: the answer does not
 disclose the topics of others.
 
-Found by the entry point group ``kateway.authorizers``: a factory that takes ``max_deliveries`` of ``[delivery]``.
+Found by the entry point group ``kateway.authorizers``: a factory that takes ``max_deliveries`` of ``[delivery]``, and
+its ``Options`` where it has them. One of another package that fails lets nothing through: 503 ``plugin-failed``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.utils import formatdate
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kateway.bounded_cache import BoundedCache
-from kateway.core import plugins
+from kateway.core import entry_points
 from kateway.core.access.authentication import Purpose
-from kateway.errors import AmbiguousTopic, Denied, TopicNotFound, TopicRetired
+from kateway.core.plugin_watch import Watch, Watches
+from kateway.errors import AmbiguousTopic, Denied, KatewayError, TopicNotFound, TopicRetired
 from kateway.model import Principal
 from kateway.registry.interface import Binding, Snapshot, Topic, stored_group
 
-ENTRY_POINTS: Final = "kateway.authorizers"
+ENTRY_POINTS: Final = entry_points.AUTHORIZERS
 TOPIC_NAME: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_-]{1,64}")
 """``{topic}`` with a registry: ``topic`` or ``application.topic``."""
 GROUP_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -142,12 +145,35 @@ def _notices(topic: Topic) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(headers)
 
 
+class WatchedAuthorizer:
+    """An authorizer of another package, whose failures are counted."""
+
+    def __init__(self, authorizer: Authorizer, watch: Watch) -> None:
+        self._authorizer = authorizer
+        self._watch = watch
+
+    def authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
+        return self._watch.decide(lambda: self._authorize(principal, asked, snapshot), KatewayError)
+
+    def _authorize(self, principal: Principal, asked: AccessRequest, snapshot: Snapshot) -> Grant:
+        grant = self._authorizer.authorize(principal, asked, snapshot)
+        if not isinstance(grant, Grant):
+            raise TypeError(f"it gives {type(grant).__name__}, not a grant")
+        return grant
+
+
 def binding_authorizer(max_deliveries: int) -> BindingAuthorizer:
     """The entry point ``bindings``."""
     return BindingAuthorizer(max_deliveries)
 
 
-def build_authorizer(name: str, max_deliveries: int) -> Authorizer:
-    """The authorizer that ``[auth] authorizer`` names. ``ConfigError`` where there is none of that name."""
-    authorizer: Authorizer = plugins.load(ENTRY_POINTS, name, "auth.authorizer")(max_deliveries)
-    return authorizer
+def build_authorizer(
+    name: str, max_deliveries: int, watches: Watches, options: Mapping[str, Any] | None = None
+) -> Authorizer:
+    """The authorizer that ``[auth] authorizer`` names. ``ConfigError`` where there is none of that name, or where it
+    refuses its options.
+    """
+    factory = entry_points.load(ENTRY_POINTS, name, "auth.authorizer")
+    authorizer: Authorizer = entry_points.make(factory, max_deliveries, options or {}, f"auth.options.{name}")
+    watch = watches.loaded(ENTRY_POINTS, name)
+    return authorizer if watch.own else WatchedAuthorizer(authorizer, watch)

@@ -17,19 +17,19 @@ from kateway.core.access.authorization import GROUP_NAME, TOPIC_NAME, AccessRequ
 from kateway.core.access.policy import Access, Permission
 from kateway.core.access.rate_limits import Allowance
 from kateway.core.audit.events import actor
-from kateway.errors import RegistryUnavailable, Unauthorized
+from kateway.errors import Denied, KatewayError, RegistryUnavailable, TooManyFailures, Unauthorized
 from kateway.model import Principal
-from kateway.registry.interface import Snapshot, open_topic
+from kateway.observe.bundles import Counted
+from kateway.registry.interface import DEAD_SUFFIX, Snapshot, TopicName, open_topic
 from kateway.storage.interface import Store
 
 OPEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 """Kafka's own grammar: with no registry a dot means nothing."""
 OPEN_PRINCIPAL = Principal("default")
 MAX_REMEMBERED = 20_000
-DEAD_SUFFIX = ".dead"
-"""Of the topics that hold groups' dead letters."""
 _VERSIONED = re.compile(r"(.+)\.(v(?!1$)[0-9]{1,9})")
 
+Refused = Callable[[KatewayError], None]
 Show = Callable[[Purpose], Credentials]
 """Reads a request's credentials; called only where they are needed."""
 
@@ -56,6 +56,25 @@ class AuthorizedRequest(NamedTuple):
     asked: AccessRequest
     permission: Permission | None
     """``None`` in open mode."""
+    counted: Counted
+    """Where its traffic is counted."""
+
+    def group_names(self, dead: bool) -> tuple[str, str, str, str, str]:
+        """Those of the topic, or of the group's dead letters, the group's and its reader's application."""
+        owner, topic, version = self.registered
+        group = self.asked.group or ""
+        if dead:
+            topic = f"{topic}.{group}{DEAD_SUFFIX}"
+        return owner, topic, version, group, self.principal.application
+
+    @property
+    def registered(self) -> TopicName:
+        """The topic's name in the registry; in open mode its application is ``default``."""
+        permission, asked = self.permission, self.asked
+        if permission is None:
+            return (OPEN_PRINCIPAL.application, asked.topic, asked.version)
+        owner = permission.grant.owner or permission.principal.application
+        return (owner, asked.topic.rpartition(".")[2], asked.version)
 
     @property
     def allowance(self) -> Allowance | None:
@@ -89,7 +108,7 @@ class AccessControl(Protocol):
         """Whether no credentials are needed."""
 
     def rules(self) -> object:
-        """Returns the registry's snapshot and the rules in force, as ``same_rules`` compares them."""
+        """Returns what stands for the registry's snapshot and the rules in force, as ``same_rules`` compares it."""
 
     def same_rules(self, rules: object) -> bool:
         """Whether nothing has changed since ``rules`` were taken."""
@@ -135,14 +154,14 @@ class OpenAccess:
         if authorized is None:
             place = Place(self._cluster, self._store, open_topic(asked.topic, asked.version))
             authorized = self._authorized.keep(
-                asked, AuthorizedRequest(place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None)
+                asked, AuthorizedRequest(place, asked.group or "", OPEN_PRINCIPAL, None, (), asked, None, Counted())
             )
         return authorized
 
     async def usable(self, version: str, show: Show) -> tuple[str, list[UsableTopic]]:
         found = []
         for name, info in (await self._store.topics()).items():
-            plain, suffix = _of_version(name)
+            plain, suffix = split_version(name)
             if suffix == version and not name.endswith(DEAD_SUFFIX):
                 found.append(UsableTopic(plain, info.partitions, True, ("*",)))
         return "", sorted(found)
@@ -165,20 +184,33 @@ class RegistryAccess:
     open = False
 
     def __init__(
-        self, access: Access, stores: Mapping[str, Store], snapshot: SnapshotNow, seconds: Callable[[], float]
+        self,
+        access: Access,
+        stores: Mapping[str, Store],
+        snapshot: SnapshotNow,
+        seconds: Callable[[], float],
+        refused: Refused = lambda _error: None,
     ) -> None:
+        """``refused`` is called with each error that says that a caller may not do what it asks for."""
+        self._refused = refused
         self.access = access
         self._stores = stores
         self._snapshot = snapshot
         self._seconds = seconds
+        self._seen: tuple[Snapshot | None, Access | None] = (None, None)
+        self._rules: object = None
 
-    def rules(self) -> tuple[Snapshot, Access]:
-        return self._snapshot(), self.access
+    def rules(self) -> object:
+        # by identity: a snapshot never changes, and Access is replaced by a reload. Each connection keeps what this
+        # returns: were it the snapshot, a thousand idle ones would keep a thousand old snapshots (47 MB at 1,000
+        # applications)
+        snapshot, access = self._snapshot(), self.access
+        if snapshot is not self._seen[0] or access is not self._seen[1]:
+            self._seen, self._rules = (snapshot, access), object()
+        return self._rules
 
     def same_rules(self, rules: object) -> bool:
-        # by identity: a snapshot never changes, and Access is replaced by a reload
-        snapshot, access = rules  # type: ignore[misc]
-        return snapshot is self._snapshot() and access is self.access  # type: ignore[has-type]
+        return rules is self.rules()
 
     def enter(self, asked: AccessRequest, show: Show) -> AuthorizedRequest:
         if not self._snapshot().known:
@@ -186,8 +218,13 @@ class RegistryAccess:
         try:
             shown = show(asked.purpose)
         except Unauthorized as error:
+            self._refused(error)
             raise self.access.authentication.challenged(error) from error
-        permission = self.access.admit(shown, asked)
+        try:
+            permission = self.access.admit(shown, asked)
+        except (Unauthorized, Denied, TooManyFailures) as error:
+            self._refused(error)
+            raise
         grant = permission.grant
         store = self._stores.get(grant.cluster)
         if store is None:
@@ -200,13 +237,18 @@ class RegistryAccess:
             grant.headers,
             asked,
             permission,
+            Counted(),
         )
 
     async def usable(self, version: str, show: Show) -> tuple[str, list[UsableTopic]]:
         snapshot = self._snapshot()
         if not snapshot.known:
             raise RegistryUnavailable("the registry was not reached since the start; its keys are not known yet")
-        principal = self.access.authentication.authenticate(show("describe"), "describe")
+        try:
+            principal = self.access.authentication.authenticate(show("describe"), "describe")
+        except (Unauthorized, Denied, TooManyFailures) as error:
+            self._refused(error)
+            raise
         self.access.quotas.of(principal, snapshot).request(self._seconds())
         key = snapshot.keys.get(principal.key)
         publishes, reads = key is None or key.kind == "pub", key is None or key.kind == "sub"
@@ -242,7 +284,7 @@ class RegistryAccess:
         return self.access.quotas.of(authorized.principal, self._snapshot()).read(size, self._seconds())
 
 
-def _of_version(name: str) -> tuple[str, str]:
+def split_version(name: str) -> tuple[str, str]:
     """Splits a topic's name in the store, as ``open_topic`` makes it, into the plain name and the version."""
     found = _VERSIONED.fullmatch(name)
     return (name, "v1") if found is None else (found[1], found[2])

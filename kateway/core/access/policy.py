@@ -20,6 +20,7 @@ from kateway.core.access.authorization import AccessRequest, Authorizer, Grant, 
 from kateway.core.access.failures import Failures
 from kateway.core.access.rate_limits import Allowance, Quotas
 from kateway.core.audit.events import actor
+from kateway.core.plugin_watch import Watches
 from kateway.errors import ConfigError, Denied, KatewayError, Problems, Unauthorized
 from kateway.model import Principal
 
@@ -79,15 +80,24 @@ class Access:
 
 
 def build_access(
-    config: Config, quotas: Quotas, failures: Failures, *, snapshot: SnapshotNow, now: Callable[[], float]
+    config: Config,
+    quotas: Quotas,
+    failures: Failures,
+    *,
+    snapshot: SnapshotNow,
+    now: Callable[[], float],
+    watches: Watches,
 ) -> Access:
     """The rules that the configuration asks for, its files read. ``ConfigError`` names every fault, ``now`` is
     seconds since the epoch.
     """
     problems = Problems()
     context = AuthenticatorContext(config=config.auth, snapshot=snapshot, now=now)
-    authentication = problems.take(lambda: build_authentication(context, failures))
-    authorizer = problems.take(lambda: build_authorizer(config.auth.authorizer, config.delivery.max_deliveries))
+    authentication = problems.take(lambda: build_authentication(context, failures, watches))
+    name = config.auth.authorizer
+    authorizer = problems.take(
+        build_authorizer, name, config.delivery.max_deliveries, watches, config.auth.options.get(name)
+    )
     if authentication is None or authorizer is None:
         raise ConfigError(problems.found)
     return Access(authentication, authorizer, quotas, snapshot)

@@ -6,13 +6,15 @@ and the average is still exactly the rate. Publishing and requests are refused (
 until the same request would pass); reading is never refused, ``read`` answers how long to wait before the next read.
 
 A key whose own quota names a member has a bucket of its own for that; for the rest it draws on its application's.
-Counting is per gateway. Buckets outlive a change of the snapshot: used tokens stay used.
+Counting is per gateway: its processes share their buckets (``shared_rates``) and readers (``shared_readers``). Buckets
+outlive a change of the snapshot: used tokens stay used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil
+from typing import Protocol
 
 from kateway.errors import QuotaExceeded
 from kateway.model import Principal
@@ -23,6 +25,9 @@ PRUNED_PER_INSERT = 2
 
 IDLE_SECONDS = 60.0
 """Untouched for so long, an entry may go; sooner would make and forget the entries of many slow callers in turn."""
+
+RATES = ("publish_records", "publish_bytes", "subscribe_bytes", "requests")
+"""The quotas that are rates."""
 
 MAX_KEYS_OF_AN_APPLICATION = 1000
 """Most principals with allowances at once; an allowance is made again at need."""
@@ -74,26 +79,67 @@ class Bucket:
         self.tokens = share * self.capacity
 
 
+MakeBucket = Callable[[str, float, float], Bucket]
+"""Makes the bucket of a quota's member, with its rate, now."""
+MakeNamed = Callable[[str, float, float], Bucket]
+"""Makes the bucket of a name: processes that share their buckets find the same one by it."""
+
+
+class ReaderCount(Protocol):
+    """The readers of a name in all processes."""
+
+    def add(self, change: int) -> None:
+        """Counts this process's."""
+
+    def others(self) -> int:
+        """Those of the others."""
+
+
+CountReaders = Callable[[str], ReaderCount | None]
+"""Finds the count of a name; ``None`` where each process counts alone."""
+
+
 class Meter:
     """The buckets of one application, or of one key with a quota of its own. ``None``: no limit."""
 
-    __slots__ = ("publish_bytes", "publish_records", "readers", "requests", "subscribe_bytes", "touched")
+    __slots__ = (
+        "_make",
+        "publish_bytes",
+        "publish_records",
+        "readers",
+        "requests",
+        "shared_readers",
+        "subscribe_bytes",
+        "touched",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, make: MakeBucket, shared_readers: ReaderCount | None = None) -> None:
+        self._make = make
         self.touched = 0.0
         self.publish_records: Bucket | None = None
         self.publish_bytes: Bucket | None = None
         self.subscribe_bytes: Bucket | None = None
         self.requests: Bucket | None = None
         self.readers = 0
+        """This process's."""
+        self.shared_readers = shared_readers
+
+    @property
+    def all_readers(self) -> int:
+        """Of all processes."""
+        return self.readers if self.shared_readers is None else self.readers + self.shared_readers.others()
 
     def tune(self, quota: Quota, now: float) -> None:
         """Takes on a quota's rates, keeping the used tokens of buckets that were there."""
         self.touched = now
-        self.publish_records = _tuned(self.publish_records, quota.publish_records_per_second, now)
-        self.publish_bytes = _tuned(self.publish_bytes, quota.publish_bytes_per_second, now)
-        self.subscribe_bytes = _tuned(self.subscribe_bytes, quota.subscribe_bytes_per_second, now)
-        self.requests = _tuned(self.requests, quota.requests_per_second, now)
+        self.publish_records = self._tuned(
+            "publish_records", self.publish_records, quota.publish_records_per_second, now
+        )
+        self.publish_bytes = self._tuned("publish_bytes", self.publish_bytes, quota.publish_bytes_per_second, now)
+        self.subscribe_bytes = self._tuned(
+            "subscribe_bytes", self.subscribe_bytes, quota.subscribe_bytes_per_second, now
+        )
+        self.requests = self._tuned("requests", self.requests, quota.requests_per_second, now)
 
     def idle(self, now: float) -> bool:
         """Nothing would be forgotten with it: not used of late, no readers, every bucket full."""
@@ -106,15 +152,14 @@ class Meter:
             for bucket in buckets
         )
 
-
-def _tuned(bucket: Bucket | None, rate: float | None, now: float) -> Bucket | None:
-    if rate is None:
-        return None
-    if bucket is None:
-        return Bucket(rate, now)
-    if bucket.rate != rate:
-        bucket.retune(rate, now)
-    return bucket
+    def _tuned(self, member: str, bucket: Bucket | None, rate: float | None, now: float) -> Bucket | None:
+        if rate is None:
+            return None
+        if bucket is None:
+            return self._make(member, rate, now)
+        if bucket.rate != rate:
+            bucket.retune(rate, now)
+        return bucket
 
 
 class Allowance:
@@ -166,7 +211,7 @@ class Allowance:
             return
         wait = bucket.wait(1, now)
         if wait:
-            raise _exceeded("requests", bucket, wait)
+            raise _exceeded("requests", "requests", bucket, wait)
         bucket.tokens -= 1
 
     def publish(self, records: int, size: int, now: float) -> None:
@@ -175,15 +220,15 @@ class Allowance:
         if requests is not None:
             wait = requests.wait(1, now)
             if wait:
-                raise _exceeded("requests", requests, wait)
+                raise _exceeded("requests", "requests", requests, wait)
         if counted is not None:
             wait = counted.wait(records, now)
             if wait:
-                raise _exceeded("published records", counted, wait)
+                raise _exceeded("publish_records", "published records", counted, wait)
         if sized is not None:
             wait = sized.wait(size, now)
             if wait:
-                raise _exceeded("published bytes", sized, wait)
+                raise _exceeded("publish_bytes", "published bytes", sized, wait)
             sized.tokens -= size
         if counted is not None:
             counted.tokens -= records
@@ -202,8 +247,16 @@ class Allowance:
     def enter(self) -> Callable[[], None]:
         """Counts a reader until the callable returned is called (once or more), or raises ``QuotaExceeded``."""
         meter = self._reader_meter
-        if self._readers is not None and meter.readers >= self._readers:
-            raise QuotaExceeded(f"the quota of {self._readers} readers at once is used up")
+        shared = meter.shared_readers
+        if shared is not None:
+            # before the others are looked at: else two processes might both let the last one in
+            shared.add(1)
+        if self._readers is not None and meter.all_readers >= self._readers:
+            if shared is not None:
+                shared.add(-1)
+            error = QuotaExceeded(f"the quota of {self._readers} readers at once is used up")
+            error.quota = "readers"
+            raise error
         meter.readers += 1
         left = False
 
@@ -212,6 +265,8 @@ class Allowance:
             if not left:
                 left = True
                 meter.readers -= 1
+                if shared is not None:
+                    shared.add(-1)
 
         return leave
 
@@ -243,14 +298,26 @@ def _policy(name: bytes, bucket: Bucket) -> tuple[bytes, bytes]:
     return b"RateLimit-Policy", b'"%b";q=%d;w=%d' % (name, bucket.capacity, window)
 
 
-def _exceeded(unit: str, bucket: Bucket, wait: float) -> QuotaExceeded:
-    return QuotaExceeded(f"the quota of {bucket.rate:g} {unit} a second is used up", retry_after_seconds=wait)
+def _exceeded(quota: str, unit: str, bucket: Bucket, wait: float) -> QuotaExceeded:
+    error = QuotaExceeded(f"the quota of {bucket.rate:g} {unit} a second is used up", retry_after_seconds=wait)
+    error.quota = quota
+    return error
 
 
 class Quotas:
     """The allowances of all principals seen lately; idle ones are forgotten, at most ``max_tracked`` are kept."""
 
-    def __init__(self, *, seconds: Seconds, max_tracked: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: Seconds,
+        max_tracked: int = 100_000,
+        make: MakeNamed | None = None,
+        readers: CountReaders | None = None,
+    ) -> None:
+        """``make`` makes buckets that other processes share, ``readers`` finds counts that they do."""
+        self._count_readers = readers
+        self._make_named = make
         self._seconds = seconds
         self._max_tracked = max_tracked
         self._snapshot: Snapshot | None = None
@@ -261,6 +328,22 @@ class Quotas:
 
     def __len__(self) -> int:
         return len(self._meters)
+
+    def used(self, snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
+        """Gives what applications have used of their quotas: name, quota, share; above 1 in debt. What a key has used
+        of a quota of its own is not among it.
+        """
+        now = self._seconds()
+        for (application, key), meter in list(self._meters.items()):
+            if key:
+                continue
+            for quota in RATES:
+                bucket: Bucket | None = getattr(meter, quota)
+                if bucket is not None:
+                    yield application, quota, 1 - bucket.level(now) / bucket.capacity
+            readers = snapshot.quota(application).readers
+            if readers:
+                yield application, "readers", meter.all_readers / readers
 
     def of(self, principal: Principal, snapshot: Snapshot) -> Allowance:
         """Returns the principal's allowance under the snapshot."""
@@ -292,9 +375,19 @@ class Quotas:
         meter = self._meters.get(name)
         if meter is None:
             self._prune(now)
-            meter = self._meters[name] = Meter()
+            meter = self._meters[name] = Meter(self._maker(name), self._shared_readers(name))
         meter.tune(quota, now)
         return meter
+
+    def _shared_readers(self, name: tuple[str, str]) -> ReaderCount | None:
+        return None if self._count_readers is None else self._count_readers("\0".join(name))
+
+    def _maker(self, name: tuple[str, str]) -> MakeBucket:
+        make = self._make_named
+        if make is None:
+            return lambda _member, rate, now: Bucket(rate, now)
+        named = make
+        return lambda member, rate, now: named(f"{name[0]}\0{name[1]}\0{member}", rate, now)
 
     def _prune(self, now: float) -> None:
         """Forgets the oldest entries if they are idle; at the bound, the oldest without readers even if in debt."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 from twisted.internet.defer import Deferred
@@ -23,9 +25,13 @@ def line(event: Event) -> bytes:
     """The event as a JSON object, its time in RFC 3339."""
     moment = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     # a caller's text may hold halves of surrogate pairs (undecodable bytes): they must not lose the event
-    fields = {
-        name: text.encode("utf-8", "replace").decode() for name, text in event._asdict().items() if name != "time"
+    fields: dict[str, Any] = {
+        name: text.encode("utf-8", "replace").decode()
+        for name, text in event._asdict().items()
+        if isinstance(text, str) and (text or name != "gateway")
     }
+    if event.before is not None or event.after is not None:
+        fields |= {"before": event.before, "after": event.after}
     return orjson.dumps({"time": moment, **fields})
 
 
@@ -50,13 +56,22 @@ class FileSink:
         """Does nothing: the file is opened for each write, so that a rotation loses nothing."""
 
     def _append(self, lines: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # several processes may write it: one at a time, so that none rotates it under another's lines
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._append_alone(lines)
+        finally:
+            os.close(folder)
+
+    def _append_alone(self, lines: bytes) -> None:
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:
             size = 0
         if size and size + len(lines) > self._max_bytes:
             self._rotate()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, ONLY_THE_OWNER)
         with open(descriptor, "ab", buffering=0) as file:
             while lines:

@@ -13,6 +13,16 @@ from typing import Literal, NamedTuple
 from kateway.model import Record
 
 
+class Client(NamedTuple):
+    """The client that has a record, for operators: its application and key, its address."""
+
+    caller: str = ""
+    address: str = ""
+
+
+NOT_KNOWN = Client()
+
+
 class State(Enum):
     READY = "ready"
     LEASED = "leased"
@@ -23,23 +33,41 @@ class State(Enum):
 class Lease:
     """One record tracked by itself. ``attempts``: how often it was handed to a client."""
 
-    __slots__ = ("attempts", "reason", "record", "since", "size", "start", "state", "token", "until")
+    __slots__ = (
+        "attempts", "holder", "read", "reason", "record", "sent", "since", "size", "start", "state", "token", "until",
+    )  # fmt: skip
 
-    def __init__(self, start: int, record: Record, attempts: int, since: float) -> None:
+    def __init__(self, start: int, record: Record, attempts: int, since: float, *, read: bool = True) -> None:
         self.start = start
         """Where its tile starts."""
         self.record = record
+        self.read = read
+        """False where the last owner left the lease and ``record`` is no more than its offset so far."""
         self.attempts = attempts
         self.since = since
         """When it was first handed to a client."""
         self.size = len(record.value or b"") + len(record.key or b"")
         self.state = State.READY
+        self.sent = True
+        """Whether the batch of its last lease was written to the client."""
         self.token = ""
         """Of its last lease."""
         self.until = inf
         """When a lease or a delay ends."""
+        self.holder = NOT_KNOWN
+        """The client of its last lease."""
         self.reason = ""
         """Why it goes to the dead-letter queue."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it is leased for a client that it was not written to yet."""
+        return self.state is State.LEASED and not self.sent
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was written to a client."""
+        return self.attempts - self.unsent
 
 
 class Batch:
@@ -50,7 +78,7 @@ class Batch:
 
     __slots__ = (
         "attempts", "begin", "confirmed_at", "count", "end", "first", "items", "leases", "lengths",
-        "offsets", "partition", "records", "sent", "since", "start", "stop",
+        "offsets", "partition", "records", "sent", "since", "start", "stop", "timestamp",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +96,8 @@ class Batch:
         self.start = start
         """Where the first record's tile starts."""
         self.first = records[0].offset
+        self.timestamp = records[0].timestamp
+        """Of the first record, in milliseconds since the epoch."""
         self.stop = records[-1].offset + 1
         self.count = len(records)
         self.offsets: list[int] | None = None
@@ -88,6 +118,12 @@ class Batch:
         if self.stop - self.first != self.count:
             self.offsets = [record.offset for record in self.records]
         self.records = []
+        if self.items is not None and self.leases:
+            token = self.leases[0]
+            for lease in self.items:
+                # one that has waited for longer than its lease may be another client's by now
+                if lease.token == token:
+                    lease.sent = True
 
     def whole_records(self, confirmed: int) -> int:
         """How many of the records lie below ``confirmed`` in the connection's stream. Looks at each: only when a

@@ -7,17 +7,20 @@ from heapq import heappop
 from math import inf
 
 from kateway.core.delivery.batch import Lease, State
+from kateway.model import Record
 
 
 class Leases:
     """Items by offset, how many bytes they keep, and which of them wait for a reader."""
 
-    __slots__ = ("bytes", "due", "dying", "items", "max_deliveries", "ready")
+    __slots__ = ("bytes", "due", "dying", "items", "max_deliveries", "ready", "unread")
 
     def __init__(self, max_deliveries: int = 0) -> None:
         self.max_deliveries = max_deliveries
         """Hand a record out so often at most, with ``ack=explicit``; 0: without end."""
         self.items: OrderedDict[int, Lease] = OrderedDict()
+        self.unread: OrderedDict[int, Lease] = OrderedDict()
+        """Those of them that the last owner left, in the same order, until their records are read from the store."""
         self.bytes = 0
         """Of the items' keys and values."""
         self.ready: list[int] = []
@@ -36,6 +39,8 @@ class Leases:
         out_of_order = bool(items) and next(reversed(items)) > lease.record.offset
         items[lease.record.offset] = lease
         self.bytes += lease.size
+        if not lease.read:
+            self.unread[lease.record.offset] = lease
         if out_of_order:
             # a batch came back below records that are tracked already: rare, and never more than one window
             self.items = OrderedDict(sorted(items.items()))
@@ -43,6 +48,29 @@ class Leases:
     def drop(self, lease: Lease) -> None:
         del self.items[lease.record.offset]
         self.bytes -= lease.size
+        if not lease.read:
+            self.unread.pop(lease.record.offset, None)
+
+    def handed_out(self) -> int:
+        """How many were with a client at least once."""
+        return sum(1 for lease in self.items.values() if lease.deliveries)
+
+    def first_unread(self, end: int) -> Lease | None:
+        """The first one below ``end`` whose record was not read."""
+        lease = next(iter(self.unread.values()), None)
+        return lease if lease is not None and lease.record.offset < end else None
+
+    def read(self, lease: Lease, record: Record) -> None:
+        """Keeps the record of one that the last owner left."""
+        del self.unread[record.offset]
+        lease.record = record
+        lease.size = len(record.value or b"") + len(record.key or b"")
+        lease.read = True
+        self.bytes += lease.size
+
+    def passed(self, lease: Lease) -> None:
+        """Looks no more for the record of one among those that are read."""
+        del self.unread[lease.record.offset]
 
     def end(self) -> int:
         """The offset behind the last item; 0 where there is none."""
@@ -74,6 +102,7 @@ class Leases:
 
     def drop_all(self) -> None:
         self.items.clear()
+        self.unread.clear()
         self.ready.clear()
         self.dying.clear()
         self.bytes = 0

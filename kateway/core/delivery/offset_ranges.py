@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from base64 import b64decode, b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 
+from kateway.core.delivery.metadata_text import MAX_DECODED_BYTES, bytes_of, put, text_of
+
 PLAIN = "kw1:"
 DEFLATED = "kw1z:"
-MAX_DECODED_BYTES = 1 << 20
-"""A string that claims to hold more than this is not ours."""
 
 
 class Ranges:
@@ -91,6 +90,10 @@ class Ranges:
                 high = middle
         return _encode(floor, self._bounds[: 2 * low]) if low else ""
 
+    def packed(self, floor: int) -> bytes:
+        """The distances between the bounds above ``floor``, as varints."""
+        return _packed(floor, self._bounds)
+
     @classmethod
     def decode(cls, floor: int, text: str) -> Ranges:
         """Reads what ``encode`` wrote; foreign or damaged text holds no ranges."""
@@ -104,25 +107,27 @@ class Ranges:
         return ranges
 
 
-def _encode(floor: int, bounds: list[int]) -> str:
+def _packed(floor: int, bounds: list[int]) -> bytes:
     data = bytearray()
     last = floor
     for bound in bounds:
         distance = bound - last
         last = bound
-        while distance > 0x7F:
-            data.append(distance & 0x7F | 0x80)
-            distance >>= 7
-        data.append(distance)
+        put(data, distance)
+    return bytes(data)
+
+
+def _encode(floor: int, bounds: list[int]) -> str:
+    data = _packed(floor, bounds)
     deflated = zlib.compress(data, 6, -15)
     if len(deflated) < len(data):
-        return DEFLATED + b64encode(deflated).rstrip(b"=").decode("ascii")
-    return PLAIN + b64encode(data).rstrip(b"=").decode("ascii")
+        return DEFLATED + text_of(deflated)
+    return PLAIN + text_of(data)
 
 
 def _decode(floor: int, text: str) -> list[int]:
     prefix, colon, body = text.partition(":")
-    data = b64decode(body + "=" * (-len(body) % 4), validate=True)
+    data = bytes_of(body)
     if prefix + colon == DEFLATED:
         inflate = zlib.decompressobj(-15)
         data = inflate.decompress(data, MAX_DECODED_BYTES)

@@ -39,7 +39,7 @@ class Redeliveries:
     def note(self, offset: int, delivered: int) -> None:
         """One record more comes again."""
         runs = self._runs
-        place = bisect_right([end for end, _ in runs], offset)
+        place = bisect_right(runs, offset, key=_end)
         around = runs[place][1] if place < len(runs) else 0
         runs[place:place] = [(offset, around), (offset + 1, delivered)]
 
@@ -47,5 +47,20 @@ class Redeliveries:
         """The offset behind the last record that was delivered before; 0 where none was."""
         return max((end for end, delivered in self._runs if delivered), default=0)
 
+    def delivered(self, start: int) -> list[tuple[int, int]]:
+        """The runs that were delivered before, each from its first offset to the one behind it; the store is read on
+        from ``start``.
+        """
+        found = []
+        for end, delivered in self._runs:
+            if delivered and start < end:
+                found.append((start, end))
+            start = max(start, end)
+        return found
+
     def clear(self) -> None:
         self._runs.clear()
+
+
+def _end(run: tuple[int, int]) -> int:
+    return run[0]

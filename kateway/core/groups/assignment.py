@@ -1,7 +1,8 @@
 """Assigns partitions to local ``ack=auto`` readers, as readers and partitions come and go.
 
 A reader is fed from its own partitions, each from at most one reader; with more readers than partitions the rest queue,
-and a reader that would queue in vain is refused.
+and a reader that would queue in vain is refused. A spare reader (``Wanted.spare``) never queues: it is refused where no
+partition is left for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Assignment:
 
     def arrive(self, reader: Reader, partitions: int) -> None:
         """Adds a reader of a topic of so many ``partitions``. ``TooManyConsumers``."""
-        self._queue.arrive(reader, partitions)
+        self._refuse(self._queue.arrive(reader, partitions))
         self._assign()
 
     def leave(self, reader: Reader) -> None:
@@ -58,6 +59,7 @@ class Assignment:
 
     def _refuse(self, readers: Iterable[Reader]) -> None:
         for reader in readers:
+            self._dispatch.portions[reader].owned_partitions = []
             self._wakeups.fail(reader, TooManyConsumers("every partition that this gateway holds has a reader"))
 
 
@@ -65,6 +67,10 @@ class Queued(Protocol):
     @property
     def short(self) -> bool:
         """Whether it leaves by itself soon."""
+
+    @property
+    def spare(self) -> bool:
+        """Whether it gives way to those that are not."""
 
 
 R = TypeVar("R", bound=Queued)
@@ -85,17 +91,30 @@ class ReaderQueue(Generic[R]):
         self._once_fed: set[R] = set()
         # those that were fed from partitions of ours once: they wait for partitions to come back in any case
 
-    def arrive(self, reader: R, partitions: int) -> None:
-        """Adds a reader; ``partitions``: of the topic. ``TooManyConsumers`` where no other will leave soon."""
+    def arrive(self, reader: R, partitions: int) -> list[R]:
+        """Adds a reader; ``partitions``: of the topic. Returns those that give way to it. ``TooManyConsumers`` where
+        no other will leave soon.
+        """
         self._most = partitions
+        gives_way: list[R] = []
+        # more than one where others were told of more partitions
+        too_many = len(self.fed) + 1 - self._places
+        if too_many > 0 and not reader.spare:
+            gives_way = [each for each in self.fed if each.spare][-too_many:]
+        if len(gives_way) < too_many:
+            gives_way = []  # it would find no place all the same
+        for each in gives_way:
+            self.fed.remove(each)
+            self._once_fed.discard(each)
         if len(self.fed) < self._places:
             self.fed.append(reader)
             if self.count:
                 self._once_fed.add(reader)
-        elif self._hopeless():
+        elif reader.spare or self._hopeless():
             raise TooManyConsumers(f"all {self._places} partitions that this gateway can have have a reader")
         else:
             self.waiting.append(reader)
+        return gives_way
 
     @property
     def _places(self) -> int:
@@ -115,10 +134,13 @@ class ReaderQueue(Generic[R]):
         self.count = count
         if not count:
             return []
-        for reader in reversed(self.fed[count:]):
-            self.waiting.insert(0, reader)
+        self.fed.sort(key=lambda reader: reader.spare)  # they give way first
+        too_many = self.fed[count:]
         del self.fed[count:]
-        return self._move_up()
+        give_way = [reader for reader in too_many if reader.spare]
+        self._once_fed.difference_update(give_way)
+        self.waiting[:0] = [reader for reader in too_many if not reader.spare]
+        return give_way + self._move_up()
 
     def _move_up(self) -> list[R]:
         while self.waiting and len(self.fed) < self._places:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kateway.core.delivery import moved_leases
 from kateway.core.delivery.ledger import Ledger
 from kateway.errors import Conflict, KatewayError, Unavailable
 from kateway.model import Committed
+from kateway.storage.interface import MetadataRefused
 
 WAIT_SECONDS = 30.0
 """How long ``done`` waits at most: a broker's death and the rebalance behind it."""
@@ -23,26 +25,52 @@ Collect = Callable[[], Found]
 Send = Callable[[Mapping[int, Committed]], Deferred[None]]
 
 
-def committable(deliveries: Iterable[Ledger], *, last: bool = False) -> Found:
-    """Finds the ledgers that have something to commit, and its place. ``last``: also where a group has only begun, if
-    records are with readers, so that a move by another member is seen when the partition comes back.
-    """
-    found = [
-        (delivery, delivery.place() if last and delivery.begun else delivery.to_commit()) for delivery in deliveries
-    ]
+def committable(deliveries: Iterable[Ledger]) -> Found:
+    """Finds the ledgers that have something to commit, and its place."""
+    found = [(delivery, delivery.to_commit()) for delivery in deliveries]
     return [(delivery, committed) for delivery, committed in found if committed is not None]
 
 
 def send(found: Found, through: Send) -> Deferred[None]:
-    """Sends a commit and notes in each ledger that it was sent, and then that it is in the store."""
+    """Sends a commit and notes in each ledger that it was sent, and then that it is in the store. What the store
+    refuses because of its metadata is sent again without leases, then without ranges: records are delivered again,
+    and the place up to which all is done is kept.
+    """
 
-    def committed(none: None) -> None:
+    def committed(_none: None) -> None:
         for delivery, place in found:
-            delivery.committed = place
+            delivery.confirm(place)
+
+    def refused(failure: Failure) -> Deferred[None]:
+        error = failure.value
+        if not isinstance(error, MetadataRefused):
+            return fail(failure)
+        shorter: Found = []
+        for delivery, place in found:
+            if delivery.partition not in error.partitions:
+                delivery.confirm(place)
+            elif place.metadata:
+                shorter.append((delivery, _shorter(delivery, place)))
+        if len(shorter) < len(error.partitions):
+            # not for the sake of metadata
+            return fail(failure)
+        _log.warn(
+            "{error}: committed without leases of records, or without what is done beyond the first one that is not",
+            error=error.detail,
+        )
+        return send(shorter, through)
 
     for delivery, place in found:
-        delivery.offered = place
-    return maybeDeferred(through, {delivery.partition: place for delivery, place in found}).addCallback(committed)
+        delivery.offer(place)
+    places = {delivery.partition: place for delivery, place in found}
+    return maybeDeferred(through, places).addCallbacks(committed, refused)
+
+
+def _shorter(delivery: Ledger, place: Committed) -> Committed:
+    leases = moved_leases.decode(place.offset, place.metadata).leases
+    if leases and delivery.cells is not None:
+        delivery.cells.group.leases_not_moved.value += len(leases)
+    return place._replace(metadata=moved_leases.without_leases(place.metadata))
 
 
 class _Waiter:
@@ -58,6 +86,7 @@ class _Waiter:
 class Commits:
     """Sends the places that ``collect`` finds through ``through``. A commit that fails is made again, by whatever
     generation of the membership owns the partition then. ``rebalancing``: whether partitions may still come back.
+    ``on_failure`` is called with each that fails.
     """
 
     def __init__(
@@ -67,7 +96,9 @@ class Commits:
         collect: Collect,
         through: Send,
         rebalancing: Callable[[], bool],
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_failure = on_failure
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._collect = collect
@@ -166,6 +197,7 @@ class Commits:
             self._in(self._interval_seconds)
 
     def _failed(self, failure: Failure, waiting: list[_Waiter]) -> None:
+        self._on_failure()
         _log.warn("a commit failed, it is tried again: {error}", error=failure.getErrorMessage())
         self._again = max(self._again or 0.0, self._interval_seconds)
         if not failure.check(Conflict):

@@ -7,23 +7,28 @@ and a record keeps its partition, so that the order of those from one partition 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.delivery.batch import Lease
 from kateway.core.delivery.ledger import Ledger
-from kateway.errors import Conflict, KatewayError, NotFound, Unavailable
-from kateway.model import Message
+from kateway.errors import Conflict, KatewayError, NotFound, OffsetOutOfRange, Unavailable
+from kateway.model import Message, Record
+from kateway.registry.interface import DEAD_SUFFIX
 from kateway.storage.interface import Store
 
 PUBLISH_SECONDS = 10.0
 MAX_AT_ONCE = 100
 """Records in one write."""
 MAX_WAIT_SECONDS = 30.0
+READ_WAIT_SECONDS = 0.5
+"""For a record that the store does not show: a new leader's high watermark waits for its followers' next fetch."""
+HEADER_PREFIX = "kateway-dead-"
+"""Of the headers that a dead letter has beside the record's own."""
 
 _log = Logger()
 DeadLetter = tuple[Ledger, Lease]
@@ -31,7 +36,7 @@ DeadLetter = tuple[Ledger, Lease]
 
 def dead_letter_topic(topic: str, group: str) -> str:
     """Returns the name of a group's dead-letter topic, from names as they are in the store."""
-    return f"{topic}.{group}.dead"
+    return f"{topic}.{group}{DEAD_SUFFIX}"
 
 
 class DeadLetterTopic:
@@ -48,11 +53,61 @@ class DeadLetterTopic:
         """Writes records (with the partition each came from); ``None`` for each that is safe, else its error."""
         try:
             partitions = await self.make()
-            messages = [self._message(partition, lease, partition % partitions) for partition, lease in leases]
-            outcomes = await self._store.publish(self.name, messages, -1, self._clock.seconds() + PUBLISH_SECONDS)
+            records = await self._records(leases)
+            messages = [
+                self._message(partition, lease, record, partition % partitions)
+                for (partition, lease), record in zip(leases, records, strict=True)
+                if isinstance(record, Record)
+            ]
+            deadline = self._clock.seconds() + PUBLISH_SECONDS
+            outcomes = iter(await self._store.publish(self.name, messages, -1, deadline) if messages else ())
         except KatewayError as error:
             return [error] * len(leases)
-        return [outcome if isinstance(outcome, KatewayError) else None for outcome in outcomes]
+        written = [next(outcomes) if isinstance(record, Record) else record for record in records]
+        return [outcome if isinstance(outcome, KatewayError) else None for outcome in written]
+
+    async def _records(self, leases: list[tuple[int, Lease]]) -> list[Record | KatewayError | None]:
+        """Returns the record of each; ``None`` where the store has it no more, the error where that is not known."""
+        unread: dict[int, list[int]] = {}
+        for partition, lease in leases:
+            if not lease.read:
+                unread.setdefault(partition, []).append(lease.record.offset)
+        reads = [Deferred.fromCoroutine(self._read_all(*each)) for each in unread.items()]
+        found = dict(zip(unread, await gatherResults(reads, consumeErrors=True), strict=True))
+        return [lease.record if lease.read else found[partition][lease.record.offset] for partition, lease in leases]
+
+    async def _read_all(self, partition: int, offsets: Sequence[int]) -> dict[int, Record | KatewayError | None]:
+        """Reads records whose leases the partition's last owner left."""
+        found: dict[int, Record | KatewayError | None] = {}
+        wait_seconds = READ_WAIT_SECONDS
+        for offset in offsets:
+            try:
+                found[offset] = await self._read(partition, offset, wait_seconds)
+            except KatewayError as error:
+                # the store is asked for the others when it answers again
+                return dict.fromkeys(offsets, error) | found
+            if isinstance(found[offset], KatewayError):
+                wait_seconds = 0
+        return found
+
+    async def _read(self, partition: int, offset: int, wait_seconds: float) -> Record | KatewayError | None:
+        """Reads a record; ``None`` only where the store says that it is gone. A read that brings nothing does not say
+        so: a new leader shows a record again when its high watermark has come up to it.
+        """
+        try:
+            found = await self._store.read(self._topic, partition, offset, max_bytes=1, wait_seconds=wait_seconds)
+        except OffsetOutOfRange:
+            earliest = (await self._store.offsets(self._topic, "earliest")).get(partition)
+            if earliest is not None and earliest > offset:
+                return None  # retention
+        else:
+            record = next((record for record in found.records if record.offset == offset), None)
+            if record is not None or found.next_offset > offset:
+                return record  # else compaction: what lies behind it is there
+        return Unavailable(
+            f"partition {partition} does not show the record at offset {offset} just now, though it is not known to be "
+            "deleted; it is read again until the partition's leader shows it, or a later record"
+        )
 
     async def make(self) -> int:
         """Makes the topic where it is missing; returns its partition count. ``TopicNotFound``: the original is gone."""
@@ -71,8 +126,7 @@ class DeadLetterTopic:
                 info = await self._store.topic(self.name)
         return info.partitions
 
-    def _message(self, partition: int, lease: Lease, into: int) -> Message:
-        record = lease.record
+    def _message(self, partition: int, lease: Lease, record: Record, into: int) -> Message:
         about = {
             "topic": self._topic,
             "partition": partition,
@@ -82,7 +136,7 @@ class DeadLetterTopic:
             "reason": lease.reason,
             "attempts": lease.attempts,
         }
-        headers = tuple((f"kateway-dead-{name}", str(value).encode()) for name, value in about.items())
+        headers = tuple((f"{HEADER_PREFIX}{name}", str(value).encode()) for name, value in about.items())
         return Message(value=record.value, key=record.key, partition=into, headers=(*record.headers, *headers))
 
 
@@ -143,8 +197,9 @@ class DeadLetterWriter:
         if self._writing is not None or self._later is not None or self._stopped:
             return
         gone = [lease for delivery, lease in self._queue if not delivery.live]
-        if gone:
-            self._queue = [(delivery, lease) for delivery, lease in self._queue if delivery.live]
+        left = [(delivery, lease) for delivery, lease in self._queue if delivery.live and not _is_moot(delivery, lease)]
+        if len(left) < len(self._queue):
+            self._queue = left
             self._answer(gone, Unavailable("the partition was given away before its dead letters were written"))
         batch = self._queue[:MAX_AT_ONCE]
         if batch:
@@ -209,3 +264,10 @@ class DeadLetterWriter:
         if not self._stopped:
             _log.failure("writing dead letters broke", failure)
         return [Unavailable("writing dead letters broke; the gateway's log says why")] * count
+
+
+def _is_moot(delivery: Ledger, lease: Lease) -> bool:
+    """Whether the partition began anew, or a client has acknowledged the record, before it was read: another record may
+    be at its offset.
+    """
+    return not lease.read and delivery.leases.items.get(lease.record.offset) is not lease

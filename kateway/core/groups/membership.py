@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kateway.config.schema import DeliveryConfig
+from kateway.core.delivery import moved_leases
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.ledger import Ledger
@@ -22,12 +23,15 @@ from kateway.core.groups.assignment import Assignment
 from kateway.core.groups.commits import Commits, committable
 from kateway.core.groups.dead_letters import DeadLetterTopic, DeadLetterWriter
 from kateway.core.groups.dispatch import Dispatch, OwnedPartition, Portion
-from kateway.core.groups.reader import Mode, Reader
+from kateway.core.groups.reader import Reader
 from kateway.core.groups.retained import Rebalancing, RetainedState
 from kateway.core.groups.revocation import Revocations
 from kateway.core.groups.wakeups import Wakeups
-from kateway.errors import Conflict, KatewayError, NotFound, TooManyConsumers
+from kateway.core.groups.wanted import Wanted
+from kateway.errors import Conflict, KatewayError, NotFound, NotHere, TooManyConsumers
+from kateway.loop_turns import LoopTurns
 from kateway.model import Committed
+from kateway.observe.delivery import DeliveryCells
 from kateway.shield import shield
 from kateway.storage.interface import Listener, Subscription
 
@@ -53,15 +57,26 @@ class Membership:
         *,
         key: Hashable,
         max_deliveries: int,
+        turns: LoopTurns,
         over: Callable[[Membership], None],
+        wall: Callable[[], float],
+        empty_handed: Callable[[Membership], None] = lambda _member: None,
     ) -> None:
         self.config = config
+        self.cells: DeliveryCells | None = None
+        """Where is counted what becomes of deliveries."""
         self.last_error: KatewayError | None = None
         """The subscription's error while the driver keeps trying."""
         self.available_since: float | None = None
         """Since when our partitions are known; ``None`` while they are away."""
         self.rebalancing = Rebalancing(clock)
-        """Whether partitions are being handed over."""
+        """Whether partitions are being handed over, or the first ones are awaited."""
+        self.rebalancing.begin()
+        self.since = clock.seconds()
+        self.unread_since: float | None = self.since
+        """When its last reader ended; ``None`` while it has some."""
+        self._read_by_spares = False
+        """Whether only spare readers took records since it ended."""
         self.readers: dict[Reader, None] = {}
         """Those that take."""
         self._departed: dict[Reader, None] = {}
@@ -72,17 +87,25 @@ class Membership:
         self._kept = kept
         self._max_deliveries = max_deliveries
         self._over = over
+        self._empty_handed = empty_handed
         self._watched: dict[Reader, None] = {}
         self._wakeups = Wakeups(clock)
         self._ticking: IDelayedCall | None = None
         self._lingering: IDelayedCall | None = None
-        self._revocations = Revocations(self._send, self._gone)
+        self._wall = wall
+        self._revocations = Revocations(self._send, self._gone, self._leases_not_moved, wall)
         self._closing: Deferred[None] | None = None
         self._left = False
         self._commits = Commits(
-            clock, config.commit_interval_seconds, self._collect, self._send, lambda: bool(self.rebalancing)
+            clock,
+            config.commit_interval_seconds,
+            self._collect,
+            self._send,
+            lambda: bool(self.rebalancing),
+            self._commit_failed,
         )
-        self.dispatch = Dispatch(clock, config, self._commits.due)
+        self._turns = turns
+        self.dispatch = Dispatch(clock, config, turns, self._commits.due)
         self._assignment = Assignment(self.dispatch, self._wakeups)
         self._dead_letters = DeadLetterWriter(dead_letters, clock, self._dead_letter_written)
 
@@ -94,26 +117,57 @@ class Membership:
         if self._closing is None:
             self.dispatch.subscription = self._subscribe(self)
 
+    def _count_in(self, cells: DeliveryCells) -> None:
+        """Counts deliveries there from now on."""
+        if self.cells is None or self.cells.group is not cells.group:
+            self.cells = cells
+            for owned in self.dispatch.all:
+                owned.delivery.cells = cells
+
     # --- readers come and go --------------------------------------------------------------------------------------
 
-    def reader(self, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection, partitions: int) -> Reader:
-        """A new reader of a topic of so many ``partitions``. ``TooManyConsumers``, or ``Conflict`` between modes."""
-        if self.readers and next(iter(self.readers)).mode != mode:
-            raise Conflict(f"the group has readers with another ack than {mode}")
-        reader = Reader(self, mode, short=short, ack_timeout=ack_timeout, connection=connection)
+    def reader(
+        self,
+        wanted: Wanted,
+        connection: Connection,
+    ) -> Reader:
+        """A new reader. ``TooManyConsumers``, or ``Conflict`` between modes or filters."""
+        if wanted.cells is not None:
+            self._count_in(wanted.cells)
+        reader = Reader(self, wanted, connection)
+        try:
+            self._check_alike(reader)
+        except Conflict:
+            connection.unwatch(reader)
+            raise
         self.dispatch.portions[reader] = Portion()
-        if mode == "auto":
+        if wanted.mode == "auto":
             try:
-                self._assignment.arrive(reader, partitions)
+                self._assignment.arrive(reader, wanted.partitions)
             except TooManyConsumers:
                 del self.dispatch.portions[reader]
                 connection.unwatch(reader)
                 raise
         self.readers[reader] = None
+        if wanted.spare:
+            self._read_by_spares = self.unread_since is not None
+            self.linger()
+            return reader
+        self.unread_since, self._read_by_spares = None, False
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
         return reader
+
+    def _check_alike(self, reader: Reader) -> None:
+        other = next(iter(self.readers), None)
+        if other is None:
+            return
+        if other.mode != reader.mode:
+            raise Conflict(f"the group has readers with another ack than {reader.mode}")
+        if other.filter != reader.filter:
+            # what one filter passes over is done with for the whole group
+            raise Conflict("the group has readers with another filter: all readers of a group have the same one")
 
     def idle(self) -> bool:
         """Whether there are no readers and nothing that any sent is unsettled."""
@@ -124,6 +178,9 @@ class Membership:
         if self.readers.pop(reader, self) is self:
             return
         self._departed[reader] = None
+        if not reader.spare and not self._kept_alive():
+            self.unread_since = self.now()
+            self._read_by_spares = bool(self.readers)
         self._wakeups.forget(reader)
         if reader.mode == "auto":
             self._assignment.leave(reader)
@@ -133,25 +190,43 @@ class Membership:
         """Nothing that a departed reader sent is unsettled any more."""
         self._departed.pop(reader, None)
         self._watched.pop(reader, None)
-        self._linger()
+        self.linger()
 
-    def _linger(self) -> None:
-        if self.readers or self._departed or self._lingering is not None or self._closing is not None:
+    def _kept_alive(self) -> bool:
+        return any(not reader.spare for reader in self.readers)
+
+    def linger(self) -> None:
+        """Leaves the group after a while, unless a reader comes; with leases out, when they are over. What spare
+        readers have does not hold that up: they may take new records for ever, and leases move to the next owner.
+        """
+        unsettled = any(not reader.spare for reader in self._departed) if self._read_by_spares else bool(self._departed)
+        if self._kept_alive() or unsettled or self._closing is not None:
             return
-        if self.rebalancing or any(owned.delivery.busy() for owned in self.dispatch.all):
+        busy = not self._read_by_spares and any(owned.delivery.busy() for owned in self.dispatch.all)
+        if self.rebalancing or busy:
+            if self._lingering is not None:
+                self._lingering.cancel()
+                self._lingering = None
             self._tick_soon()  # leases are out: acknowledgements may come
             return
-        self._lingering = self._clock.callLater(self.config.linger_seconds, self._leave)
+        if self._lingering is None:
+            self._lingering = self._clock.callLater(self.config.linger_seconds, self._leave)
 
     def _leave(self) -> None:
         self._lingering = None
+        for reader in list(self.readers):
+            with _goes_on:
+                reader.fail(NotHere("this gateway leaves the group: no client of its own reads it any more"))
         self._over(self)
 
-    def close(self) -> Deferred[None]:
-        """Leaves the group: commits settled records, gives up the others, fails the remaining readers."""
+    def close(self, *, returning: bool = False) -> Deferred[None]:
+        """Leaves the group: commits settled records, gives up the others, fails the remaining readers. ``returning``:
+        the process may be back soon (``Subscription.close``).
+        """
         if self._closing is None:
             self._closing = Deferred()
-            closed = self.dispatch.subscription.close() if self.dispatch.subscription is not None else succeed(None)
+            subscription = self.dispatch.subscription
+            closed = succeed(None) if subscription is None else subscription.close(returning=returning)
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
             closed.addBoth(self._closed)
         return shield(self._closing)
@@ -176,29 +251,55 @@ class Membership:
         self.last_error = None
         subscription = self.dispatch.subscription
         assert subscription is not None
+        anew: list[OwnedPartition] = []
         for partition, committed in sorted(partitions.items()):
             owned = self._kept.take_back(self._key, partition, committed)
             if owned is None:
                 owned = OwnedPartition(partition, Ledger(partition, committed, self._max_deliveries))
+                anew.append(owned)
+                self._hold_moved(owned.delivery)
             elif owned.delivery.frontier is not None:
                 owned.delivery.leases.max_deliveries = self._max_deliveries
                 subscription.seek(partition, owned.delivery.frontier)
                 self._dead_letters.take(owned.delivery)
                 self._tick_soon()
+            owned.delivery.cells = self.cells
             self.dispatch.add(owned)
         self._partitions_changed()
-        self.available_since = self.now()
+        for owned in anew:
+            for reader in list(self.readers):
+                with _goes_on:
+                    reader.begins_again(owned.partition, owned.delivery.floor or 0)
+        if self.available_since is None:
+            self.available_since = self.now()
         self.rebalancing.end()
         # commits that the rebalance refused, and records that were settled during it
         self._commits.soon()
+        if not self.dispatch.all:
+            self._empty_handed(self)
+        elif not self.readers:
+            self.linger()  # for as long as leases are out that the last owner left
+
+    def _hold_moved(self, ledger: Ledger) -> None:
+        committed = ledger.committed
+        if committed is None or not committed.metadata:
+            return
+        moved = moved_leases.decode(committed.offset, committed.metadata).since(self._wall() * 1000)
+        if moved:
+            ledger.hold(moved, self.now())
+            self._dead_letters.take(ledger)
+            self._tick_soon()
 
     def revoked(self, partitions: frozenset[int]) -> Deferred[None] | None:
-        self.available_since = None
+        self._count_rebalance()
         self.rebalancing.begin()
-        owned_partitions = self._take_away(partitions)
+        # while they are ours still: what is settled between two places would be settled nowhere
         for reader in list(self._watched):
             with _goes_on:
                 reader.tick(self.now())
+        owned_partitions = self._take_away(partitions)
+        if not self.dispatch.all:  # else clients are served from those that stay
+            self.available_since = None
         # only now: a batch that comes back while they are held up cannot be sought any more, and records behind it
         # would look as if everything before were done
         self.dispatch.step(owned_partitions)
@@ -208,10 +309,12 @@ class Membership:
         return held_up
 
     def lost(self, partitions: frozenset[int]) -> None:
-        self.available_since = None
+        self._count_rebalance()
         self.rebalancing.begin()
         for owned in self._take_away(partitions):
             self._gone(owned)
+        if not self.dispatch.all:
+            self.available_since = None
         self._revocations.lose(partitions)
         self._revocations.look(self.now())
 
@@ -291,18 +394,38 @@ class Membership:
 
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None:
         """The next batch for a reader."""
-        batch = self.dispatch.take(reader, max_records, max_bytes)
+        dispatch = self.dispatch
+        try:
+            batch = dispatch.take(reader, max_records, max_bytes)
+        finally:
+            if dispatch.refused:
+                self._bury_refused()
+        if dispatch.unfinished:
+            self._turns.wait(reader, reader.call)
         if batch is not None and batch.items is not None:
             self._tick_soon()
         return batch
+
+    def _bury_refused(self) -> None:
+        refused, self.dispatch.refused = self.dispatch.refused, {}
+        for ledger in refused:
+            self._dead_letters.take(ledger)
 
     def pause(self, reader: Reader) -> None:
         """A reader takes nothing for a while."""
         self.dispatch.pause(reader)
 
-    def expects(self, reader: Reader) -> bool:
+    def expects(self, reader: Reader, ends: Mapping[int, int]) -> bool:
         """Whether there ought to be something for a reader that is not at hand yet."""
-        return self.dispatch.expects(reader)
+        return self.dispatch.expects(reader, ends)
+
+    def leased(self, batch: Batch) -> None:
+        """A batch of leased records was written to its client: the ledger has seen it."""
+
+    def confirmed(self, batch: Batch) -> None:
+        """A batch has arrived with its client."""
+        if self.cells is not None:
+            self.cells.confirmed(batch.timestamp, batch.count)
 
     def settle(self, batches: Iterable[Batch]) -> None:
         """Batches have been read by their client. The hot end of ``ack=auto``: one call for each batch."""
@@ -375,7 +498,17 @@ class Membership:
 
     def _tick(self) -> None:
         self._ticking = None
-        now = self.now()
+        seconds, waits = TICK_SECONDS, True
+        try:
+            seconds, waits = self._look(self.now())
+        except Exception:
+            # else no lease would ever end here any more
+            _log.failure("a look at a group's leases broke, the next one comes")
+        if waits:
+            self._tick_soon(seconds)
+
+    def _look(self, now: float) -> tuple[float, bool]:
+        """Looks at clients, leases and revocations; returns in how many seconds to look again, and whether to."""
         seconds = TICK_SECONDS
         for reader in list(self._watched):
             with _goes_on:
@@ -387,17 +520,23 @@ class Membership:
                     reader.call()
         waits = bool(self._watched)
         for owned in self.dispatch.all:
-            delivery = owned.delivery
-            if delivery.leases.due < inf:  # seldom, and there may be thousands of partitions
-                if delivery.expire(now):
-                    self._wake_for(owned)
-                self._dead_letters.take(delivery)
-                waits = waits or delivery.leases.due < inf
+            if owned.delivery.leases.due < inf:  # seldom, and there may be thousands of partitions
+                waits = self._end_leases(owned, now) or waits
         if self._revocations:
             self._revocations.look(now)
-        self._linger()
-        if waits or self._revocations:
-            self._tick_soon(seconds)
+        self.linger()
+        return seconds, waits or bool(self._revocations)
+
+    def _end_leases(self, owned: OwnedPartition, now: float) -> bool:
+        """Brings back the records whose leases ended; returns whether others will end."""
+        delivery = owned.delivery
+        with _goes_on:
+            if delivery.expire(now):
+                self._wake_for(owned)
+            self._dead_letters.take(delivery)
+            if delivery.outdated:
+                self._commits.due()
+        return delivery.leases.due < inf
 
     # --- acknowledging --------------------------------------------------------------------------------------------
 
@@ -419,6 +558,16 @@ class Membership:
         self._wake_explicit()
         return results
 
+    def awaits(self, acks: Sequence[Ack]) -> bool:
+        """Whether some are of partitions that were taken away a moment ago and may be back in another."""
+        if not self.rebalancing:
+            return False
+        return any(not self.has(ack.partition) for ack in acks)
+
+    def has(self, partition: int) -> bool:
+        """Whether a partition is ours."""
+        return partition in self.dispatch.owned_partitions
+
     def committed(self, acks: Sequence[Ack]) -> Deferred[None]:
         """Fires when ``acks`` are committed, and written where they go to the dead letters."""
         rejected = {(ack.partition, ack.offset) for ack in acks if ack.outcome != "ack"}
@@ -433,9 +582,47 @@ class Membership:
         now = self.now()
         return {owned.partition: owned.delivery.unacknowledged(now) for owned in self.dispatch.all}
 
-    def _dead_letter_written(self, _delivery: Ledger) -> None:
+    def lag(self, now_ms: int) -> tuple[int, float | None] | None:
+        """How many records are not done in the partitions of ours, and the age of the oldest in seconds as far as it
+        is known; ``None`` where not all of their ends are. Asks no store.
+        """
+        subscription = self.dispatch.subscription
+        if subscription is None or not self.dispatch.all:
+            return None
+        behind = 0
+        oldest: list[int | None] = []
+        for owned in self.dispatch.all:
+            position, left = subscription.position(owned.partition), subscription.lag(owned.partition)
+            if position is None or left is None:
+                return None
+            floor = owned.delivery.floor
+            here = position + left - (position if floor is None else floor)
+            if here > 0:
+                behind += here
+                oldest.append(owned.delivery.oldest_ms())
+        if not behind:
+            return 0, 0.0
+        known = [each for each in oldest if each is not None]
+        return behind, max(now_ms - min(known), 0) / 1000 if len(known) == len(oldest) else None
+
+    def _count_rebalance(self) -> None:
+        if self.cells is not None and self._closing is None:
+            self.cells.group.rebalances.value += 1
+
+    def _leases_not_moved(self, count: int) -> None:
+        if self.cells is not None:
+            self.cells.group.leases_not_moved.value += count
+
+    def _commit_failed(self) -> None:
+        if self.cells is not None:
+            self.cells.group.commit_failures.value += 1
+
+    def _dead_letter_written(self, ledger: Ledger) -> None:
         self._commits.due()
-        self._wake_explicit()
+        owned = self.dispatch.owned_partitions.get(ledger.partition)
+        if owned is not None:
+            # there may be room for fresh records again
+            self._wake_for(owned)
 
     # --- committing -----------------------------------------------------------------------------------------------
 

@@ -1,32 +1,40 @@
-"""All memberships of this process: one for each (store, group, topic) that has readers or had them just now."""
+"""All memberships of this process: one for each (store, group, topic) that has readers or had them just now, or whose
+last owner left leases that are acknowledged here.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack
 from kateway.core.delivery.confirmation import Connection
+from kateway.core.delivery.moved_leases import decode
 from kateway.core.delivery.offset_ranges import Ranges
 from kateway.core.groups.dead_letters import DeadLetterTopic
 from kateway.core.groups.membership import Membership
-from kateway.core.groups.reader import Mode, Reader
+from kateway.core.groups.reader import Reader
 from kateway.core.groups.retained import RetainedState
-from kateway.errors import Draining, GroupBusy, KatewayError, NotFound
+from kateway.core.groups.wanted import Wanted
+from kateway.errors import Draining, GroupBusy, KatewayError, NotFound, NotHere
+from kateway.loop_turns import LoopTurns
 from kateway.shield import shield
-from kateway.storage.interface import Reset, Store
+from kateway.storage.interface import Store
 
 Key = tuple[str, str, str]
 """Store, group and topic, as they are named in the store."""
 
-MOST_PARTITIONS = 1 << 31
-"""Where the topic's count is not given."""
 DEAD_LETTER_WAIT_SECONDS = 5.0
 """How long a reader of dead letters waits for those that are being written."""
+NOT_DELIVERED = NotFound("this gateway has delivered no such record")
+MOVING = NotHere("the record's lease is on its way to the next owner of its partition; try again")
+_goes_on = Logger().failureHandler("leaving a group broke; the others are left all the same")
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -34,58 +42,62 @@ LOOK_SECONDS = 0.05
 class Memberships:
     """Gives readers, takes acknowledgements. ``lookup`` finds a store by its name."""
 
-    def __init__(self, lookup: Callable[[str], Store], clock: IReactorTime, config: DeliveryConfig) -> None:
+    def __init__(
+        self,
+        lookup: Callable[[str], Store],
+        clock: IReactorTime,
+        config: DeliveryConfig,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
         self._lookup = lookup
         self._clock = clock
         self.config = config
         """Of groups that are joined from now on."""
         self._groups: dict[Key, Membership] = {}
         self._closing: dict[Key, Deferred[None]] = {}
+        self.turns = LoopTurns(clock)
+        """In which records are examined where there are transforms or filters, and other work is done that may wait."""
         self._kept = RetainedState(clock)
         self._draining = False
+        self.empty_handed: Callable[[Key, Membership], None] = _nothing
+        """Is called when a rebalance has left a membership without partitions."""
 
     @property
     def readers(self) -> int:
         """How many readers there are just now."""
         return sum(len(group.readers) for group in self._groups.values())
 
+    def members(self) -> list[Membership]:
+        """Every membership of this process."""
+        return list(self._groups.values())
+
+    @property
+    def live(self) -> Mapping[Key, Membership]:
+        """The memberships that there are just now."""
+        return self._groups
+
     @property
     def groups(self) -> int:
         """How many groups this process is a member of."""
         return len(self._groups)
 
-    def reader(
-        self,
-        store: str,
-        group: str,
-        topic: str,
-        *,
-        connection: Connection,
-        mode: Mode = "auto",
-        reset: Reset = "earliest",
-        short: bool = True,
-        ack_timeout: float = 60.0,
-        max_deliveries: int | None = None,
-        partitions: int = MOST_PARTITIONS,
-    ) -> Reader:
+    def reader(self, key: Key, wanted: Wanted, connection: Connection) -> Reader:
         """A new reader, at once; it joins the group if this process is not a member.
 
-        ``short``: a poll that ends soon; false for followers and long streams. ``partitions``: how many the topic has.
-        ``reset`` and ``max_deliveries`` (``None``: as configured) are those of the reader for whom the group was
-        joined. Raises ``TooManyConsumers`` where every partition is held by a long reader, ``Conflict`` while the
-        group is read in the other mode, ``Draining`` during a stop.
+        Raises ``TooManyConsumers`` where every partition is held by a long reader, ``Conflict`` while the group is read
+        in the other mode or with another filter, ``Draining`` during a stop.
         """
         if self._draining:
             raise Draining()
-        member = self._member((store, group, topic), reset, max_deliveries)
-        return member.reader(mode, short=short, ack_timeout=ack_timeout, connection=connection, partitions=partitions)
+        return self._member(key, wanted).reader(wanted, connection)
 
     def acknowledge_at_once(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]
     ) -> list[KatewayError | None] | None:
         """As ``acknowledge``, where there is nothing to wait for: ``None`` where this process is not a member."""
         member = self._groups.get((store, group, topic))
-        return None if member is None or member.rebalancing else member.acknowledge(acks)
+        return None if member is None or member.awaits(acks) else member.acknowledge(acks)
 
     async def acknowledge(
         self, store: str, group: str, topic: str, acks: Sequence[Ack], *, sync: bool = False
@@ -95,15 +107,50 @@ class Memberships:
         ``sync``: answers when it is committed, and among the dead letters where it goes there; raises what the store
         says where it cannot be.
         """
-        member = self._groups.get((store, group, topic))
+        key = (store, group, topic)
+        member = self._groups.get(key)
         if member is None:
-            return await self._acknowledged_before(store, group, topic, acks)
-        if member.rebalancing:
+            await self.left(key)
+            found = await self.acknowledged_before(store, group, topic, acks)
+            if MOVING in found:
+                member = await self.hold(store, group, topic)
+            if member is None:
+                return found
+        awaited = member.awaits(acks)
+        if awaited:
             await member.rebalancing.over()
         results = member.acknowledge(acks)
+        away = [index for index, ack in enumerate(acks) if awaited and not member.has(ack.partition)]
+        if away:
+            found = await self.acknowledged_before(store, group, topic, [acks[index] for index in away])
+            for index, outcome in zip(away, found, strict=True):
+                results[index] = outcome
         if sync:
             await member.committed(acks)
         return results
+
+    async def partitions(self, store: str, topic: str) -> int:
+        """How many partitions a topic has."""
+        return (await self._lookup(store).topic(topic)).partitions
+
+    async def left(self, key: Key) -> None:
+        """Waits until a group that is being left is, and its last commit made."""
+        closing = self._closing.get(key)
+        if closing is not None:
+            await shield(closing)
+
+    async def hold(self, store: str, group: str, topic: str) -> Membership | None:
+        """Joins a group without a reader, for leases that a partition's last owner left, until they are over; ``None``
+        where there are none, or the process stops.
+        """
+        committed = await self._lookup(store).committed(group, topic)
+        moved = [decode(at.offset, at.metadata) for at in committed.values() if at is not None and at.metadata]
+        deliveries = [each.max_deliveries for each in moved if each.leases]
+        if self._draining or not deliveries:
+            return self._groups.get((store, group, topic))
+        member = self._member((store, group, topic), Wanted(max_deliveries=deliveries[0]))
+        member.linger()
+        return member
 
     async def dead_letters_written(self, store: str, group: str, topic: str) -> None:
         """Waits, not long, until the records rejected here are among the dead letters."""
@@ -112,18 +159,30 @@ class Memberships:
             written = member.dead_letters_written().addErrback(lambda failure: failure.trap(KatewayError) and None)
             await written.addTimeout(DEAD_LETTER_WAIT_SECONDS, self._clock, lambda _failure, _seconds: None)
 
-    async def _acknowledged_before(
+    async def acknowledged_before(
         self, store: str, group: str, topic: str, acks: Sequence[Ack]
     ) -> list[KatewayError | None]:
-        """This process is not a member, so no lease holds: only committed records are fine."""
+        """This process is not a member, so no lease holds: only committed records are fine. ``NotHere`` where a lease
+        was left for the next owner of its partition.
+        """
         committed = await self._lookup(store).committed(group, topic)
+        left: dict[int, tuple[Ranges, set[int]]] = {}
         results: list[KatewayError | None] = []
         for ack in acks:
             at = committed.get(ack.partition)
-            done = at is not None and (
-                ack.offset < at.offset or (not ack.upto and ack.offset in Ranges.decode(at.offset, at.metadata))
-            )
-            results.append(None if done else NotFound("this gateway has delivered no such record"))
+            if at is None:
+                results.append(NOT_DELIVERED)
+                continue
+            if ack.partition not in left:
+                leases = decode(at.offset, at.metadata).leases
+                left[ack.partition] = Ranges.decode(at.offset, at.metadata), {lease.offset for lease in leases}
+            done, leased = left[ack.partition]
+            if ack.offset < at.offset or (not ack.upto and ack.offset in done):
+                results.append(None)
+            elif ack.offset in leased or (ack.upto and leased and ack.offset <= max(leased)):
+                results.append(MOVING)
+            else:
+                results.append(NOT_DELIVERED)
         return results
 
     def unacknowledged(self, store: str, group: str, topic: str) -> Mapping[int, tuple[int, float]]:
@@ -147,36 +206,41 @@ class Memberships:
         await DeferredList([shield(closing) for other, closing in self._closing.items() if other[:2] == key[:2]])
         self._kept.forget(key)
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self, grace_seconds: float, *, returning: bool = True) -> None:
         """Gives no more readers and leaves every group: as soon as nothing is unsettled, at the latest after
         ``grace_seconds``. Readers that are still there then fail with ``Draining``; what they sent comes back.
+        ``returning``: the process may be back soon (``Subscription.close``).
         """
         self._draining = True
         deadline = self._clock.seconds() + grace_seconds
         while self._clock.seconds() < deadline and any(not group.idle() for group in self._groups.values()):
             await deferLater(self._clock, min(LOOK_SECONDS, deadline - self._clock.seconds()))
         for key, member in list(self._groups.items()):
-            for reader in list(member.readers):
-                reader.fail(Draining())
-            self._close(key, member)
+            with _goes_on:
+                for reader in list(member.readers):
+                    reader.fail(Draining())
+                self._close(key, member, returning=returning)
         await DeferredList([shield(closing) for closing in self._closing.values()])
         self._kept.stop()
 
-    def _member(self, key: Key, reset: Reset, max_deliveries: int | None) -> Membership:
+    def _member(self, key: Key, wanted: Wanted) -> Membership:
         member = self._groups.get(key)
         if member is not None:
             return member
         name, group, topic = key
         store = self._lookup(name)
         member = Membership(
-            lambda listener: store.subscribe(group, topic, listener, reset),
+            lambda listener: store.subscribe(group, topic, listener, wanted.reset),
             DeadLetterTopic(store, topic, group, self._clock),
             self._kept,
             self._clock,
             self.config,
             key=key,
-            max_deliveries=self.config.max_deliveries if max_deliveries is None else max_deliveries,
+            max_deliveries=self.config.max_deliveries if wanted.max_deliveries is None else wanted.max_deliveries,
+            turns=self.turns,
             over=lambda member: self._close(key, member),
+            wall=self._wall,
+            empty_handed=lambda member: self.empty_handed(key, member),
         )
         closing = self._closing.get(key)
         if closing is None:
@@ -187,11 +251,11 @@ class Memberships:
             shield(closing).addCallback(_start_behind, member)
         return member
 
-    def _close(self, key: Key, member: Membership) -> None:
+    def _close(self, key: Key, member: Membership, *, returning: bool = False) -> None:
         if self._groups.get(key) is not member:
             return
         del self._groups[key]
-        closing = member.close()
+        closing = member.close(returning=returning)
         if key not in self._closing:  # else it never started: the one before it is still being left
             self._closing[key] = closing
             closing.addCallback(lambda _: self._closed(key, closing))
@@ -199,6 +263,10 @@ class Memberships:
     def _closed(self, key: Key, closing: Deferred[None]) -> None:
         if self._closing.get(key) is closing:
             del self._closing[key]
+
+
+def _nothing(_key: Key, _member: Membership) -> None:
+    """A gateway that stands alone waits for partitions."""
 
 
 def _start_behind(_: None, member: Membership) -> None:

@@ -14,14 +14,16 @@ The reader watches the connection by itself until nothing of what it sent is uns
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Batch
 from kateway.core.delivery.confirmation import Connection, Span
-from kateway.errors import KatewayError
+from kateway.core.groups.wanted import Wanted
+from kateway.core.transforms.in_force import Outgoing
+from kateway.errors import KatewayError, Unavailable
 
-Mode = Literal["auto", "explicit"]
+_NOT_ASKED: Mapping[int, int] = {}
 
 
 class Source(Protocol):
@@ -36,10 +38,12 @@ class Source(Protocol):
 
     def now(self) -> float: ...
     def take(self, reader: Reader, max_records: int, max_bytes: int) -> Batch | None: ...
-    def expects(self, reader: Reader) -> bool: ...
+    def expects(self, reader: Reader, ends: Mapping[int, int]) -> bool: ...
     def pause(self, reader: Reader) -> None: ...
     def wake(self, reader: Reader) -> None: ...
     def wants_attention(self, reader: Reader) -> None: ...
+    def leased(self, batch: Batch) -> None: ...
+    def confirmed(self, batch: Batch) -> None: ...
     def settle(self, batches: Iterable[Batch]) -> None: ...
     def settle_some(self, batch: Batch, count: int) -> None: ...
     def give_back(self, batches: Iterable[Batch]) -> None: ...
@@ -54,7 +58,9 @@ class Reader:
 
     __slots__ = (
         "_asked_end",
+        "_carried",
         "_connection",
+        "_leased",
         "_on_failed",
         "_on_readable",
         "_open_since",
@@ -62,28 +68,55 @@ class Reader:
         "_source",
         "_unsent",
         "_unsettled",
+        "_view",
         "ack_timeout",
         "blocked",
+        "blocked_seconds",
+        "client",
         "error",
+        "gateway",
         "hungry",
         "mode",
+        "must_begin_anew",
         "read_up_to",
         "reading",
         "short",
+        "since",
+        "spare",
+        "wanted",
     )  # fmt: skip
 
-    def __init__(self, source: Source, mode: Mode, *, short: bool, ack_timeout: float, connection: Connection) -> None:
-        self.mode = mode
-        self.short = short
+    def __init__(
+        self,
+        source: Source,
+        wanted: Wanted,
+        connection: Connection,
+    ) -> None:
+        self.mode = wanted.mode
+        self._view = wanted.view
+        self.spare = wanted.spare
+        """Gives way to others (``Wanted.spare``)."""
+        self.short = wanted.short
         """A poll that ends by itself soon; false for followers and long streams."""
-        self.ack_timeout = ack_timeout
+        self.ack_timeout = wanted.ack_timeout
+        self.since = source.now()
+        """When it came."""
+        self.client = wanted.client
+        self.gateway = ""
+        """The gateway that holds what it reads; empty: this one."""
+        self.wanted: Wanted | None = None
+        """What was asked for, where it may move to another gateway."""
         self.error: KatewayError | None = None
         """Why it cannot go on; also raised by ``take``."""
+        self.must_begin_anew = False
+        """The error is that its response has carried later records than those that come now."""
         self.reading = True
         self.hungry = True
         """The last ``take`` gave nothing: it has to be told when the next may give something."""
         self.blocked = False
         """It may not take before its client has confirmed more."""
+        self.blocked_seconds: float | None = None
+        """For how long its client has had no room, where that is counted."""
         self.read_up_to: dict[int, int] = {}
         """What its client said it had read when it came, of partitions not looked at yet."""
         self._source = source
@@ -92,10 +125,26 @@ class Reader:
         self._on_failed: Callable[[KatewayError], None] | None = None
         self._unsent: list[Batch] = []
         self._unsettled: list[Batch] = []
+        self._carried: dict[int, int] = {}
+        self._leased: dict[int, int] = {}
+        # behind the last record of each partition that its response has carried
         self._sent_end = 0
         self._asked_end = -1
         self._open_since = float("-inf")
         connection.watch(self)
+
+    @property
+    def filter(self) -> str:
+        """The expression that its client asked for; empty where it wants every record."""
+        return "" if self._view is None or self._view.extra is None else self._view.extra.text
+
+    def outgoing(self) -> Outgoing | None:
+        """What its client sees now; ``None`` where that is every record as it is."""
+        return None if self._view is None else self._view.outgoing()
+
+    def wall_clock(self) -> float:
+        """Seconds since the epoch, as expressions see it."""
+        return 0.0 if self._view is None else self._view.in_force.now()
 
     # --- what the edge calls --------------------------------------------------------------------------------------
 
@@ -121,9 +170,11 @@ class Reader:
             self._unsent.append(batch)
         return batch
 
-    def expects(self) -> bool:
-        """Whether there ought to be something for it that is not at hand yet."""
-        return self.reading and self._source.expects(self)
+    def expects(self, ends: Mapping[int, int] = _NOT_ASKED) -> bool:
+        """Whether there ought to be something for it that is not at hand yet. ``ends``: where partitions of this
+        process end as the store said just now; what the subscription heard last may be older.
+        """
+        return self.reading and self._source.expects(self, ends)
 
     def sent(self, batch: Batch, span: Span) -> None:
         """A batch was written: every record is one piece of ``span`` (or all are one piece, where compressed)."""
@@ -134,8 +185,12 @@ class Reader:
         batch.was_sent(span.start, span.lengths, span.end)
         if batch.items is None:
             self._sent_end = span.end
+            self._carried[batch.partition] = batch.stop
             self._unsettled.append(batch)
             self._source.wants_attention(self)
+        else:
+            self._leased[batch.partition] = max(batch.stop, self._leased.get(batch.partition, 0))
+            self._source.leased(batch)
 
     def pause(self) -> None:
         """The client has no room, and was not quick so far: until it takes again, nothing is kept at hand for it."""
@@ -229,6 +284,7 @@ class Reader:
                 break
             if batch.confirmed_at is None:
                 batch.confirmed_at = now
+                self._source.confirmed(batch)
                 batch.lengths = ()  # wholly confirmed: the records' ends are not needed any more
             if batch.end <= self._asked_end or now - max(batch.confirmed_at, self._open_since) >= settle_seconds:
                 done += 1
@@ -258,9 +314,39 @@ class Reader:
         # spares asking the socket before every batch
         return self._sent_end - self._unsettled[0].begin >= self._source.config.max_unsettled_bytes
 
+    @property
+    def unsettled_records(self) -> int:
+        """How many records its client has that are not settled; those that are leased do not count."""
+        return sum(batch.count for batch in self._unsettled)
+
     def unsettled(self) -> bool:
         """Whether something that was sent may still come back."""
         return bool(self._unsettled)
+
+    def move_to(self, source: Source) -> None:
+        """Goes on at another source. Only while nothing is unsent or unsettled, which would be the old source's."""
+        old, self._source = self._source, source
+        old.ended(self)
+        old.gone(self)
+        source.wake(self)
+
+    def share_response(self, other: Reader) -> None:
+        """Its records go into the same response as another reader's: what one has carried counts for both."""
+        self._carried = other._carried
+
+    def is_beyond(self, partition: int, offset: int) -> bool:
+        """Whether a record that no client has had would stand behind later ones in the response. It waits for the next
+        one, which comes soon; a long stream may be the only one that there is.
+        """
+        return self.short and self._leased.get(partition, 0) > offset
+
+    def begins_again(self, partition: int, offset: int) -> None:
+        """A partition is to be read from ``offset`` on: where the response has carried later records, no earlier one
+        may follow in it, and it is cut off.
+        """
+        if self._carried.get(partition, offset) > offset:
+            self.must_begin_anew = True
+            self.fail(Unavailable(f"partition {partition} is read again from offset {offset} on: begin anew"))
 
     def call(self) -> None:
         """Tells the edge that ``take`` may give something."""

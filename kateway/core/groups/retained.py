@@ -1,6 +1,6 @@
 """Retains the state of partitions that are not ours just now, in case they come back as they went.
 
-In the group protocol each member that comes or goes takes all partitions from all members for a moment; a group without
+In an eager group each member that comes or goes takes all partitions from all members for a moment; a group without
 readers is left after a while. Records in flight, leases, delays and counts of attempts, and commits that were refused
 meanwhile, are known to this process only. A partition that comes back with the committed offset that it went with has
 not been moved on by another member: then it goes on as if nothing had been. Records that another member has delivered
@@ -18,12 +18,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.model import Committed
+from kateway.storage.interface import RECORD_OVERHEAD_BYTES
 
 AWAY_SECONDS = 5.0
 """How long an acknowledgement waits for a partition that was taken away: a rebalance where all members live."""
 RETAINED_SECONDS = 300.0
 MAX_RETAINED_BYTES = 64 << 20
-"""Of all retained records; the oldest partition goes first."""
+"""Of all retained records, ``RECORD_OVERHEAD_BYTES`` for each; the oldest partition goes first."""
 
 
 class RetainedState:
@@ -47,8 +48,9 @@ class RetainedState:
         if not delivery.worth_keeping:
             return
         owned.readable = False
-        self._kept[group, owned.partition] = (owned, delivery.leases.bytes, self._clock.seconds() + self._seconds)
-        self._bytes += delivery.leases.bytes
+        size = delivery.leases.bytes + RECORD_OVERHEAD_BYTES * len(delivery.leases.items)
+        self._kept[group, owned.partition] = (owned, size, self._clock.seconds() + self._seconds)
+        self._bytes += size
         if self._expiring is None:
             self._expiring = self._clock.callLater(self._seconds, self._expire)
         while self._bytes > self._max_bytes:
@@ -65,8 +67,7 @@ class RetainedState:
         if found is None:
             return None
         delivery = found[0].delivery
-        # a commit whose answer was lost, or refused, may be in the store or not
-        if committed not in (delivery.committed, delivery.offered, delivery.place()):
+        if not delivery.is_ours(committed):
             return None
         delivery.come_back(committed)
         return found[0]

@@ -1,4 +1,6 @@
-"""The live gateways in ZooKeeper: each keeps an ephemeral node, which goes with its session."""
+"""The live gateways in ZooKeeper, and the processes of those that have several: each has an ephemeral node, which goes
+with its session.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ class Presence:
 
     _log = Logger()
 
-    def __init__(self, client: ZookeeperClient, root: str, changed: Callable[[], None]) -> None:
+    def __init__(self, client: ZookeeperClient, folder: str, changed: Callable[[], None]) -> None:
         self._client = client
-        self._folder = f"{root}/gateways"
+        self._folder = folder
         self._changed = changed
         self._watched = False
         self._written = b""
@@ -33,14 +35,14 @@ class Presence:
         """The connection is a new one, and the session may be."""
         self._watched = False
 
-    async def ensure(self) -> None:
-        """Ensures that our entry is there, is our session's, and is up to date."""
+    async def ensure(self) -> bool:
+        """Ensures that our entry is there, is our session's, and is up to date. Whether it had to be made."""
         entry = self.entry
         if entry is None:
-            return
+            return False
         content = orjson.dumps(gateway_to_table(entry))
         if self._watched and content == self._written:
-            return
+            return False
         # until all of this has come to its end, the state of the node is unknown
         before, self._written = self._written, b""
         path = f"{self._folder}/{entry.name}"
@@ -57,6 +59,7 @@ class Presence:
         elif content != before:
             await self._client.set(path, content)
         self._written = content
+        return stat is None
 
     def _heard(self, _event: WatchEvent) -> None:
         self._watched = False

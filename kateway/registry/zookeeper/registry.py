@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -94,9 +95,14 @@ class ZookeeperRegistry(WritableRegistry):
         self._stopped = False
         self._rooted = False
         self._watched = False
-        self._presence = Presence(self._client, self._root, self._wake_soon)
+        self._noticed: float | None = None
+        """When the first change was heard of that is not in force."""
+        self._presence = Presence(self._client, f"{self._root}/gateways", self._wake_soon)
+        self._process = Presence(self._client, f"{self._root}/processes", self._wake_soon)
         self._use = KeyUse(self._client, self._root)
         self._away_since: float | None = reactor.seconds()
+        self._unheard_since: float | None = -inf
+        self._disconnects = 0
         self._fault = ""
         self._left_out: list[str] = []
         self._waiting: list[Deferred[None]] = []
@@ -156,9 +162,14 @@ class ZookeeperRegistry(WritableRegistry):
             self._away_since = None
             self._watched = False
             self._presence.reconnected()
+            self._process.reconnected()
             self._wake_waiting()
             self._wake()
-        elif self._away_since is None:
+            return
+        self._disconnects += 1
+        if self._unheard_since is None:
+            self._unheard_since = self._reactor.seconds()
+        if self._away_since is None:
             self._away_since = self._reactor.seconds()
             self._log.warn("ZooKeeper at {hosts} is away: the last snapshot is in force", hosts=self._addresses)
 
@@ -202,13 +213,25 @@ class ZookeeperRegistry(WritableRegistry):
     async def _look(self) -> None:
         if not self._rooted:
             await self._make_root()
+        disconnects = self._disconnects
         try:
             await self._catch_up(await self._read_revision())
-            await self._presence.ensure()
+            await self._enter_list(disconnects)
         except NoNodeError:
             # the root, or a folder below it, was deleted by hand
             self._rooted = False
             raise
+
+    async def _enter_list(self, disconnects: int) -> None:
+        """Enters this gateway in the list. From then on the one that leads waits for it, so what it announced before
+        has to be known here, and is: a session sees all that was written before its own write.
+        """
+        made = await self._process.ensure()
+        if await self._presence.ensure() or made:
+            await self._catch_up(await self._read_revision())
+        entered = self._presence.entry is not None or self._process.entry is not None
+        if entered and disconnects == self._disconnects:
+            self._unheard_since = None
 
     async def _read_revision(self) -> layout.Revision:
         if self._watched:
@@ -220,11 +243,13 @@ class ZookeeperRegistry(WritableRegistry):
         return revision
 
     def _heard(self, _event: object) -> None:
+        if self._noticed is None:
+            self._noticed = self._reactor.seconds()
         self._watched = False
         self._wake()
 
     async def _make_root(self) -> None:
-        for folder in (*layout.KINDS, "gateways", "used"):
+        for folder in (*layout.KINDS, "gateways", "processes", "used"):
             await self._client.ensure_path(f"{self._root}/{folder}")
         await self._client.ensure_path(self._revision_path)
         self._rooted = True
@@ -243,7 +268,7 @@ class ZookeeperRegistry(WritableRegistry):
         except BadRequest:
             await self._load_all()
             return
-        self._current.replace(plans.apply(snapshot, changes, revision.zxid))
+        self._replace(plans.apply(snapshot, changes, revision.zxid))
 
     async def _load_all(self) -> None:
         """Reads every entry. Changes meanwhile are in the steps since, or wake us again."""
@@ -259,8 +284,12 @@ class ZookeeperRegistry(WritableRegistry):
         )
         for fault in self._left_out:
             self._log.warn("Left out of the registry: {fault}", fault=fault)
-        self._current.replace(snapshot)
+        self._replace(snapshot)
         self._wake()
+
+    def _replace(self, snapshot: Snapshot) -> None:
+        noticed, self._noticed = self._noticed, None
+        self._current.replace(snapshot, noticed)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -330,15 +359,64 @@ class ZookeeperRegistry(WritableRegistry):
 
     async def register_gateway(self, entry: GatewayEntry) -> None:
         self._presence.entry = entry
+        await self._enter()
+
+    async def register_process(self, entry: GatewayEntry) -> None:
+        self._process.entry = entry
+        await self._enter()
+
+    async def _enter(self) -> None:
         if self._away_since is not None or not self._rooted:
             return
+        disconnects = self._disconnects
         try:
-            await self._alone(self._presence.ensure)
+            await self._alone(lambda: self._enter_list(disconnects))
         except KazooException as error:
             self._again(error)
 
+    @property
+    def unheard_since(self) -> float | None:
+        return self._unheard_since
+
+    async def lead(self, report: bytes) -> bool:
+        return await self._within(self._lead(report), self._refusal)
+
+    async def _lead(self, report: bytes) -> bool:
+        path = f"{self._root}/leader"
+        try:
+            told, stat = await self._client.get(path)
+        except NoNodeError:
+            try:
+                await self._client.create(path, report, ephemeral=True)
+            except NodeExistsError:
+                return False
+            return True
+        if stat.ephemeralOwner != self._client.session[0]:
+            return False
+        if told != report:
+            await self._client.set(path, report)
+        return True
+
+    async def leader_report(self) -> bytes:
+        return await self._within(self._read_report(), self._refusal)
+
+    async def _read_report(self) -> bytes:
+        try:
+            told, _stat = await self._client.get(f"{self._root}/leader")
+        except NoNodeError:
+            return b""
+        return told
+
     async def gateways(self) -> Sequence[GatewayEntry]:
         return await self._within(self._presence.list_all(), self._refusal)
+
+    async def placing(self) -> Sequence[GatewayEntry]:
+        return await self._within(self._list_placing(), self._refusal)
+
+    async def _list_placing(self) -> Sequence[GatewayEntry]:
+        # the processes last: what has come between the two is seen, and what has gone was seen before
+        alone = [entry for entry in await self._presence.list_all() if entry.processes <= 1]
+        return [*alone, *await self._process.list_all()]
 
     async def note_used(self, used: Mapping[str, int]) -> None:
         known = self.snapshot.keys

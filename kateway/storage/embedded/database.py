@@ -1,4 +1,4 @@
-"""The SQLite file: its schema and every statement that is run on it. Plain functions of a connection, run on a thread.
+"""Holds the SQLite file's schema and every statement that is run on it. Plain functions of a connection, for a thread.
 
 A row of ``log`` holds several records of one partition, one behind the other (``records.py``): a row for each record
 would cost a step of SQLite for each, and with every step Python's lock changes hands, which takes up to 5 ms while
@@ -320,6 +320,14 @@ def committed(connection: sqlite3.Connection, group: str, partitions: Sequence[i
         if row is not None:
             found[partition] = Committed(*row)
     return found
+
+
+def committed_groups(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Lists groups with the topics that they have committed a place in."""
+    return connection.execute(
+        'SELECT DISTINCT commits."group", topics.name FROM commits '
+        "JOIN partitions ON partitions.id = commits.partition JOIN topics ON topics.id = partitions.topic"
+    ).fetchall()
 
 
 def row_id(partition: int, offset: int) -> int:

@@ -1,4 +1,4 @@
-"""What the process knows of a topic and of its partitions without asking the disk; changed on the reactor's thread."""
+"""Holds a topic's and its partitions' state, known without asking the disk; changed on the reactor's thread."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The embedded store as ``core`` sees it: every method of the storage contract, on SQLite."""
+"""Implements the storage contract on SQLite: the embedded store as ``core`` sees it."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ from kateway.errors import (
     Unavailable,
 )
 from kateway.model import Committed, Health, Message, Receipt, Record, TopicInfo
+from kateway.observe.store import StoreCells
 from kateway.shield import shield
 from kateway.storage.embedded import database
 from kateway.storage.embedded.listeners import NextTurn
@@ -64,16 +66,19 @@ class EmbeddedStore:
         reactor: Reactor,
         name: str = "default",
         now_ms: Callable[[], int] = _wall_clock_ms,
+        cells: StoreCells | None = None,
     ) -> None:
-        """``name`` is the cluster's, for messages. ``now_ms`` stamps records, in ms since the epoch."""
+        """``name`` is the cluster's, for messages; ``cells`` count its requests. ``now_ms`` stamps records,
+        in ms since the epoch.
+        """
         self._config = config
         self._reactor = reactor
         self._where = f"storage.{name}.path"
         self._now_ms = now_ms
         self._file = Path(config.path) / FILE
-        self._writing = SqlThread(reactor, f"kateway-{name}-writer")
-        self._reader = SqlThread(reactor, f"kateway-{name}-reader", reads=True)
-        self._writer = Writer(reactor, self._writing, config.max_inflight_bytes)
+        self._writing = SqlThread(reactor, f"kateway-{name}-writer", cells=cells)
+        self._reader = SqlThread(reactor, f"kateway-{name}-reader", reads=True, cells=cells)
+        self._writer = Writer(reactor, self._writing, config.max_inflight_bytes, cells)
         self._keeper = Keeper(config, reactor, self._writing, self._writer, self._file, now_ms)
         self._context = SubscriptionContext(
             reactor,
@@ -144,6 +149,9 @@ class EmbeddedStore:
         if self._refusal is not None:
             return Health(False, self._refusal.detail)
         return self._keeper.health()
+
+    def bytes_in_flight(self) -> int:
+        return self._writer.inflight_bytes
 
     # --- topics
 
@@ -266,12 +274,11 @@ class EmbeddedStore:
             outcomes.append(None if acks else Receipt(number, None))
         wait = self._writer.too_slow(deadline)
         if wait or not self._writer.room_for(size, len(entries)):
-            full = Overloaded(
-                f"the disk takes less than arrives: this would have waited {wait:.1f} s"
-                if wait
-                else f"{self._config.max_inflight_bytes} bytes are waiting to be written",
-                retry_after_seconds=max(wait, 1.0),
-            )
+            if wait:
+                slow = f"the disk takes less than arrives: this would have waited {wait:.1f} s"
+                full = Overloaded(slow, retry_after_seconds=max(wait, 1.0), late=True)
+            else:
+                full = Overloaded(f"{self._config.max_inflight_bytes} bytes are waiting to be written")
             return succeed([each if isinstance(each, KatewayError) else full for each in outcomes])
         if not entries or not acks:
             # no caller waits for these: their outcomes are not looked at
@@ -345,6 +352,18 @@ class EmbeddedStore:
         ids = [partition.id for partition in known.partitions]
         found = await self._read(database.committed, group, ids)
         return {number: found.get(partition) for number, partition in enumerate(ids)}
+
+    async def reading_groups(self, topic: str) -> frozenset[str]:
+        return frozenset(group for group, read in self._subscriptions if read == topic)
+
+    async def committed_groups(self, wanted: Callable[[str], bool]) -> Mapping[str, frozenset[str]]:
+        if self._refusal is not None:
+            raise self._refusal
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for group, topic in await self._read(database.committed_groups):
+            if wanted(group):
+                found[group].add(topic)
+        return {group: frozenset(topics) for group, topics in found.items()}
 
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         by_id = []

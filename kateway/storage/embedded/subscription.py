@@ -1,4 +1,4 @@
-"""A subscription: one group's reader of one topic.
+"""Reads one topic for one group: a subscription.
 
 One process uses the directory, and has one membership of a group and topic: so the subscription owns every partition,
 from the load of the group's commits until it closes or the topic goes.
@@ -122,7 +122,7 @@ class EmbeddedSubscription:
         cursor = self._owned.get(partition)
         return None if cursor is None else cursor.lag
 
-    def close(self) -> Deferred[None]:
+    def close(self, *, returning: bool = False) -> Deferred[None]:
         if self._over:
             return succeed(None)
         answer: Deferred[None] = Deferred()

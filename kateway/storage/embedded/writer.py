@@ -1,4 +1,4 @@
-"""Group commit: messages published while the disk is busy are written in one transaction, and answered when it is done.
+"""Commits in groups: messages published while the disk is busy are written in one transaction, then answered.
 
 The reactor's side: publishes gather until the loop's turn is over and the transaction before theirs has ended, then
 all of them go to the writing thread at once. So there is one transaction under way at most, offsets are given out
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from kateway.drain_pace import DrainPace
 from kateway.errors import KatewayError, OutcomeUnknown, TopicNotFound, Unavailable
 from kateway.model import Committed, Receipt
+from kateway.observe.store import StoreCells
 from kateway.storage.embedded import database
 from kateway.storage.embedded.database import Commit, Row
 from kateway.storage.embedded.partition import Partition, Tail
@@ -101,11 +102,19 @@ class WriteBatch:
 class Writer:
     """Gathers publishes and commits, and has them written."""
 
-    def __init__(self, reactor: Reactor, thread: SqlThread, max_inflight_bytes: int) -> None:
+    def __init__(
+        self, reactor: Reactor, thread: SqlThread, max_inflight_bytes: int, cells: StoreCells | None = None
+    ) -> None:
+        """``cells`` count the transactions, and how long the first publish of each waited for it."""
+        self._cells = cells
+        self._durations = None if cells is None else cells.duration("write")
+        self._queued = None if cells is None else cells.queue("write")
+        self._gathering_since = 0.0
         self._reactor = reactor
         self._thread = thread
         self._max_inflight_bytes = max_inflight_bytes
-        self._inflight_bytes = 0
+        self.inflight_bytes = 0
+        """Held for publishes on their way."""
         self._pace = DrainPace(STANDING_BYTES)
         self._gathered: deque[PendingWrite] = deque()
         self._commits: dict[tuple[int, str], Commit] = {}
@@ -122,19 +131,21 @@ class Writer:
 
     def room_for(self, size: int, count: int) -> bool:
         """Whether so many bytes in so many records more may be held; anything may when nothing is."""
-        held = self._inflight_bytes + size + count * RECORD_OVERHEAD_BYTES
-        return held <= self._max_inflight_bytes or not self._inflight_bytes
+        held = self.inflight_bytes + size + count * RECORD_OVERHEAD_BYTES
+        return held <= self._max_inflight_bytes or not self.inflight_bytes
 
     def too_slow(self, deadline: float) -> float:
         """Returns the seconds that a publish would wait, where that is most of its time; else 0. Hot."""
         if not self._pace.behind:
             return 0.0
-        wait = self._pace.seconds_per_item * self._inflight_bytes
+        wait = self._pace.seconds_per_item * self.inflight_bytes
         return wait if wait > (deadline - self._reactor.seconds()) * PATIENCE_USED else 0.0
 
     def publish(self, publish: PendingWrite) -> None:
         """Takes a publish; its answer is fired with an outcome for each message."""
-        self._inflight_bytes += publish.held_bytes
+        self.inflight_bytes += publish.held_bytes
+        if not self._gathered:
+            self._gathering_since = self._reactor.seconds()
         self._gathered.append(publish)
         alarm = self._alarm
         if alarm is None:
@@ -184,7 +195,7 @@ class Writer:
     def _fail_gathered(self, detail: str) -> None:
         gathered, self._gathered = self._gathered, deque()
         for publish in gathered:
-            self._inflight_bytes -= publish.held_bytes
+            self.inflight_bytes -= publish.held_bytes
             publish.fail(Unavailable(detail))
 
     def _schedule(self) -> None:
@@ -203,10 +214,13 @@ class Writer:
         batch = WriteBatch()
         touched: list[Partition] = []
         gathered = self._gathered
+        if self._queued is not None and gathered:
+            self._queued.observe(now - self._gathering_since)
+            self._gathering_since = now
         while gathered and batch.size < TRANSACTION_BYTES:
             publish = gathered.popleft()
             if publish.deadline <= now:
-                self._inflight_bytes -= publish.held_bytes
+                self.inflight_bytes -= publish.held_bytes
                 publish.fail(_too_late())
                 continue
             batch.size += publish.size
@@ -234,7 +248,7 @@ class Writer:
         if rows or batch.commits or batch.published or batch.waiting:
             self._batch = batch
             self.busy_since = now
-            writing = self._thread.call(database.write, rows, batch.commits)
+            writing = self._thread.hand_over(database.write, rows, batch.commits)
             writing.addCallbacks(self._written, self._not_written).addErrback(self._broke)
         else:
             self._tell_idle()
@@ -261,6 +275,8 @@ class Writer:
             # what a failed transaction leaves of a row must not be appended to
             partition.tail = None
         self.last_error = error
+        if self._cells is not None:
+            self._cells.failed(error.code)
         with _goes_on:
             self.on_trouble()
         for publish in batch.published:
@@ -278,8 +294,11 @@ class Writer:
         assert batch is not None
         assert self.busy_since is not None
         self._batch = None
-        self._inflight_bytes -= batch.held_bytes
-        self._pace.answered(batch.held_bytes, self.busy_since, self._reactor.seconds(), self._inflight_bytes)
+        self.inflight_bytes -= batch.held_bytes
+        now = self._reactor.seconds()
+        self._pace.answered(batch.held_bytes, self.busy_since, now, self.inflight_bytes)
+        if self._durations is not None:
+            self._durations.observe(now - self.busy_since)
         self.busy_since = None
         return batch
 
@@ -303,7 +322,7 @@ class Writer:
                 if publish.deadline <= now:
                     publish.fail(OutcomeUnknown("the embedded store was still writing this at the deadline"))
         for publish in expired:
-            self._inflight_bytes -= publish.held_bytes
+            self.inflight_bytes -= publish.held_bytes
             publish.fail(_too_late())
         waiting = [publish.deadline for publish in self._gathered]
         if self._batch is not None:

@@ -1,4 +1,4 @@
-"""The spool's file, in SQL: the records that are kept, the batches that were made of them, and the refused records.
+"""Holds the spool's file in SQL: the records that are kept, the batches that were made of them, and refused records.
 
 A record stays in ``records`` until the store has answered for it. A batch is made of records of one partition and
 written to ``batches`` as the very bytes that are sent, with their producer id and sequence, *before* they are sent:

@@ -1,4 +1,4 @@
-"""The handoff of one cluster: takes messages, drains its spool when the cluster takes them, and tells of itself."""
+"""Hands off the messages of one cluster: keeps them, drains its spool when the cluster takes them, tells of itself."""
 
 from __future__ import annotations
 

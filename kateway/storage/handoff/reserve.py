@@ -1,4 +1,4 @@
-"""Disk space that is set aside: a spool that has filled its disk needs some to be drained, or even to be opened.
+"""Sets disk space aside: a spool that has filled its disk needs some to be drained, or even to be opened.
 
 SQLite writes before it deletes: a batch to its log, and the log's pages to the file. Without room for that a full spool
 stays full for ever, though the cluster takes records again. So the room lies in a file of its own, which is given up

@@ -1,4 +1,4 @@
-"""The spool: records kept on disk in the order of their taking, with their counts in memory.
+"""Spools records: kept on disk in the order of their taking, with their counts in memory.
 
 Group commit: what is taken while the disk is busy goes in one transaction when it is not.
 """

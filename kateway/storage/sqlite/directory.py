@@ -1,4 +1,4 @@
-"""The data directory: made where it is missing, and locked, so that one process has it at a time."""
+"""Makes the data directory where it is missing, and locks it, so that one process has it at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How records lie in the log: one after another, each a head of four lengths and then its bytes.
+"""Packs records as they lie in the log: one after another, each a head of four lengths and then its bytes.
 
 ``timestamp i64, key length i32, value length i32, headers length i32`` (big-endian; a length of -1 is null), then
 key, value and headers. Headers are ``name length u32, value length i32, name, value`` each. Offsets are not written:

@@ -1,4 +1,4 @@
-"""A thread that owns one SQLite connection, so that the reactor never waits for the disk."""
+"""Runs a thread that owns one SQLite connection, so that the reactor never waits for the disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from kateway.observe.store import StoreCells
+
 ANSWERS_AT_ONCE = 8
 """That may wait for the reactor's thread where it only reads: each may be large."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Reactor(Protocol):
@@ -32,11 +35,12 @@ class Reactor(Protocol):
 class SqlThread:
     """Runs calls one after the other, each with the connection; answers come back on the reactor's thread."""
 
-    def __init__(self, reactor: Reactor, name: str, *, reads: bool = False) -> None:
-        """``reads``: nothing is ever changed. Then a call that was cancelled before its turn is left out, and the
-        thread waits while answers do.
+    def __init__(self, reactor: Reactor, name: str, *, reads: bool = False, cells: StoreCells | None = None) -> None:
+        """``cells`` count the calls by their functions' names. ``reads``: nothing is ever changed. Then a call that was
+        cancelled before its turn is left out, and the thread waits while answers do.
         """
         self._reactor = reactor
+        self._cells = cells
         self._name = name
         self._room = Semaphore(ANSWERS_AT_ONCE) if reads else None
         self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Deferred[Any]] | None] = SimpleQueue()
@@ -54,8 +58,25 @@ class SqlThread:
         """Runs ``function`` on the thread, behind earlier calls. Cancelling abandons the answer alone."""
         assert not kwargs
         answer: Deferred[T] = Deferred()
+        if self._cells is not None:
+            answer.addBoth(self._count, function.__name__, self._reactor.seconds())
         self._jobs.put((function, args, answer))
         return answer
+
+    def hand_over(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        """As ``call``, for a caller that counts by itself."""
+        assert not kwargs
+        answer: Deferred[T] = Deferred()
+        self._jobs.put((function, args, answer))
+        return answer
+
+    def _count(self, result: R, name: str, began: float) -> R:
+        """Counts a call, its wait for the thread included."""
+        assert self._cells is not None
+        self._cells.ended(name, self._reactor.seconds() - began, result)
+        return result
 
     def stop(self) -> Deferred[None]:
         """Lets the calls asked for so far end, closes the connection, ends the thread."""

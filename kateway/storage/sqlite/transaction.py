@@ -1,4 +1,4 @@
-"""Transactions of SQLite, a file's schema, and the words for its errors."""
+"""Runs transactions of SQLite, makes a file's schema, and words its errors."""
 
 from __future__ import annotations
 

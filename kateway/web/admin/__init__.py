@@ -1,1 +1,1 @@
-"""The admin API: ``/admin/v1/…`` on the admin listener."""
+"""Serves the admin API: ``/admin/v1/…`` on the admin listener."""

@@ -1,4 +1,5 @@
-"""Access to the admin listener: not for a browser that was led there, and only with the token where one is set.
+"""Guards the admin listener: not for a browser that was led there, and where tokens are set only with one of them, or
+in a session that one of them opened.
 
 Any web page can have a browser send requests to a loopback port. Two things give such requests away: a name in
 ``Host`` that is not ours (DNS rebinding), and an ``Origin`` that is not ours on a request that would change something.
@@ -7,52 +8,44 @@ Both are refused, token or not.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from twisted.logger import Logger
-
 from kateway.core.access.failures import Failures
-from kateway.errors import ConfigError, Denied, Misdirected, Unauthorized
+from kateway.errors import Denied, KatewayError, Misdirected, Unauthorized
+from kateway.web.admin.actors import OPEN, Actor, digest
+from kateway.web.admin.cookies import clearing, cookies
+from kateway.web.admin.rights import may
+from kateway.web.admin.sessions import Sessions
+from kateway.web.admin.tokens import Tokens
 from kateway.web.exchange import Request
-from kateway.web.tcp.endpoints import WILDCARDS, address_of, is_loopback, parse_endpoint
+from kateway.web.tcp.endpoints import WILDCARDS, address_of, parse_endpoint
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-SAFE_TOKEN_BYTES = 16
 NAME = b"admin"
 """What failures are counted by, beside the address."""
-_log = Logger()
+HEADER_HALF = b"kateway-session"
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="kateway admin"')
-
-
-def read_token(token_file: str, endpoints: Iterable[str]) -> bytes:
-    """The token; empty where none is set and every endpoint is loopback. ``ConfigError`` otherwise."""
-    if not token_file:
-        exposed = [endpoint for endpoint in endpoints if not is_loopback(endpoint)]
-        if exposed:
-            raise ConfigError([f"admin.token_file: is required, because {', '.join(exposed)} is not loopback"])
-        return b""
-    try:
-        token = Path(token_file).read_bytes().strip()
-    except OSError as error:
-        raise ConfigError([f"admin.token_file: {token_file}: {error.strerror or error}"]) from error
-    if not token or not token.isascii() or len(token.split()) > 1:
-        raise ConfigError([f"admin.token_file: {token_file}: needs one line of letters, digits and signs"])
-    if len(token) < SAFE_TOKEN_BYTES:
-        _log.warn(
-            "admin.token_file: {n} characters can be guessed: make it {safe}", n=len(token), safe=SAFE_TOKEN_BYTES
-        )
-    return token
 
 
 class Guard:
     """Checks requests to the admin listener. ``endpoints`` are its endpoint strings, ``hosts`` further names of it."""
 
-    def __init__(self, token: bytes, *, endpoints: Iterable[str], hosts: Iterable[str], failures: Failures) -> None:
-        self._token = _digest(token) if token else b""
+    def __init__(
+        self,
+        tokens: Tokens,
+        sessions: Sessions,
+        *,
+        endpoints: Iterable[str],
+        hosts: Iterable[str],
+        failures: Failures,
+        refused: Callable[[KatewayError], None] = lambda _error: None,
+    ) -> None:
+        """``refused`` is called with each error that says that a caller may not do what it asks for."""
+        self.refused = refused
+        self.sessions = sessions
+        self._tokens = tokens
         self._failures = failures
         parsed = [parse_endpoint(endpoint) for endpoint in endpoints]
         interfaces = {"127.0.0.1" if one.kind == "unix" else one.interface.lower() for one in parsed}
@@ -75,18 +68,78 @@ class Guard:
         if origin is not None and request.method not in SAFE and not self._own_origin(origin, host):
             raise Denied("a page of another origin may not change anything here")
 
-    def check_token(self, request: Request) -> None:
-        """``Unauthorized`` without the token, ``TooManyFailures`` after too many wrong ones from that address."""
-        if not self._token:
-            return
+    @property
+    def open(self) -> bool:
+        """Whether no token is needed."""
+        return not self._tokens
+
+    def identify(self, request: Request) -> Actor:
+        """Recognises a caller by its token or its session. ``Unauthorized`` without either, ``TooManyFailures`` after
+        too many wrong tokens from that address.
+        """
+        try:
+            return self._identify(request)
+        except KatewayError as error:
+            self.refused(error)
+            raise
+
+    def shows_nothing(self, request: Request) -> bool:
+        """Whether a caller that would have to show something shows nothing at all."""
+        return bool(self._tokens) and not (
+            request.header(b"authorization") or request.header(HEADER_HALF) is not None or cookies(request)
+        )
+
+    def sign_in(self, request: Request, secret: bytes, find: Callable[[bytes], Actor | None]) -> Actor:
+        """Recognises a caller by what it signs in with. ``Unauthorized``, ``TooManyFailures``, as of a token."""
+        try:
+            return self._check(request, secret, secret, find)
+        except KatewayError as error:
+            self.refused(error)
+            raise
+
+    def token(self, secret: bytes) -> Actor | None:
+        """Finds a token's holder."""
+        proof = digest(secret)
+        # each is compared in full: how far one agrees must not show
+        found = [actor for known, actor in self._tokens.items() if hmac.compare_digest(known, proof)]
+        return found[0] if found else None
+
+    def stands(self, actor: Actor) -> bool:
+        """Whether a caller that was let in would be let in now."""
+        if not self._tokens or not actor.proof:
+            return not self._tokens and not actor.proof
+        holder = self._tokens.get(actor.proof)
+        if holder is None:
+            return False
+        return may(holder, "make_portal_link") if actor.application else (holder.name, holder.role) == actor[:2]
+
+    def _identify(self, request: Request) -> Actor:
+        if not self._tokens and request.header(HEADER_HALF) is None:
+            return OPEN
         scheme, _, given = (request.header(b"authorization") or b"").partition(b" ")
-        if not given:
-            raise Unauthorized("this needs Authorization: Bearer with the admin token", headers=(CHALLENGE,))
+        if given and self._tokens:
+            return self._check(
+                request, given, given.strip(), self.token if scheme.lower() == b"bearer" else lambda _secret: None
+            )
+        half, shown = request.header(HEADER_HALF), cookies(request)
+        if half is not None:
+            actor = self.sessions.find(half, shown)
+            if actor is not None:
+                return actor
+            raise Unauthorized("the session has ended: sign in again", headers=(CHALLENGE, clearing(request)))
+        if shown:
+            # clears none: a page that another one led here has no header half, and must sign no person out
+            raise Unauthorized("a session's cookie needs the header Kateway-Session beside it", headers=(CHALLENGE,))
+        raise Unauthorized("this needs Authorization: Bearer with an admin token, or a session", headers=(CHALLENGE,))
+
+    def _check(self, request: Request, given: bytes, secret: bytes, find: Callable[[bytes], Actor | None]) -> Actor:
         self._failures.refuse(request.peer, NAME, given)
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(_digest(given.strip()), self._token):
+        actor = find(secret)
+        if actor is None:
             self._failures.wrong(request.peer, NAME, given)
-            raise Unauthorized("that is not the admin token", headers=(CHALLENGE,))
+            raise Unauthorized("that is no token or link that lets anyone in", headers=(CHALLENGE,))
         self._failures.note_right(request.peer, NAME, given)
+        return actor
 
     def _ours(self, name: str) -> bool:
         # an address is nothing that DNS could have been made to lie about
@@ -103,10 +156,6 @@ class Guard:
             and parts.netloc.lower().encode() == host.lower()
             and self._ours(_host_name(host))
         )
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
 
 
 def _host_name(host: bytes) -> str:

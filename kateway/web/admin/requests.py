@@ -1,19 +1,21 @@
-"""What the admin handlers share: JSON in and out, etags and their conditions, pages of lists."""
+"""Reads and answers the admin handlers' requests: JSON in and out, etags and their conditions."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
+from kateway.core.audited_changes import By
 from kateway.errors import BadRequest, InvalidParameter, PreconditionFailed, TooLarge
-from kateway.registry.interface import ABSENT, ANY
+from kateway.registry.documents import to_table
+from kateway.registry.interface import ABSENT, ANY, Entry
 from kateway.web import params
-from kateway.web.exchange import JSON, NO_STORE, Header, Request, Response
+from kateway.web.admin.actors import OPEN, Actor
+from kateway.web.exchange import JSON, NO_STORE, Exchange, Header, Request, Response
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -23,11 +25,14 @@ _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 class AdminCall(NamedTuple):
-    """A request that found its handler: the names in its path, its query."""
+    """A request that found its handler: the names in its path, its query, its caller."""
 
     request: Request
     names: Mapping[str, str]
     query: Mapping[str, str]
+    exchange: Exchange
+    """For a handler that streams its answer."""
+    actor: Actor = OPEN
 
     def table(self) -> dict[str, Any]:
         """The body, a JSON object; none is an empty one."""
@@ -64,10 +69,25 @@ class AdminCall(NamedTuple):
         return None
 
     def flag(self, name: str) -> bool:
-        value = self.query.get(name, "false")
-        if value not in {"true", "false", "1", "0"}:
-            raise InvalidParameter(f"{name} must be true or false")
-        return value in {"true", "1"}
+        return flag_of(self.query, name)
+
+
+def merged(old: Entry | None, call: AdminCall) -> dict[str, Any]:
+    """The members of an entry that a PUT leaves as it is, with those that it gives."""
+    return {**({} if old is None else to_table(old)), **call.table()}
+
+
+def by(call: AdminCall) -> By:
+    """The caller, for the audit: its token's name, and its address."""
+    return By(call.actor.name, call.request.id, call.request.peer)
+
+
+def flag_of(query: Mapping[str, str], name: str) -> bool:
+    """A parameter that is true or false. ``InvalidParameter``."""
+    value = query.get(name, "false")
+    if value not in {"true", "false", "1", "0"}:
+        raise InvalidParameter(f"{name} must be true or false")
+    return value in {"true", "1"}
 
 
 def query_of(raw: bytes, allowed: frozenset[str]) -> dict[str, str]:
@@ -101,29 +121,6 @@ def unless_known(request: Request, response: Response) -> Response:
     if known.strip() != b"*" and etag not in named:
         return response
     return Response(304, tuple(header for header in response.headers if header[0] != b"Content-Type"), b"")
-
-
-class Pages:
-    """Pages of a snapshot's mapping in the order of its entries' names, sorted once for each mapping."""
-
-    def __init__(self, show: Callable[[Any], dict[str, Any]]) -> None:
-        self._show = show
-        self._of: Mapping[Any, Any] | None = None
-        self._names: list[str] = []
-        self._entries: list[Any] = []
-
-    def page(self, entries: Mapping[Any, Any], query: Mapping[str, str]) -> dict[str, Any]:
-        if entries is not self._of:
-            named = sorted((name if isinstance(name, str) else "/".join(name), name) for name in entries)
-            self._names = [text for text, _name in named]
-            self._entries = [entries[name] for _text, name in named]
-            self._of = entries
-        limit = page_limit(query)
-        start = bisect_right(self._names, query["after"]) if "after" in query else 0
-        names = self._names[start : start + limit]
-        shown = self._entries[start : start + limit]
-        items = [{"name": name, **self._show(entry)} for name, entry in zip(names, shown, strict=True)]
-        return {"items": items, "next": names[-1] if start + limit < len(self._names) else None}
 
 
 def page_limit(query: Mapping[str, str]) -> int:

@@ -1,24 +1,25 @@
-"""The registry over HTTP: applications with their keys, topics, bindings."""
+"""Serves the registry over HTTP: applications with their keys, topics, bindings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from kateway.core.administration import MAX_GRACE_SECONDS, Administration, By, NewSecret, current
-from kateway.errors import InvalidName, InvalidParameter, RegistryUnavailable
+from kateway.config.schema import AdminConfig
+from kateway.core.administration import MAX_GRACE_SECONDS, Administration, NewSecret, current
+from kateway.core.transforms.in_force import TransformsInForce
+from kateway.errors import Conflict, Denied, InvalidName, InvalidParameter
 from kateway.registry import validators as grammar
 from kateway.registry.documents import from_table, time_text, to_table
-from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Snapshot, Topic, Written
-from kateway.web.admin.requests import AdminCall, Pages, answer, only
+from kateway.registry.interface import Application, Binding, Entry, Key, KeyKind, Quota, Topic, Written
+from kateway.web.admin.requests import AdminCall, answer, by, merged, only
+from kateway.web.admin.rights import check
+from kateway.web.admin.rows import Pages, check_choice
 from kateway.web.exchange import NO_STORE, Response
 
 DEFAULT_GRACE_SECONDS = 3600
-
-
-def by(call: AdminCall) -> By:
-    """The admin token names no person: the address tells more."""
-    return By("admin", call.request.id, call.request.peer)
+_TOPIC_COLUMNS = ("application", "topic", "version", "cluster", "partitions", "state")
+_BINDING_COLUMNS = ("subscriber", "application", "topic", "version")
 
 
 def show_key(key: Key, used: int | None) -> dict[str, Any]:
@@ -39,49 +40,53 @@ def show_key(key: Key, used: int | None) -> dict[str, Any]:
 class Resources:
     """Handlers: each takes a call and answers a response, or raises."""
 
-    def __init__(self, administration: Administration) -> None:
+    def __init__(
+        self,
+        administration: Administration,
+        in_force: TransformsInForce,
+        config: Callable[[], AdminConfig] = AdminConfig,
+    ) -> None:
+        """``config`` gives the bounds of now."""
+        self._config = config
         self._do = administration
+        self._in_force = in_force
         self._registry = administration.registry
         self._applications = Pages(to_table)
-        self._topics = Pages(to_table)
-        self._bindings = Pages(to_table)
-
-    @property
-    def _snapshot(self) -> Snapshot:
-        """The registry's entries. ``RegistryUnavailable`` while none are known yet: an empty list would be wrong."""
-        snapshot = self._registry.snapshot
-        if not snapshot.known:
-            raise RegistryUnavailable(self._registry.health().reason or "the registry has not answered yet")
-        return snapshot
+        self._topics = Pages(to_table, _TOPIC_COLUMNS)
+        self._bindings = Pages(to_table, _BINDING_COLUMNS)
 
     # --- applications ------------------------------------------------------------------------------------------
 
     async def applications(self, call: AdminCall) -> Response:
-        return answer(200, self._applications.page(self._snapshot.applications, call.query))
+        own = call.actor.application
+        if own:
+            entries = self._do.snapshot.applications
+            return answer(200, Pages(to_table).page({own: entries[own]} if own in entries else {}, call.query))
+        return answer(200, self._applications.page(self._do.snapshot.applications, call.query))
 
     async def application(self, call: AdminCall) -> Response:
-        return _entry(current(self._snapshot.applications, call.names["app"], "application"))
+        return _entry(current(self._do.snapshot.applications, call.names["app"], "application"))
 
     async def put_application(self, call: AdminCall) -> Response:
         name = call.names["app"]
         wanted = cast(Application, from_table("applications", name, call.table()))
-        expected = call.expected(_etag(self._snapshot.applications, name))
+        expected = call.expected(_etag(self._do.snapshot.applications, name))
         return _written(await self._do.put_application(wanted, expected, by(call)))
 
     async def delete_application(self, call: AdminCall) -> Response:
         name = call.names["app"]
-        current(self._snapshot.applications, name, "application")
-        expected = call.expected(_etag(self._snapshot.applications, name))
+        current(self._do.snapshot.applications, name, "application")
+        expected = call.expected(_etag(self._do.snapshot.applications, name))
         await self._do.delete_application(name, expected, by(call))
         return _gone()
 
     # --- keys --------------------------------------------------------------------------------------------------
 
     async def keys(self, call: AdminCall) -> Response:
-        snapshot = self._snapshot
+        snapshot = self._do.snapshot
         current(snapshot.applications, call.names["app"], "application")
         keys = {key.key: key for key in snapshot.keys_of(call.names["app"])}
-        page = Pages(lambda key: {"entry": key}).page(keys, call.query)
+        page = Pages(lambda key: {"entry": key}, ("kind", "made")).page(keys, call.query)
         used = await self._do.last_used([item["name"] for item in page["items"]])
         page["items"] = [
             {"name": item["name"], **show_key(item["entry"], used.get(item["name"]))} for item in page["items"]
@@ -96,7 +101,13 @@ class Resources:
     async def make_key(self, call: AdminCall) -> Response:
         application, table = call.names["app"], call.table()
         only(table, "kind", "key", "quota")
-        current(self._snapshot.applications, application, "application")
+        if call.actor.application and not table.keys() <= {"kind"}:
+            # a name that is taken would tell of another's key; a key's own quota goes before its application's
+            raise Denied("an application's own session chooses no key's name or quota")
+        most = self._config().max_tenant_keys
+        if call.actor.application and len(self._do.snapshot.keys_of(application)) >= most:
+            raise Conflict(f"{application} has {most} keys or more (admin.max_tenant_keys): revoke one first")
+        current(self._do.snapshot.applications, application, "application")
         kind, name = table.get("kind"), table.get("key")
         if kind not in {"pub", "sub"}:
             raise InvalidParameter("kind must be pub or sub")
@@ -132,45 +143,60 @@ class Resources:
     # --- topics ------------------------------------------------------------------------------------------------
 
     async def topics(self, call: AdminCall) -> Response:
-        return answer(200, self._topics.page(self._snapshot.topics, call.query))
+        check_choice(call.query, "state", grammar.TOPIC_STATES)
+        actor, topics = call.actor, self._do.snapshot.topics
+        if actor.application:
+            own = {name: topic for name, topic in topics.items() if actor.sees(topic.application)}
+            return answer(200, Pages(to_table, _TOPIC_COLUMNS).page(own, call.query))
+        return answer(200, self._topics.page(topics, call.query))
 
     async def topic(self, call: AdminCall) -> Response:
-        return _entry(current(self._snapshot.topics, _path(call, "app", "topic", "version"), "topic"))
+        return _entry(current(self._do.snapshot.topics, _path(call, "app", "topic", "version"), "topic"))
 
     async def put_topic(self, call: AdminCall) -> Response:
         name = _path(call, "app", "topic", "version")
-        old = self._snapshot.topics.get((name[0], name[1], name[2]))
+        old = self._do.snapshot.topics.get((name[0], name[1], name[2]))
         wanted = cast(Topic, from_table("topics", "/".join(name), {**_where_it_lies(old), **call.table()}))
-        expected = call.expected(_etag(self._snapshot.topics, name))
+        expected = call.expected(_etag(self._do.snapshot.topics, name))
         return _written(await self._do.put_topic(wanted, expected, by(call)))
 
     async def delete_topic(self, call: AdminCall) -> Response:
         name = _path(call, "app", "topic", "version")
         delete_records = call.flag("delete_records")
-        current(self._snapshot.topics, name, "topic")
-        expected = call.expected(_etag(self._snapshot.topics, name))
+        current(self._do.snapshot.topics, name, "topic")
+        expected = call.expected(_etag(self._do.snapshot.topics, name))
         await self._do.delete_topic((name[0], name[1], name[2]), delete_records, expected, by(call))
         return _gone()
 
     # --- bindings ----------------------------------------------------------------------------------------------
 
     async def bindings(self, call: AdminCall) -> Response:
-        return answer(200, self._bindings.page(self._snapshot.bindings, call.query))
+        actor, bindings = call.actor, self._do.snapshot.bindings
+        if actor.application:
+            own = {name: binding for name, binding in bindings.items() if actor.sees(binding.subscriber)}
+            return answer(200, Pages(to_table, _BINDING_COLUMNS).page(own, call.query))
+        return answer(200, self._bindings.page(bindings, call.query))
 
     async def binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
-        return _entry(current(self._snapshot.bindings, name, "binding"))
+        return _entry(current(self._do.snapshot.bindings, name, "binding"))
 
     async def put_binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
-        wanted = cast(Binding, from_table("bindings", "/".join(name), call.table()))
-        expected = call.expected(_etag(self._snapshot.bindings, name))
+        old = self._do.snapshot.bindings.get((name[0], name[1], name[2], name[3]))
+        wanted = cast(Binding, from_table("bindings", "/".join(name), merged(old, call)))
+        before = (None, None) if old is None else (old.filter, old.transforms)
+        if (wanted.filter, wanted.transforms) != before:
+            # they can mask contents: without them a subscriber would see all
+            check(call.actor, "put_transforms", {}, {}, self._do.snapshot)
+        self._in_force.compile_binding(wanted)
+        expected = call.expected(_etag(self._do.snapshot.bindings, name))
         return _written(await self._do.put_binding(wanted, expected, by(call)))
 
     async def delete_binding(self, call: AdminCall) -> Response:
         name = _path(call, "subscriber", "app", "topic", "version")
-        current(self._snapshot.bindings, name, "binding")
-        expected = call.expected(_etag(self._snapshot.bindings, name))
+        current(self._do.snapshot.bindings, name, "binding")
+        expected = call.expected(_etag(self._do.snapshot.bindings, name))
         await self._do.delete_binding((name[0], name[1], name[2], name[3]), expected, by(call))
         return _gone()
 
@@ -216,4 +242,5 @@ def _where_it_lies(topic: Topic | None) -> dict[str, Any]:
     """
     if topic is None:
         return {}
-    return {name: getattr(topic, name) for name in ("cluster", "replicas", "retention_hours", "storage_name")}
+    kept = {name: getattr(topic, name) for name in ("cluster", "replicas", "retention_hours", "storage_name")}
+    return {**kept, **{name: member for name, member in to_table(topic).items() if name == "elastic"}}

@@ -34,7 +34,7 @@ def objects(
         return _first_deliveries(partition, records, end, b',"lease":%b' % orjson.dumps(leases[0]))
     pieces: list[bytes] = []
     for index, record in enumerate(records):
-        found = _object(partition, record)
+        found = record_object(partition, record)
         if attempts is not None and attempts[index] > 1:
             found["attempt"] = attempts[index]
         if leases is not None:
@@ -73,11 +73,12 @@ def _first_deliveries(partition: int, records: Sequence[Record], end: bytes, lea
                 )
             )
         except UnicodeDecodeError:
-            append(dumps(_object(partition, record))[:-1] + lease + b"}" + end)
+            append(dumps(record_object(partition, record))[:-1] + lease + b"}" + end)
     return pieces
 
 
-def _object(partition: int, record: Record) -> dict[str, Any]:
+def record_object(partition: int, record: Record) -> dict[str, Any]:
+    """Returns a record's JSON object, before it is dumped."""
     found: dict[str, Any] = {"partition": partition, "offset": record.offset, "timestamp": record.timestamp}
     _put(found, "key", record.key)
     _put(found, "value", record.value)

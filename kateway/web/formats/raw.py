@@ -12,6 +12,7 @@ from kateway.web.exchange import Header
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PRINTABLE = re.compile(rb"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _FIELD_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_TRACE = {"traceparent", "tracestate"}
 OCTETS = b"application/octet-stream"
 
 
@@ -50,6 +51,9 @@ def single(
             content_type = value or default_type
         elif _TOKEN.fullmatch(name):
             extra.append((b"Kateway-Header-" + name.encode("ascii"), value))
+            if name in _TRACE:
+                # as a reader's tracing looks for it
+                extra.append((name.encode("ascii"), value))
     headers: list[Header] = [
         (b"Content-Type", content_type),
         (b"X-Partition", b"%d" % partition),

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from kateway.errors import KatewayError, RequestTimeout
+from kateway.errors import KatewayError, Overloaded, RequestTimeout
 from kateway.web.exchange import Exchange, Request
 from kateway.web.http1.connection import HttpConnection
 from kateway.web.http1.exchange import WireExchange
@@ -28,7 +28,9 @@ from kateway.web.http1.request_id import new_request_id
 from kateway.web.http1.server_state import ServerState
 from kateway.web.http1.twisted_request import drive
 from kateway.web.problems import problem
+from kateway.web.tcp.proxies import TrustedProxies
 
+_TOO_LARGE = frozenset((413, 414, 431))
 Handler = Callable[[Exchange], None]
 Router = Callable[[Request], Handler | None]
 
@@ -51,8 +53,13 @@ class HttpChannel(Protocol):
 
     connection: HttpConnection
 
-    def __init__(self, server: Server, address: str, turned_away: KatewayError | None) -> None:
+    def __init__(
+        self, server: Server, address: str, turned_away: KatewayError | None, proxies: TrustedProxies | None = None
+    ) -> None:
+        """``proxies`` where ``address`` is one of them: each request may then be another client's."""
         self.address = address
+        self._proxies = proxies
+        self._forwarded_for = address
         self._server = server
         self._state = server.state
         self._turned_away = turned_away
@@ -66,7 +73,12 @@ class HttpChannel(Protocol):
         self._server.opened(self)
         self.connection.deadline = state.tick + state.config.header_timeout_seconds
         if self._turned_away is not None:
-            self._refuse(self._turned_away)
+            self._refuse(self._turned_away, "")  # counted by the factory
+
+    def taken_over(self) -> None:
+        """Goes on with a connection that another process had, between two requests: it is idle, not new."""
+        if self._turned_away is None:
+            self.connection.deadline = self._due()
 
     def dataReceived(self, data: bytes) -> None:
         connection = self.connection
@@ -181,7 +193,7 @@ class HttpChannel(Protocol):
                 elif parser.rest:
                     parser.feed(b"")
                 elif parser.refusal is not None:
-                    self._refuse(parser.refusal)
+                    self._refuse(parser.refusal, _reason(parser.refusal))
                 else:
                     break
         finally:
@@ -207,6 +219,8 @@ class HttpChannel(Protocol):
         return parser.received + config.header_timeout_seconds
 
     def _handle(self, parsed: Parsed) -> None:
+        if self._proxies is not None:
+            self._attribute(parsed[0], self._proxies)
         exchange = self.connection.exchange = WireExchange(self.connection, *parsed)
         server = self._server
         try:
@@ -220,18 +234,34 @@ class HttpChannel(Protocol):
         except Exception as error:
             exchange.fail(error)
 
+    def _attribute(self, request: Request, proxies: TrustedProxies) -> None:
+        """Gives a request that a trusted proxy passes on to the client that it names."""
+        forwarded = request.listed(b"x-forwarded-for")
+        if forwarded is not None:
+            request.peer = proxies.client(self.address, forwarded)
+        if request.peer != self._forwarded_for:
+            self._forwarded_for = request.peer
+            self.connection.remembered = None  # what was found out about another client
+
     def _answered(self, exchange: WireExchange) -> None:
         """The response was written whole."""
         if exchange.body_bytes:
             self._state.held_bytes -= exchange.body_bytes
         self.connection.exchange = None
-        if not exchange.keep_alive or self._state.draining:  # a stream's head was sent before the draining began
-            self.connection.end()
-        elif not self._advancing:
+        state, connection = self._state, self.connection
+        # a stream's head was sent before the draining began
+        if not exchange.keep_alive or (state.draining and not connection.can_be_passed_on):
+            connection.end()
+            return
+        if state.draining:
+            state.later(0, self.close_if_idle)
+        if not self._advancing:
             self._advance()
 
-    def _refuse(self, error: KatewayError) -> None:
-        """Answers a request that cannot be parsed, and closes."""
+    def _refuse(self, error: KatewayError, reason: str) -> None:
+        """Answers a request that cannot be parsed, and closes; counts it where there is a ``reason``."""
+        if reason:
+            self._state.rejected(reason)
         connection = self.connection
         parser = connection.parser
         given = None if parser is None else parser.refused_id
@@ -263,26 +293,52 @@ class HttpChannel(Protocol):
         elif parser is not None and parser.arriving:
             parser.close()
             part = "body" if parser.in_body else "head"
-            self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."))
+            reason = "body_timeout" if parser.in_body else "header_timeout"
+            self._refuse(RequestTimeout(f"The request's {part} did not arrive in time."), reason)
         else:
             connection.end_at_once()
 
     def configured(self) -> None:
         """Other limits are in force: an earlier deadline holds at once, a later one after the next request."""
         connection = self.connection
+        if self._proxies is not None:
+            proxies = self._state.proxies
+            self._proxies = proxies if proxies.trusts(self.address) else None
         if not connection.closing:
             connection.deadline = min(connection.deadline, self._due())
         if connection.peer.wire is not None:
             connection.peer.wire.keep_unsent_below(self._state.config.max_unsent_bytes)
 
     def close_if_idle(self) -> None:
-        """Closes between requests (draining); behind its last response a client that still takes it."""
+        """Closes between requests (draining), or passes on to another process; behind its last response a client that
+        still takes it.
+        """
         connection = self.connection
+        if connection.gone:
+            return
         parser = connection.parser
         idle = connection.exchange is None and not connection.closing and connection.other is None
         if not idle or connection.requests_wait or (parser is not None and parser.arriving):
+            return
+        if connection.can_be_passed_on and not connection.fin and connection.peer.half_close is None:
+            connection.pass_on()  # the factory tries again where it cannot be yet
+            return
+        if self._state.pass_on is not None:
+            # its next response is the last and says so; the sweep ends it where none is asked for
+            connection.deadline = min(connection.deadline, self._state.lead_away_until)
+            return
+        if parser is None and connection.sent == 0 and self._turned_away is None:
+            # just accepted: its request is on its way, and a proxy may not send it again
+            connection.deadline = min(connection.deadline, self._state.tick + self._state.config.half_close_seconds)
             return
         if connection.peer.backlog():
             connection.end()
         else:
             connection.end_at_once()
+
+
+def _reason(refusal: KatewayError) -> str:
+    """Names why a request could not be parsed, for the count of them."""
+    if refusal.status in _TOO_LARGE:
+        return "too_large"
+    return "overload" if isinstance(refusal, Overloaded) else "parse"

@@ -20,6 +20,7 @@ from kateway.web.http1.reading import Reading
 from kateway.web.http1.server_state import ServerState
 from kateway.web.tcp.peer_state import PeerState
 from kateway.web.tcp.tls import subject_of
+from kateway.web.tcp.transport import PromptServer
 
 
 class Answering(Protocol):
@@ -28,10 +29,15 @@ class Answering(Protocol):
     request: Request
     keep_alive: bool
     body_bytes: int
+    operation: str
 
     @property
     def fresh(self) -> bool:
         """Nothing of the response was sent."""
+
+    @property
+    def streaming(self) -> bool:
+        """The response has begun and is not over."""
 
     def drained(self) -> None:
         """Everything that waited was handed to the socket."""
@@ -142,7 +148,35 @@ class HttpConnection:
         """Whether the connection ends with the response that is given now, whatever the client wishes."""
         if self.fin:
             return not self.requests_wait
-        return self.state.draining
+        return self.state.draining and not self.can_be_passed_on
+
+    @property
+    def can_be_passed_on(self) -> bool:
+        """Whether another process is to go on with this connection. TLS is bound to this one's memory, and so is the
+        address that a PROXY header named.
+        """
+        transport = self.transport
+        if self.state.pass_on is None or self.secure or not isinstance(transport, PromptServer):
+            return False
+        return bool(transport.client[0] == self.address)
+
+    def pass_on(self) -> bool:
+        """Gives the connection, between two requests, to the process that takes over; ``False``: not yet. What was
+        sent must have been confirmed before: that is judged here. The next request is left to the successor.
+        """
+        pass_on, peer = self.state.pass_on, self.peer
+        if (
+            pass_on is None
+            or peer.watchers
+            or peer.backlog()
+            or self.reading.held is not None
+            or not pass_on(self.transport.fileno())
+        ):
+            self.transport.pauseProducing()
+            return False
+        self.closing = True
+        self.transport.detach()
+        return True
 
     @property
     def requests_wait(self) -> bool:

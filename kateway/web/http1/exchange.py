@@ -18,8 +18,9 @@ class WireExchange:
     """Implements ``Exchange``. Made by the channel for each request, when its turn has come."""
 
     __slots__ = (
-        "_chunked", "_on_gone", "_on_writable", "_silent", "_started_at", "_state", "body_bytes", "caller",
-        "connection", "extra_headers", "keep_alive", "request", "status", "upgrade",
+        "_asked_store", "_chunked", "_on_gone", "_on_writable", "_silent", "_started_at", "_state", "body_bytes",
+        "caller", "connection", "extra_headers", "keep_alive", "operation", "request", "status", "upgrade",
+        "waited_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -33,8 +34,11 @@ class WireExchange:
         self.body_bytes = body_bytes
         self.caller = ""
         self.extra_headers: Sequence[Header] = ()
+        self.operation = "other"
+        self.waited_seconds = 0.0
         self.status = 0
         self._state = _NEW
+        self._asked_store = 0.0
         self._chunked = False
         self._silent = request.method == b"HEAD"
         self._started_at = connection.sent
@@ -43,12 +47,19 @@ class WireExchange:
 
     # --- Exchange ---------------------------------------------------------------------------------------------------
 
+    def asks_store(self) -> None:
+        state = self.connection.state
+        if state.troubles is not None:
+            self._asked_store = state.seconds()
+
     def respond(self, response: Response) -> None:
         if self._state:
             if self._state == _DONE:
                 return
             raise RuntimeError("this exchange's response has begun")
         status, headers, body = response
+        if status >= 400:
+            self._refused(status, body)
         parts = self._head(status, headers)
         if self._silent or status == 304:
             # RFC 9110 8.6: the length that the body would have had
@@ -69,6 +80,8 @@ class WireExchange:
             if self._state == _DONE:
                 return
             raise RuntimeError("this exchange's response has begun")
+        if status >= 400:
+            self._refused(status, body)
         parts = self._head(status, ())
         parts.append(b"%bContent-Length: %d\r\n\r\n" % (block, len(body)))
         if not self._silent:
@@ -92,6 +105,7 @@ class WireExchange:
         else:
             parts.append(b"Transfer-Encoding: chunked\r\n\r\n" if self._chunked and not self._silent else b"\r\n")
         self._state = _STREAMING
+        self._count_first_byte()
         self.connection.send(b"".join(parts))
 
     def write(self, pieces: Sequence[bytes], one_chunk: bool = False) -> Span:
@@ -133,6 +147,10 @@ class WireExchange:
             return
         self._on_gone = callback
 
+    def heed_end(self) -> None:
+        if self.connection.fin and not self.connection.gone and self._state != _NEW:
+            self.connection.client_ends()
+
     def finish(self) -> None:
         if self._state != _STREAMING:
             return
@@ -166,6 +184,7 @@ class WireExchange:
         they are the protocol's to read first.
         """
         self.status = 101
+        self._count_first_byte()
         self.connection.send(head)
         self._note()
         self._state = _DONE
@@ -183,6 +202,7 @@ class WireExchange:
     def begin_framed(self, status: int, headers: Sequence[Header]) -> bytes:
         """Begins a response whose sender frames the body itself (the bridge); returns the head to send."""
         self._state = _STREAMING
+        self._count_first_byte()
         self._chunked = False
         names = {name.lower() for name, _ in headers}
         own = [header for header in headers if header[0].lower() not in _OURS]
@@ -238,14 +258,51 @@ class WireExchange:
             parts.append(b"\r\n")
         return parts
 
+    def _count_first_byte(self) -> None:
+        """Counts the beginning of a response that goes on."""
+        state = self.connection.state
+        if state.cells is not None:
+            seconds = state.seconds() - self.request.received
+            state.cells.began(self.operation, seconds)
+            self._note_slow(seconds)
+
+    def _note_slow(self, seconds: float) -> None:
+        """Keeps a request that is among the slowest."""
+        troubles = self.connection.state.troubles
+        if troubles is not None and seconds > troubles.slowest.floor:
+            asked = self._asked_store
+            store = seconds - (asked - self.request.received) if asked else None
+            troubles.slow(self.request, self.operation, self.caller, self.status, seconds, self.waited_seconds, store)
+
+    def _refused(self, status: int, body: bytes) -> None:
+        troubles = self.connection.state.troubles
+        if troubles is not None:
+            troubles.refused(self.request, self.operation, self.caller, status, body)
+
     def _note(self) -> None:
+        """Counts and logs a request whose response has gone on, or that got none."""
         connection = self.connection
-        access = connection.state.access
-        if access is not None:
-            access.note(self.request, self.status, connection.sent - self._started_at, self.caller)
+        state = connection.state
+        if state.cells is not None:
+            state.cells.ended(self.operation, self.status)
+        if state.access is not None:
+            state.access.note(self.request, self.status, connection.sent - self._started_at, self.caller)
 
     def _done(self) -> None:
-        self._note()
+        connection = self.connection
+        state = connection.state
+        cells, access = state.cells, state.access
+        if cells is not None or access is not None:
+            now = state.seconds()
+            if cells is not None:
+                if self._state == _NEW:
+                    seconds = now - self.request.received
+                    cells.answered(self.operation, self.status, seconds)
+                    self._note_slow(seconds)
+                else:
+                    cells.ended(self.operation, self.status)
+            if access is not None:
+                access.note(self.request, self.status, connection.sent - self._started_at, self.caller, now)
         self._state = _DONE
         self._on_gone = self._on_writable = None
-        self.connection.answered(self)
+        connection.answered(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -14,10 +14,14 @@ from kateway.core.access.control import AccessControl, AuthorizedRequest
 from kateway.core.access.open_streams import OpenStreams
 from kateway.core.access.rate_limits import Allowance
 from kateway.core.audit.events import Audit, actor
-from kateway.errors import KatewayError, QuotaExceeded
+from kateway.core.transforms.expressions import Expression
+from kateway.core.transforms.in_force import TransformsInForce, View
+from kateway.errors import ExpressionInvalid, KatewayError, QuotaExceeded
 from kateway.model import Message
-from kateway.web import params
+from kateway.observe import families
+from kateway.observe.series import Series
 from kateway.web.exchange import Exchange, Head
+from kateway.web.messages import paths
 from kateway.web.messages.credentials import Shown, credentials, shown
 
 CLIENT_GONE = "client-gone"
@@ -30,7 +34,7 @@ REMEMBERED_SECONDS = 0.5
 class Remembered(NamedTuple):
     """A visit as its connection remembers it, and what it rests on."""
 
-    path: params.TopicPath
+    path: paths.TopicPath
     purpose: Purpose
     head: Head | None
     shown: Shown
@@ -44,8 +48,16 @@ class Admission:
     """Lets requests in and keeps count of them. ``seconds`` is the reactor's clock."""
 
     def __init__(
-        self, control: AccessControl, open_streams: OpenStreams, audit: Audit, seconds: Callable[[], float]
+        self,
+        control: AccessControl,
+        open_streams: OpenStreams,
+        audit: Audit,
+        seconds: Callable[[], float],
+        transforms: TransformsInForce,
+        series: Series | None = None,
     ) -> None:
+        self.transforms = transforms
+        self._series = series
         self.control = control
         self.open_streams = open_streams
         self.audit = audit
@@ -53,7 +65,7 @@ class Admission:
         """Whether responses have the rest of a quota; a reload may change it."""
         self._seconds = seconds
 
-    def enter(self, exchange: Exchange, purpose: Purpose, path: params.TopicPath) -> AuthorizedRequest:
+    def enter(self, exchange: Exchange, purpose: Purpose, path: paths.TopicPath) -> AuthorizedRequest:
         """The visit that a request makes. 401, 403, 404, 409, 410, 429 and 503 as errors."""
         control = self.control
         if control.open:
@@ -91,6 +103,21 @@ class Admission:
             exchange.extra_headers = (*exchange.extra_headers, *authorized.headers)
         return authorized
 
+    def view(self, authorized: AuthorizedRequest, wanted: str | None, *, dead: bool = False) -> View:
+        """What a caller sees of a topic's records; ``wanted``: the filter that it asks for. ``ExpressionInvalid``."""
+        subscriber = authorized.principal.application
+        extra = None if wanted is None else self._filter(wanted)
+        return View(self.transforms, subscriber, authorized.registered, extra, dead=dead)
+
+    def _filter(self, text: str) -> Expression:
+        try:
+            return self.transforms.filter(text)
+        except ExpressionInvalid as error:
+            if "+" not in text:
+                raise
+            # curl -G --data-urlencode makes a plus of a space, as forms do
+            raise ExpressionInvalid(f"{error.detail} (in a query + is a plus: write %20 for a space)") from error
+
     # --- quotas ----------------------------------------------------------------------------------------------------
 
     def count_request(self, exchange: Exchange, authorized: AuthorizedRequest) -> None:
@@ -101,6 +128,7 @@ class Admission:
             try:
                 allowance.request(now)
             except QuotaExceeded as error:
+                self._throttled(authorized, error.quota)
                 _told_to_wait(exchange, error)
                 raise
             finally:
@@ -114,6 +142,7 @@ class Admission:
             try:
                 allowance.publish(len(messages), _size(messages), now)
             except QuotaExceeded as error:
+                self._throttled(authorized, error.quota)
                 _told_to_wait(exchange, error)
                 raise
             finally:
@@ -123,7 +152,11 @@ class Admission:
         """Counts a message on a socket that was opened some time ago; ``QuotaExceeded``. The quota is that of now."""
         allowance = self.control.allowance(authorized)
         if allowance is not None:
-            allowance.publish(1, _size((message,)), self._seconds())
+            try:
+                allowance.publish(1, _size((message,)), self._seconds())
+            except QuotaExceeded as error:
+                self._throttled(authorized, error.quota)
+                raise
 
     def _tell(self, exchange: Exchange, allowance: Allowance, now: float) -> None:
         if self.quota_headers:
@@ -132,20 +165,43 @@ class Admission:
 
     def enter_reader(self, authorized: AuthorizedRequest) -> Callable[[], None]:
         """Counts a reader until the callable returned is called; ``QuotaExceeded``."""
-        return authorized.allowance.enter() if authorized.allowance is not None else _nothing
+        allowance = authorized.allowance
+        if allowance is None:
+            return _nothing
+        try:
+            return allowance.enter()
+        except QuotaExceeded as error:
+            self._throttled(authorized, error.quota)
+            raise
+
+    def _throttled(self, authorized: AuthorizedRequest, quota: str) -> None:
+        if self._series is not None:
+            self._series.counter(families.QUOTA_THROTTLED, (authorized.principal.application, quota)).value += 1
 
     def pause(self, authorized: AuthorizedRequest) -> Callable[[int], float] | None:
         """Returns the counter of bytes read, which returns the seconds to wait; ``None`` where nothing is counted."""
         if authorized.permission is None:
             return None
         control = self.control
-        return lambda size: control.read_pause(authorized, size)
+
+        def pause(size: int) -> float:
+            wait = control.read_pause(authorized, size)
+            if wait:
+                self._throttled(authorized, "subscribe_bytes")
+            return wait
+
+        return pause
 
     # --- audit -----------------------------------------------------------------------------------------------------
     # the edges ask beforehand whether a kind of event is wanted: one that is not costs a look at a flag
 
     def record(
-        self, exchange: Exchange, authorized: AuthorizedRequest, action: str, error: BaseException | None = None
+        self,
+        exchange: Exchange,
+        authorized: AuthorizedRequest,
+        action: str,
+        error: BaseException | None = None,
+        gateway: str = "",
     ) -> None:
         """An event of a request that was let in, with what became of it."""
         permission = authorized.permission
@@ -155,9 +211,9 @@ class Admission:
         else:
             owner, topic = permission.grant.owner, authorized.asked.topic.rpartition(".")[2]
         what = _object(owner, topic, authorized.asked.version, authorized.asked.group)
-        self._event(exchange, actor(authorized.principal), action, what, error)
+        self._event(exchange, actor(authorized.principal), action, what, error, gateway)
 
-    def record_refused(self, exchange: Exchange, action: str, path: params.TopicPath, error: BaseException) -> None:
+    def record_refused(self, exchange: Exchange, action: str, path: paths.TopicPath, error: BaseException) -> None:
         """Records a request that was not admitted. It has no actor where the caller was not recognised."""
         who = error.actor if isinstance(error, KatewayError) else ""
         owner, _, topic = path.topic.rpartition(".")
@@ -168,7 +224,7 @@ class Admission:
         self,
         exchange: Exchange,
         action: str,
-        path: params.TopicPath,
+        path: paths.TopicPath,
         authorized: AuthorizedRequest | None,
         error: BaseException,
     ) -> None:
@@ -178,11 +234,13 @@ class Admission:
         else:
             self.record(exchange, authorized, action, error)
 
-    def recorded(self, exchange: Exchange, action: str, path: params.TopicPath, *, wanted: bool) -> Recorded:
+    def recorded(self, exchange: Exchange, action: str, path: paths.TopicPath, *, wanted: bool) -> Recorded:
         """Records the outcome of the block, where ``wanted``. Not for the hot path."""
         return Recorded(self, exchange, action, path, wanted)
 
-    def _event(self, exchange: Exchange, who: str, action: str, what: str, error: BaseException | None) -> None:
+    def _event(
+        self, exchange: Exchange, who: str, action: str, what: str, error: BaseException | None, gateway: str = ""
+    ) -> None:
         if error is None:
             outcome = "ok"
         elif isinstance(error, KatewayError):
@@ -190,16 +248,18 @@ class Admission:
         else:
             outcome = CLIENT_GONE if isinstance(error, CancelledError) else KatewayError.code
         request = exchange.request
-        self.audit.record(who, action, what, outcome, request_id=request.id, address=request.peer)
+        self.audit.record(who, action, what, outcome, request_id=request.id, address=request.peer, gateway=gateway)
 
 
 class Recorded:
     """A context whose outcome becomes an event: ``authorized`` is set as soon as the request is let in."""
 
     def __init__(
-        self, admission: Admission, exchange: Exchange, action: str, path: params.TopicPath, wanted: bool
+        self, admission: Admission, exchange: Exchange, action: str, path: paths.TopicPath, wanted: bool
     ) -> None:
         self.authorized: AuthorizedRequest | None = None
+        self.gateway = ""
+        """The gateways that answered, where it was passed on."""
         self._admission = admission
         self._exchange = exchange
         self._action = action
@@ -215,7 +275,18 @@ class Recorded:
         if error is not None:
             self._admission.record_failed(self._exchange, self._action, self._path, self.authorized, error)
         elif self.authorized is not None:
-            self._admission.record(self._exchange, self.authorized, self._action)
+            self._admission.record(self._exchange, self.authorized, self._action, gateway=self.gateway)
+
+
+def answered_by(exchange: Exchange, own: str, names: Iterable[str]) -> str:
+    """Says in the response which gateways answered; nothing where this one (``own``) stands alone. Returns the names
+    where it was passed on.
+    """
+    if not own:
+        return ""
+    told = ", ".join(sorted(names)) or own
+    exchange.extra_headers = (*exchange.extra_headers, (b"Kateway-Gateway", told.encode()))
+    return "" if told == own else told
 
 
 def _told_to_wait(exchange: Exchange, error: QuotaExceeded) -> None:

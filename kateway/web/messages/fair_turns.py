@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import ceil
+from math import ceil, inf
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from kateway.bounded_cache import BoundedCache
 from kateway.drain_pace import DrainPace
 from kateway.errors import Overloaded
+from kateway.observe.cells import Counter
 from kateway.web.exchange import Exchange, Request
 from kateway.web.problems import problem
 
@@ -35,6 +37,9 @@ SHARED_SECONDS = 0.5
 
 PATIENCE_USED = 0.8
 """A request is refused where waiting would take more of its time than this: it has to be handled, too."""
+
+MOST_REMEMBERED = 4096
+"""Applications that have used their turn up and are remembered until the others have had as much."""
 
 LEAST_SERVED = 16
 """A line's pace is known when so many of its requests were handled."""
@@ -65,10 +70,16 @@ class FairTurns:
     """
 
     def __init__(
-        self, clock: IReactorTime, handler: Handler, patience: Callable[[Request], float], max_wait_seconds: float
+        self,
+        clock: IReactorTime,
+        handler: Handler,
+        patience: Callable[[Request], float],
+        max_wait_seconds: float,
+        refusals: Counter | None = None,
     ) -> None:
         self.max_wait_seconds = max_wait_seconds
         """A reload may change it."""
+        self._refusals = refusals
         self.refused = 0
         """Requests that would have waited too long."""
         self.waiting = 0
@@ -81,6 +92,12 @@ class FairTurns:
         """A heap: the line that has had the least time is the next."""
         self._used = 0.0
         """Of the line that was served last: a line that begins is not owed the time before."""
+        self._ahead: BoundedCache[str, float] = BoundedCache(MOST_REMEMBERED)
+        """The time of lines that are empty. One that begins again before the others have had as much goes on from it:
+        else an application with one slow request at a time would have every other turn.
+        """
+        self.handled_at = -inf
+        """When the last turn of the loop that handled requests began to."""
         self._turn: IDelayedCall | None = None
         self._until = 0.0
         self._last = ""
@@ -92,7 +109,8 @@ class FairTurns:
         if self._turn is None:
             # called when all that this turn has read is handled, before anything more is read
             self._turn = self._later(0, self._next)
-            self._until = self._seconds() + TURN_SECONDS
+            self.handled_at = self._seconds()
+            self._until = self.handled_at + TURN_SECONDS
         elif self._order or exchange.request.received > self._until:
             self._wait(exchange)
             return
@@ -107,7 +125,7 @@ class FairTurns:
             self._last = name
         line = self._lines.get(name)
         if line is None:
-            line = self._lines[name] = Line(name, self._used, now)
+            line = self._lines[name] = Line(name, max(self._used, self._ahead.pop(name, 0.0)), now)
             line.waiting.append(exchange)
             heappush(self._order, line)
             self.waiting += 1
@@ -127,7 +145,7 @@ class FairTurns:
         order = self._order
         if not order:
             return
-        now = self._seconds()
+        now = self.handled_at = self._seconds()
         self._until = until = now + (SHARED_TURN_SECONDS if now < self._shared_until else TURN_SECONDS)
         self._turn = self._later(0, self._next)
         while order and now < until:
@@ -146,17 +164,18 @@ class FairTurns:
                     heappush(order, line)
                 else:
                     del self._lines[line.name]
+                    self._ahead.keep(line.name, line.used)
 
     def _serve(self, exchange: Exchange, now: float) -> None:
         if exchange.connection.gone:
             # nothing was begun, and no client waits for it
             return
         request = exchange.request
-        waited = now - request.received
-        if waited > self._patience(request):
-            self._refuse(exchange, waited)
-            return
+        waited = exchange.waited_seconds = now - request.received
         try:
+            if waited > self._patience(request):
+                self._refuse(exchange, waited)
+                return
             self._handler(exchange)
         except CancelledError:
             exchange.abort()
@@ -166,6 +185,8 @@ class FairTurns:
 
     def _refuse(self, exchange: Exchange, wait: float) -> None:
         self.refused += 1
+        if self._refusals is not None:
+            self._refusals.value += 1
         retry_after = max(ceil(wait), 1)
         exchange.connection.told_to_wait(retry_after)
         detail = f"more requests arrive than can be handled: this one would have waited {wait:.1f} s for its turn"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from kateway.errors import NotAcceptable
 from kateway.web.formats import Form
@@ -12,6 +13,8 @@ from kateway.web.formats.ndjson import NdjsonForm
 from kateway.web.formats.raw import OCTETS, RawForm
 from kateway.web.formats.sse import SseForm
 from kateway.web.params import Cache
+
+T = TypeVar("T")
 
 TEXT = b"text/plain"
 _FORMS: dict[bytes, Callable[[], Form]] = {
@@ -25,8 +28,10 @@ _FORMS: dict[bytes, Callable[[], Form]] = {
 _WILD = {b"*/*": OCTETS, b"application/*": OCTETS, b"text/*": TEXT}
 
 
-def _preferred(accept: bytes) -> Callable[[], Form]:
-    """The form of the highest q that we have; of equals, the one named first; exact names before wildcards."""
+def choose(accept: bytes, known: Mapping[bytes, T], wild: Mapping[bytes, bytes]) -> T:
+    """Finds what is known of the highest q; of equals, what is named first; exact names before wildcards, which stand
+    for one of the known. ``NotAcceptable``.
+    """
     ranked: list[tuple[float, int, int, bytes]] = []
     refused: set[bytes] = set()
     for index, part in enumerate(accept.split(b",")):
@@ -40,17 +45,17 @@ def _preferred(accept: bytes) -> Callable[[], Form]:
                     quality = 0.0
         if not 0 < quality <= 1:
             refused.add(name)
-        elif name in _FORMS:
+        elif name in known:
             ranked.append((-quality, 0, index, name))
-        elif name in _WILD:
-            ranked.append((-quality, 1, index, _WILD[name]))
+        elif name in wild:
+            ranked.append((-quality, 1, index, wild[name]))
     for _quality, _wild, _index, name in sorted(ranked):
-        if name not in refused:
-            return _FORMS[name]
-    raise NotAcceptable("give Accept one of " + ", ".join(sorted(name.decode() for name in _FORMS)) + " or */*")
+        if name not in refused and name in known:
+            return known[name]
+    raise NotAcceptable("give Accept one of " + ", ".join(sorted(name.decode() for name in known)) + " or */*")
 
 
-_cached = Cache(_preferred)
+_cached = Cache(lambda accept: choose(accept, _FORMS, _WILD))
 
 
 def form(accept: bytes | None) -> Form:

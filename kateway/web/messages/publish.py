@@ -26,13 +26,17 @@ from kateway.errors import (
     UnsupportedMediaType,
 )
 from kateway.model import HandedOff, Headers, Message, Receipt
+from kateway.observe.tracing import Trace, Tracing
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import JSON, Exchange, Request, Response
 from kateway.web.formats import frames, jsonarray, ndjson
+from kateway.web.messages import paths, queries
 from kateway.web.messages.admission import Admission
 from kateway.web.messages.content_coding import Decode, decoder
+from kateway.web.messages.publish_counts import PublishCounts
 from kateway.web.messages.response_body import KEPT
+from kateway.web.messages.traces import began, code_of, entered, publish_failed, published
 from kateway.web.problems import problem, problem_object, problem_of
 
 _BATCH_FORMS = {jsonarray.MEDIA_TYPE: jsonarray.parse, ndjson.MEDIA_TYPE: ndjson.parse, frames.MEDIA_TYPE: frames.parse}
@@ -42,14 +46,14 @@ _CREATED = b'{"partition":%d,"offset":%d}'
 _CREATED_HEADERS = (
     b"Content-Type: application/json\r\nX-Partition: %d\r\nX-Offset: %d\r\nLocation: %b?partition=%d&offset=%d\r\n"
 )
-_HANDED_OFF = (b"Kateway-Handoff", b"stored")
+HANDED_OFF = (b"Kateway-Handoff", b"stored")
 _TAKEN = b'{"partition":%d,"offset":null}'
 
 
 class PublishQuery(NamedTuple):
     """What a publish's head asks for, query and headers together."""
 
-    query: params.PublishQuery
+    query: queries.PublishQuery
     key: bytes | None
     acks: int
     headers: Headers
@@ -62,20 +66,35 @@ class PublishQuery(NamedTuple):
 class PublishEdge:
     """Turns publish requests into messages and outcomes into responses."""
 
-    def __init__(self, gateway: Gateway, admission: Admission, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        admission: Admission,
+        max_body_bytes: int,
+        counts: PublishCounts | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing or Tracing()
         self._gateway = gateway
         self._admission = admission
         self.max_body_bytes = max_body_bytes
         """Of a body that is decoded; a reload may change it."""
-        self._queries = params.Cache(params.publish_query)
+        self._queries = params.Cache(queries.publish_query)
+        self._counts = counts
 
-    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+    def handle(  # noqa: PLR0915  # written out: a call less for every request
+        self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes
+    ) -> None:
         """Publishes and answers. The client going away changes nothing: the outcome is only not told."""
         request = exchange.request
         admission = self._admission
         authorized: AuthorizedRequest | None = None
+        tracer = self._tracing.tracer
+        trace = None if tracer is None else began(tracer, "publish", request)
         try:
             authorized = admission.enter(exchange, "publish", path)
+            if trace is not None:
+                entered(trace, authorized, request)
             head = request.head
             asked: PublishQuery | None = None if head is None else head.memo.get(self)
             if asked is None:
@@ -84,12 +103,8 @@ class PublishEdge:
                     head.memo[self] = asked
             query, key, acks, headers, timestamp, decode, idempotency = asked
             body = request.body if decode is None else decode(request.body, self.max_body_bytes)
-            if query.batch:
-                messages = _batch(request, body, key, query.partition, headers)
-                if timestamp is not None:
-                    messages = dated(messages, timestamp)
-            elif query.tombstone:
-                messages = (tombstone(body, key, headers, query.partition, timestamp),)
+            if query.batch or query.tombstone:
+                messages = messages_of(request, asked, body)
             else:
                 messages = (Message(body, key, headers, query.partition, timestamp),)
             if authorized.permission is not None:
@@ -103,18 +118,40 @@ class PublishEdge:
                 request.received,
                 query.handoff,
                 authorized.principal.application,
+                admission.transforms.incoming(authorized.registered) if admission.transforms.any_topic else None,
             )
             if idempotency is not None:
-                publishing = self._once(exchange, authorized, path, publish, query.batch, idempotency)
+                publishing = self._once(exchange, authorized, path, publish, query.batch, idempotency, trace)
             else:
+                if trace is not None:
+                    publish = publish._replace(messages=trace.carried(messages))
+                    trace.step()
+                exchange.asks_store()
                 publishing = self._gateway.publish_batch(publish) if query.batch else self._gateway.publish(publish)
         except Exception as error:
             if admission.audit.publishes:
                 admission.record_failed(exchange, "publish", path, authorized, error)
+            if self._counts is not None:
+                self._counts.refused(authorized, error)
+            if trace is not None:
+                trace.end(code_of(error))
             exchange.respond(problem(error, request.id))
             return
-        publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
-        publishing.addErrback(_fail, exchange)
+        if trace is not None:
+            publishing.addCallbacks(published, publish_failed, (trace,), {}, (trace,), {})
+        counts = self._counts
+        if counts is None:
+            publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
+            publishing.addErrback(_fail, exchange)
+        else:
+            if idempotency is not None:
+                # counted when it is known whether it was replayed
+                publishing.addCallback(_answer_batch if query.batch else _answer, exchange)
+            elif query.batch:
+                publishing.addCallback(_count_batch, exchange, counts, authorized, messages)
+            else:
+                publishing.addCallback(_count, exchange, counts, authorized, messages)
+            publishing.addErrback(_count_failure, exchange, counts, authorized, messages)
         if admission.audit.publishes:
             publishing.addBoth(self._record, exchange, authorized)
 
@@ -133,44 +170,68 @@ class PublishEdge:
             return inf
 
     def _asked(self, request: Request, raw_query: bytes) -> PublishQuery:
-        query = self._queries(raw_query)
-        given = params.publish_headers(request.headers)
-        if not request.body and not _has_length(request):
-            raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
-        acks = params.agreed("ack", query.acks, given.acks)
-        key = params.agreed("key", query.key, given.key)
-        timestamp = params.agreed("timestamp", query.timestamp, given.timestamp)
-        if query.tombstone and query.batch:
-            raise InvalidParameter("tombstone is for single records: in a batch a record's value is null")
-        decode = decoder(request.headers)
-        if given.idempotency is not None and acks == 0:
-            raise InvalidParameter("an Idempotency-Key needs an acknowledgement: leave ack=0 out")
-        return PublishQuery(
-            query, key, -1 if acks is None else acks, given.headers, timestamp, decode, given.idempotency
-        )
+        return publish_query(request, self._queries(raw_query))
 
     def _once(
         self,
         exchange: Exchange,
         authorized: AuthorizedRequest,
-        path: params.TopicPath,
+        path: paths.TopicPath,
         publish: Publish,
         batch: bool,
         key: str,
+        trace: Trace | None,
     ) -> Deferred[list[Outcome]]:
         """Publishes under an idempotency key, to its end though the client goes."""
 
         def answered(found: Answered) -> list[Outcome]:
+            if self._counts is not None:
+                if found.replayed:
+                    self._counts.replayed(authorized.place.cluster)
+                else:
+                    self._counts.answered(authorized, publish.messages, found.outcomes)
             if found.replayed:
                 exchange.extra_headers = (*exchange.extra_headers, (b"Idempotency-Replayed", b"true"))
             return found.outcomes
 
         asked = fingerprint(publish.messages, publish.acks, batch)
+        if trace is not None:
+            # behind the fingerprint: a repeat is of another trace
+            publish = publish._replace(messages=trace.carried(publish.messages))
+            trace.step()
         use = Use(authorized.principal.application, path.topic, path.version, key, asked)
+        exchange.asks_store()
         return Deferred.fromCoroutine(self._gateway.publish_once(use, publish, batch=batch)).addCallback(answered)
 
     def _record(self, error: KatewayError | None, exchange: Exchange, authorized: AuthorizedRequest) -> None:
         self._admission.record(exchange, authorized, "publish", error)
+
+
+def publish_query(request: Request, query: queries.PublishQuery) -> PublishQuery:
+    """Adds a request's headers to its query. ``Contradiction``, ``InvalidParameter``, ``LengthRequired``."""
+    given = queries.publish_headers(request.headers)
+    if not request.body and not _has_length(request):
+        raise LengthRequired("give the record as body, with its Content-Length (0 for an empty record)")
+    acks = queries.agreed("ack", query.acks, given.acks)
+    key = queries.agreed("key", query.key, given.key)
+    timestamp = queries.agreed("timestamp", query.timestamp, given.timestamp)
+    if query.tombstone and query.batch:
+        raise InvalidParameter("tombstone is for single records: in a batch a record's value is null")
+    decode = decoder(request.headers)
+    if given.idempotency is not None and acks == 0:
+        raise InvalidParameter("an Idempotency-Key needs an acknowledgement: leave ack=0 out")
+    return PublishQuery(query, key, -1 if acks is None else acks, given.headers, timestamp, decode, given.idempotency)
+
+
+def messages_of(request: Request, asked: PublishQuery, body: bytes) -> Sequence[Message]:
+    """Reads the messages of a body that was decoded: one, a tombstone, or a batch's. ``MalformedBatch``."""
+    query = asked.query
+    if query.batch:
+        messages = _batch(request, body, asked.key, query.partition, asked.headers)
+        return messages if asked.timestamp is None else dated(messages, asked.timestamp)
+    if query.tombstone:
+        return (tombstone(body, asked.key, asked.headers, query.partition, asked.timestamp),)
+    return (Message(body, asked.key, asked.headers, query.partition, asked.timestamp),)
 
 
 def dated(messages: Sequence[Message], timestamp: int) -> Sequence[Message]:
@@ -211,7 +272,7 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
         exchange.respond(problem(outcome, exchange.request.id))
         return outcome
     if isinstance(outcome, HandedOff):
-        exchange.respond(Response(202, (JSON, _HANDED_OFF), KEPT))
+        exchange.respond(Response(202, (JSON, HANDED_OFF), KEPT))
         return None
     partition, offset = outcome
     if offset is None:
@@ -224,10 +285,65 @@ def _answer(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
     return None
 
 
+def _count(
+    outcomes: list[Outcome],
+    exchange: Exchange,
+    counts: PublishCounts,
+    authorized: AuthorizedRequest,
+    messages: Sequence[Message],
+) -> KatewayError | None:
+    """Counts one message's publish and answers it."""
+    counted = authorized.counted
+    topic, cluster = counted.topic, counted.cluster
+    if outcomes[0].__class__ is Receipt and topic is not None and cluster is not None and topic.live:
+        # by far the most are: written out, a call less for every request
+        message = messages[0]
+        topic.records.value += 1
+        counted.producer.value += 1
+        topic.bytes.value += len(message.value or b"") + len(message.key or b"")
+        batch = cluster.batch
+        batch.counts[0] += 1
+        batch.total += 1.0
+    else:
+        counts.answered(authorized, messages, outcomes)
+    return _answer(outcomes, exchange)
+
+
+def _count_batch(
+    outcomes: list[Outcome],
+    exchange: Exchange,
+    counts: PublishCounts,
+    authorized: AuthorizedRequest,
+    messages: Sequence[Message],
+) -> KatewayError | None:
+    """Counts a batch and answers it."""
+    counts.answered(authorized, messages, outcomes)
+    return _answer_batch(outcomes, exchange)
+
+
+def _count_failure(
+    failure: Failure,
+    exchange: Exchange,
+    counts: PublishCounts,
+    authorized: AuthorizedRequest,
+    messages: Sequence[Message],
+) -> KatewayError:
+    """Answers a publish that failed as a whole, and counts it."""
+    error = _fail(failure, exchange)
+    counts.refused(authorized, error, len(messages))
+    return error
+
+
 def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError | None:
-    """The status is that of the worst failure; a batch that was written whole is 201, or 202 without acks or
-    where some of it is kept in the handoff. One of many
-    records that is refused as a whole gets one problem: a hundred thousand would take 25 MB.
+    response, worst = batch_response(outcomes, exchange.request.id)
+    exchange.respond(response)
+    return worst
+
+
+def batch_response(outcomes: Sequence[Outcome], request_id: str) -> tuple[Response, KatewayError | None]:
+    """Answers a batch, and gives its worst error. The status is that of the worst failure; a batch that was written
+    whole is 201, or 202 without acks or where some of it is kept in the handoff. One of many records that is refused
+    as a whole gets one problem: a hundred thousand would take 25 MB.
     """
     first = outcomes[0] if outcomes else None
     if (
@@ -235,8 +351,7 @@ def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError |
         and isinstance(first, KatewayError)
         and all(each is first for each in outcomes)
     ):
-        exchange.respond(problem(first, exchange.request.id))
-        return first
+        return problem(first, request_id), first
     worst: KatewayError | None = None
     taken = kept = False
     results: list[Any] = []
@@ -248,18 +363,16 @@ def _answer_batch(outcomes: list[Outcome], exchange: Exchange) -> KatewayError |
             kept = True
             results.append({"handoff": "stored"})
         else:
-            results.append(problem_object(outcome, exchange.request.id))
+            results.append(problem_object(outcome, request_id))
             if worst is None or _badness(outcome) > _badness(worst):
                 worst = outcome
     body = orjson.dumps({"results": results})
-    handed_off = (_HANDED_OFF,) if kept else ()
+    handed_off = (HANDED_OFF,) if kept else ()
     if worst is None:
-        exchange.respond(Response(202 if taken or kept else 201, (JSON, *handed_off), body))
-        return None
-    headers = problem(worst, exchange.request.id).headers
+        return Response(202 if taken or kept else 201, (JSON, *handed_off), body), None
+    headers = problem(worst, request_id).headers
     retry = tuple(header for header in headers if header[0].lower() != b"content-type")
-    exchange.respond(Response(worst.status, (JSON, *handed_off, *retry), body))
-    return worst
+    return Response(worst.status, (JSON, *handed_off, *retry), body), worst
 
 
 def _badness(error: KatewayError) -> tuple[bool, int]:

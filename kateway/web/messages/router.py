@@ -14,10 +14,15 @@ from kateway.web import params
 from kateway.web.cors import check_origin, preflight
 from kateway.web.exchange import Exchange, Response
 from kateway.web.http1.websocket import wants_websocket
+from kateway.web.messages import paths
 from kateway.web.problems import problem
 
-Handler = Callable[[Exchange, params.TopicPath, bytes], None]
+Handler = Callable[[Exchange, paths.TopicPath, bytes], None]
 Methods = Mapping[bytes, Handler]
+
+SCHEMA = "schema"
+"""In the place of a group: the topic's schema. A group cannot be read under this name."""
+_ACTIONS = {"lag": "lag", "offsets": "offsets", "acks": "acknowledge"}
 
 
 class MessagePlane:
@@ -32,9 +37,11 @@ class MessagePlane:
         topic: Methods,
         group: Methods,
         actions: Mapping[str, Methods],
+        schema: Methods,
         publish_socket: Handler,
         cors_origins: Callable[[], Sequence[str]],
     ) -> None:
+        self._schema = schema
         self._cors_origins = cors_origins
         self._publish_socket = publish_socket
         self._topics = topics
@@ -44,8 +51,8 @@ class MessagePlane:
         self._paths = params.Cache(lambda raw: self._path(raw, topic_grammar, group_grammar))
 
     @staticmethod
-    def _path(raw: bytes, topic_grammar: re.Pattern[str], group_grammar: re.Pattern[str]) -> params.TopicPath:
-        found = params.topic_path(raw, topic_grammar, group_grammar) or params.topics_path(raw)
+    def _path(raw: bytes, topic_grammar: re.Pattern[str], group_grammar: re.Pattern[str]) -> paths.TopicPath:
+        found = paths.topic_path(raw, topic_grammar, group_grammar) or paths.topics_path(raw)
         if found is None:
             raise NotFound("there is nothing here; topics are at /v1/topics/NAME, groups at /v1/topics/NAME/GROUP")
         return found
@@ -58,6 +65,7 @@ class MessagePlane:
             # hot: the same head came before and led there
             known = head.memo.get(self)
             if known is not None:
+                exchange.operation = known[3]
                 known[0](exchange, known[1], known[2])
                 return
         raw_path, _, raw_query = request.target.partition(b"?")
@@ -74,20 +82,31 @@ class MessagePlane:
                     exchange.respond(preflight(exchange, allow) or Response(204, ((b"Allow", allow.encode()),), b""))
                     return
                 raise MethodNotAllowed(f"allowed here: {allow}", headers=(("Allow", allow),))
+            operation = self._operation(path, handler)
         except Exception as error:
             exchange.respond(problem(error, request.id))
             return
         if head is not None and request.header(b"origin") is None:
-            head.memo[self] = (handler, path, raw_query)
+            head.memo[self] = (handler, path, raw_query, operation)
+        exchange.operation = operation
         handler(exchange, path, raw_query)
 
-    def _methods(self, path: params.TopicPath) -> Methods:
+    def _operation(self, path: paths.TopicPath, handler: Handler) -> str:
+        """Names what is asked for, for the count of it; a read of records names itself when its query is known."""
+        if not path.topic:
+            return "topic"
+        if path.group is None:
+            publishes = handler is self._publish_socket or handler is self._topic.get(b"POST")
+            return "publish" if publishes else "topic"
+        return "subscribe" if path.action is None else _ACTIONS.get(path.action, "other")
+
+    def _methods(self, path: paths.TopicPath) -> Methods:
         if not path.topic:
             return self._topics
         if path.group is None:
             return self._topic
         if path.action is None:
-            return self._group
+            return self._schema if path.group == SCHEMA else self._group
         methods = self._actions.get(path.action)
         if methods is None:
             raise NotFound(f"a group has {', '.join(sorted(self._actions))}, not {path.action[:64]!r}")

@@ -16,8 +16,10 @@ from twisted.logger import Logger
 
 from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Batch
-from kateway.core.groups.reader import Reader
-from kateway.errors import KatewayError
+from kateway.core.groups.group_reader import GroupReader
+from kateway.errors import Draining, KatewayError, NotHere
+from kateway.observe.tracing import BatchTraces
+from kateway.web.messages.read_counts import ReadCounts
 
 FIRST_BATCH_BYTES = 8192
 LARGEST_BATCH_BYTES = 262144
@@ -86,14 +88,19 @@ class Feed:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: GroupReader,
         outlet: Outlet,
         bounds: Bounds,
         clock: IReactorTime,
         heartbeat_seconds: float,
         pause: Callable[[int], float] | None = None,
+        counts: ReadCounts | None = None,
+        traces: BatchTraces | None = None,
     ) -> None:
         """``pause`` counts bytes against a quota and answers the seconds to wait before the next."""
+        self.counts = counts
+        """``None`` where nothing is counted."""
+        self._traces = traces
         self._heartbeat_seconds = heartbeat_seconds
         self._pause = pause
         self._paused_until = 0.0
@@ -157,6 +164,8 @@ class Feed:
     def _send_batch(self) -> None:
         batch = self._reader.take(min(self._records_left, BATCH_RECORDS), int(min(self._bytes_left, self._batch_bytes)))
         if batch is None:
+            if self.counts is not None:
+                self.counts.blocked(self._reader.blocked)
             return
         if self._sent and len(batch.records[0].value or b"") > self._bounds.bytes:
             # larger than a whole response: it comes alone in the next
@@ -164,8 +173,14 @@ class Feed:
             self.end()
             return
         count = len(batch.records)
+        trace = None if self._traces is None else self._traces.began()
         size, span = self._outlet.send(batch)
+        if trace is not None and self._traces is not None:
+            self._traces.sent(trace, batch.partition, batch.records)
+        attempts = batch.attempts
         self._reader.sent(batch, span)
+        if self.counts is not None:
+            self.counts.sent(count, size, attempts)
         self._sent = True
         self._records_left -= count
         self._bytes_left -= size
@@ -181,6 +196,8 @@ class Feed:
             self._turn_after(0)
         else:
             self._full = True
+            if self.counts is not None:
+                self.counts.blocked(True)
             if self._batch_bytes > FIRST_BATCH_BYTES:
                 self._batch_bytes = max(self._batch_bytes // 2, FIRST_BATCH_BYTES)
             else:
@@ -272,7 +289,11 @@ class Feed:
 
     def fail(self, error: KatewayError) -> None:
         """Ends the outlet because the reader cannot go on, or its permission is gone."""
-        if self._close():
+        if isinstance(error, (Draining, NotHere)):
+            # the gateway that holds the group shuts down or has lost it: what was sent is whole, and the next request
+            # finds another
+            self.end(leaving=True)
+        elif self._close():
             self._reader.finish()
             self._outlet.fail(error)
 
@@ -287,6 +308,8 @@ class Feed:
         if self._over:
             return False
         self._over = True
+        if self.counts is not None:
+            self.counts.blocked(False)
         if self._ended is not None:
             # first of all: the records that it gives back must not be lost with those that come
             with _goes_on:

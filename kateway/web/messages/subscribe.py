@@ -8,11 +8,18 @@ from collections.abc import Callable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.access.control import AuthorizedRequest
+from kateway.core.audit.events import actor
+from kateway.core.delivery.batch import Client
 from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Ack, Batch
 from kateway.core.gateway import Gateway, source_topic
-from kateway.core.groups.reader import Reader
-from kateway.errors import KatewayError
+from kateway.core.groups.group_reader import GroupReader
+from kateway.core.groups.wanted import Wanted
+from kateway.errors import Draining, KatewayError, TransformFailed
+from kateway.observe import families
+from kateway.observe.delivery import DeliveryCells
+from kateway.observe.series import Series
+from kateway.observe.tracing import BatchTraces, Tracing
 from kateway.web import params
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import Exchange, Request, Response
@@ -20,10 +27,13 @@ from kateway.web.formats import Form
 from kateway.web.formats.raw import RawForm, single
 from kateway.web.formats.sse import SseForm, last_event_id
 from kateway.web.http1.websocket import accept, wants_websocket
-from kateway.web.messages.admission import Admission
+from kateway.web.messages import paths, queries
+from kateway.web.messages.admission import Admission, answered_by
 from kateway.web.messages.negotiate import form
+from kateway.web.messages.read_counts import ReadCounts
 from kateway.web.messages.response_body import FormBody
 from kateway.web.messages.stream import LEAST_LOOK_SECONDS, Bounds, Feed, Outlet
+from kateway.web.messages.traces import Ended, Refused, batches, began, context, describe, entered
 from kateway.web.messages.websocket_subscribe import FRAMES, SocketOutlet
 from kateway.web.problems import problem
 
@@ -38,7 +48,11 @@ class SubscribeEdge:
         clock: IReactorTime,
         max_message_bytes: int,
         heartbeat_seconds: float,
+        series: Series | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
+        self._series = series
         self._gateway = gateway
         self._admission = admission
         self._clock = clock
@@ -49,28 +63,40 @@ class SubscribeEdge:
         """Between signs of life on streams without records; a reload may change it for those to come."""
         self._feeds: set[Feed] = set()
         """Those under way."""
-        self._queries = params.Cache(params.subscribe_query)
-        self._socket_queries = params.Cache(params.socket_query)
+        self._draining = False
+        self._queries = params.Cache(queries.subscribe_query)
+        self._socket_queries = params.Cache(queries.socket_query)
 
-    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+    def handle(self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes) -> None:
         serve(exchange, self._subscribe(exchange, path, raw_query))
 
-    async def _subscribe(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> Response | None:
+    async def _subscribe(self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes) -> Response | None:
         request = exchange.request
         as_socket = wants_websocket(exchange)
         query = (self._socket_queries if as_socket else self._queries)(raw_query)
         wanted = form(request.listed(b"accept"))
         read = _read_up_to(request) if isinstance(wanted, SseForm) else None
         admission = self._admission
-        with admission.recorded(exchange, "subscribe", path, wanted=admission.audit.subscribes) as event:
+        tracer = self._tracing.tracer
+        trace = None if tracer is None else began(tracer, "subscribe", request)
+        with (
+            Refused(trace),
+            admission.recorded(exchange, "subscribe", path, wanted=admission.audit.subscribes) as event,
+        ):
             authorized = event.authorized = admission.enter(exchange, "subscribe", path)
+            if trace is not None:
+                entered(trace, authorized, request)
             admission.count_request(exchange, authorized)
             leave = admission.enter_reader(authorized)
+            cells = self._cells(authorized, query.dead)
             try:
-                reader = await self._reader(exchange, authorized, query)
-            except BaseException:
+                reader = await self._reader(exchange, authorized, query, cells)
+            except BaseException as error:
                 leave()
+                if self._series is not None and isinstance(error, Draining):
+                    self._series.counter(families.HTTP_REJECTED, ("draining",)).value += 1
                 raise
+            event.gateway = answered_by(exchange, self._gateway.name, (reader.gateway,) if reader.gateway else ())
             try:
                 if read is not None:
                     reader.settled(read)
@@ -83,19 +109,46 @@ class SubscribeEdge:
                 leave()
                 reader.finish()
                 raise
-            self._feed(authorized, query, reader, outlet, leave)
+            if trace is not None and (as_socket or query.follow):
+                trace.exemplary = False  # its response has begun long before a batch is sent
+            traces = None if tracer is None else batches(self._tracing, request, authorized, trace)
+            self._feed(authorized, query, reader, outlet, leave, cells, traces)
+            if query.follow:
+                # its FIN may have come while the group's home was asked: nothing else would end it
+                exchange.heed_end()
         return None
 
-    async def _reader(self, exchange: Exchange, authorized: AuthorizedRequest, query: params.SubscribeQuery) -> Reader:
-        reader = await self._gateway.reader(
-            authorized,
+    def _cells(self, authorized: AuthorizedRequest, dead: bool) -> DeliveryCells | None:
+        """Where a reader's records are counted."""
+        series = self._series
+        if series is None:
+            return None
+        group, cluster = series.group(*authorized.group_names(dead)), series.cluster(authorized.place.cluster)
+        return DeliveryCells(group, cluster, series.seconds, series.wall)
+
+    def count_blocked(self) -> None:
+        """Counts the time up to now in which clients have had no room."""
+        for feed in self._feeds:
+            if feed.counts is not None:
+                feed.counts.count_blocked()
+
+    async def _reader(
+        self,
+        exchange: Exchange,
+        authorized: AuthorizedRequest,
+        query: queries.SubscribeQuery,
+        cells: DeliveryCells | None,
+    ) -> GroupReader:
+        wanted = Wanted(
             mode="explicit" if query.explicit else "auto",
             reset=query.reset,
-            short=not query.follow and query.limit <= params.SMALL_LIMIT,
+            short=not query.follow and query.limit <= queries.SMALL_LIMIT,
             ack_timeout=query.ack_timeout,
-            dead=query.dead,
-            connection=exchange.connection,
+            view=self._admission.view(authorized, query.filter, dead=query.dead),
+            cells=cells,
+            client=Client(actor(authorized.principal), exchange.request.peer),
         )
+        reader = await self._gateway.reader(authorized, wanted, exchange.connection, dead=query.dead)
         try:
             # the permission may have been withdrawn while the request waited for its turn
             self._admission.control.review(authorized)
@@ -107,14 +160,18 @@ class SubscribeEdge:
     def _feed(
         self,
         authorized: AuthorizedRequest,
-        query: params.SubscribeQuery,
-        reader: Reader,
+        query: queries.SubscribeQuery,
+        reader: GroupReader,
         outlet: Outlet,
         leave: Callable[[], None],
+        cells: DeliveryCells | None,
+        traces: BatchTraces | None,
     ) -> None:
         max_bytes = math.inf if query.max_bytes is None else query.max_bytes
         bounds = Bounds(query.limit, max_bytes, query.timeout, query.idle, self.least_look_seconds)
-        feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, self._admission.pause(authorized))
+        pause = self._admission.pause(authorized)
+        counts = None if cells is None else ReadCounts(cells.group, reader, self._clock.seconds)
+        feed = Feed(reader, outlet, bounds, self._clock, self.heartbeat_seconds, pause, counts, traces)
         release = self._admission.open_streams.hold(authorized, feed.fail)
 
         def ended() -> None:
@@ -124,23 +181,38 @@ class SubscribeEdge:
 
         self._feeds.add(feed)
         feed.start(ended)
+        if self._draining:
+            feed.end(leaving=True)  # its request had arrived before, behind another
 
     def _socket(
-        self, exchange: Exchange, path: params.TopicPath, reader: Reader, authorized: AuthorizedRequest, dead: bool
+        self, exchange: Exchange, path: paths.TopicPath, reader: GroupReader, authorized: AuthorizedRequest, dead: bool
     ) -> Outlet:
         admission = self._admission
         place = source_topic(authorized, dead)
+        caller = context(exchange.request) if self._tracing.tracer is not None else None
 
         async def acknowledge(acks: Sequence[Ack]) -> list[KatewayError | None]:
-            with admission.recorded(exchange, "acknowledge", path, wanted=admission.audit.acknowledgements) as event:
+            tracer = self._tracing.tracer
+            trace = None if tracer is None else tracer.begin("acknowledge", caller)
+            if trace is not None:
+                describe(trace, authorized, exchange.request.id)
+            with (
+                Ended(trace) as ended,
+                admission.recorded(exchange, "acknowledge", path, wanted=admission.audit.acknowledgements) as event,
+            ):
                 event.authorized = authorized
-                return await self._gateway.acknowledge(place, authorized.group, acks, sync=False)
+                answered: set[str] = set()
+                found = await self._gateway.acknowledge(place, authorized.group, acks, sync=False, answered=answered)
+                ended.outcomes = found
+                event.gateway = ", ".join(sorted(answered - {self._gateway.name}))
+                return found
 
         socket = accept(exchange, (FRAMES,), self.max_message_bytes)
         return SocketOutlet(socket, reader, acknowledge, exchange.request.id)
 
     def drain(self) -> None:
-        """Ends everything with what it has."""
+        """Ends everything with what it has, also what begins later."""
+        self._draining = True
         for feed in list(self._feeds):
             feed.end(leaving=True)
 
@@ -196,7 +268,10 @@ class ResponseOutlet:
             self._body.end()
 
     def fail(self, error: KatewayError) -> None:
-        if self._body.begun:
+        if isinstance(error, TransformFailed) and self._body.begun:
+            # what was sent is whole: cut off, it would come again and again, and nothing behind it ever
+            self.end(None, leaving=False)
+        elif self._body.begun:
             self._exchange.abort()
         else:
             self._exchange.respond(problem(error, self._exchange.request.id))

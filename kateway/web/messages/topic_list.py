@@ -12,6 +12,7 @@ from kateway.errors import InvalidParameter
 from kateway.web import params
 from kateway.web.coroutine_handler import serve
 from kateway.web.exchange import JSON, Exchange, Response
+from kateway.web.messages import paths
 from kateway.web.messages.credentials import credentials, shown
 
 DEFAULT_LIMIT = 100
@@ -25,7 +26,7 @@ class TopicListEdge:
     def __init__(self, control: AccessControl) -> None:
         self._control = control
 
-    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+    def handle(self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes) -> None:
         serve(exchange, self._list(exchange, path.version, raw_query))
 
     async def _list(self, exchange: Exchange, version: str, raw_query: bytes) -> Response:

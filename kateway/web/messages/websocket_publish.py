@@ -15,14 +15,18 @@ from kateway.core.access.control import AuthorizedRequest
 from kateway.core.gateway import Gateway, Publish
 from kateway.errors import InvalidParameter, KatewayError
 from kateway.model import HandedOff, Headers, Message, Receipt
+from kateway.observe.tracing import Tracing
 from kateway.storage.interface import Outcome
 from kateway.web import params
 from kateway.web.exchange import Exchange
 from kateway.web.formats.jsonrecord import loads
 from kateway.web.formats.jsonrecord import message as record_of
 from kateway.web.http1.websocket import GOING_AWAY, POLICY, TEXT, Socket, accept
+from kateway.web.messages import paths, queries
 from kateway.web.messages.admission import Admission
+from kateway.web.messages.publish_counts import PublishCounts
 from kateway.web.messages.response_body import KEPT
+from kateway.web.messages.traces import context, describe, publish_failed, published
 from kateway.web.problems import problem, problem_object
 
 MAX_UNANSWERED = 1000
@@ -32,52 +36,69 @@ MAX_UNANSWERED = 1000
 class _Slot:
     """A message's place in the order of answers."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("answer", "messages")
 
     def __init__(self) -> None:
         self.answer: bytes | None = None
+        self.messages: tuple[Message, ...] = ()
+        """The message, once it is known to be one; until it has its outcome."""
 
 
 class SocketPublishEdge:
     """Turns upgrades of a topic's path into sockets that publish."""
 
-    def __init__(self, gateway: Gateway, admission: Admission, clock: IReactorTime, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        admission: Admission,
+        clock: IReactorTime,
+        max_message_bytes: int,
+        counts: PublishCounts | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing or Tracing()
         self._gateway = gateway
         self._admission = admission
         self._clock = clock
         self.max_message_bytes = max_message_bytes
         """Of a message; a reload may change it."""
-        self._queries = params.Cache(params.publish_query)
+        self._queries = params.Cache(queries.publish_query)
         self._sockets: set[PublishSocket] = set()
+        self._counts = counts
 
-    def handle(self, exchange: Exchange, path: params.TopicPath, raw_query: bytes) -> None:
+    def handle(self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes) -> None:
         """Answers 101, or why not. The request's query and headers are the messages' defaults."""
         request = exchange.request
+        authorized: AuthorizedRequest | None = None
         try:
             authorized = self._enter(exchange, path)
             query = self._queries(raw_query)
-            given = params.publish_headers(request.headers)
+            given = queries.publish_headers(request.headers)
             if query.batch or query.tombstone:
                 raise InvalidParameter("over a WebSocket each message is one record, one with a null value a tombstone")
             if given.idempotency is not None:
                 raise InvalidParameter("an Idempotency-Key is for one request: over a WebSocket leave it out")
-            acks = params.agreed("ack", query.acks, given.acks)
+            acks = queries.agreed("ack", query.acks, given.acks)
             defaults = Defaults(
                 authorized,
-                params.agreed("key", query.key, given.key),
+                queries.agreed("key", query.key, given.key),
                 query.partition,
                 given.headers,
                 -1 if acks is None else acks,
                 query.timeout,
                 query.retries,
                 query.handoff,
-                params.agreed("timestamp", query.timestamp, given.timestamp),
+                queries.agreed("timestamp", query.timestamp, given.timestamp),
             )
             socket = accept(exchange, (), self.max_message_bytes)
         except Exception as error:
+            if self._counts is not None:
+                self._counts.refused(authorized, error)
             exchange.respond(problem(error, request.id))
             return
-        publisher = PublishSocket(socket, self._gateway, self._admission, defaults, exchange, self._clock)
+        publisher = PublishSocket(
+            socket, self._gateway, self._admission, defaults, exchange, self._clock, self._tracing, self._counts
+        )
         release = self._admission.open_streams.hold(authorized, publisher.revoke)
 
         def gone() -> None:
@@ -87,7 +108,7 @@ class SocketPublishEdge:
         self._sockets.add(publisher)
         publisher.start(gone)
 
-    def _enter(self, exchange: Exchange, path: params.TopicPath) -> AuthorizedRequest:
+    def _enter(self, exchange: Exchange, path: paths.TopicPath) -> AuthorizedRequest:
         try:
             return self._admission.enter(exchange, "publish", path)
         except Exception as error:
@@ -126,8 +147,14 @@ class PublishSocket:
         defaults: Defaults,
         exchange: Exchange,
         clock: IReactorTime,
+        tracing: Tracing,
+        counts: PublishCounts | None = None,
     ) -> None:
+        self._tracing = tracing
+        self._context = context(exchange.request) if tracing.tracer is not None else None
+        """Of the upgrade: the parent of every message."""
         self._socket = socket
+        self._counts = counts
         self._gateway = gateway
         self._admission = admission
         self._defaults = defaults
@@ -157,7 +184,7 @@ class PublishSocket:
     def _message(self, message: str | bytes) -> None:
         slot = _Slot()
         self._slots.append(slot)
-        publishing = self._publish(message)
+        publishing = self._publish(message, slot)
         publishing.addCallback(self._written, slot)
         publishing.addErrback(self._failed, slot)
         # a client that does not read its answers is read no further either
@@ -165,7 +192,7 @@ class PublishSocket:
             self._paused = True
             self._socket.pause()
 
-    def _publish(self, message: str | bytes) -> Deferred[list[Outcome]]:
+    def _publish(self, message: str | bytes, slot: _Slot) -> Deferred[list[Outcome]]:
         authorized, key, partition, headers, acks, timeout, retries, handoff, timestamp = self._defaults
         try:
             if isinstance(message, bytes):
@@ -181,14 +208,26 @@ class PublishSocket:
         except Exception:
             # whatever it is: a message without an answer would hold up those behind it
             return fail()
+        slot.messages = (record,)
         now = self._clock.seconds()
         application = authorized.principal.application
-        return self._gateway.publish(
-            Publish(authorized.place, (record,), acks, now + timeout, retries, now, handoff, application)
+        incoming = self._admission.transforms.incoming(authorized.registered)
+        publish = Publish(
+            authorized.place, slot.messages, acks, now + timeout, retries, now, handoff, application, incoming
         )
+        tracer = self._tracing.tracer
+        trace = None if tracer is None else tracer.begin("publish", self._context)
+        if trace is None:
+            return self._gateway.publish(publish)
+        describe(trace, authorized, self._request_id)
+        publishing = self._gateway.publish(publish._replace(messages=trace.carried(slot.messages)))
+        return publishing.addCallbacks(published, publish_failed, (trace,), {}, (trace,), {})
 
     def _written(self, outcomes: list[Outcome], slot: _Slot) -> None:
         outcome = outcomes[0]
+        if self._counts is not None:
+            self._counts.answered(self._defaults.authorized, slot.messages, outcomes)
+        slot.messages = ()
         if self._admission.audit.publishes:
             error = outcome if isinstance(outcome, KatewayError) else None
             self._admission.record(self._exchange, self._defaults.authorized, "publish", error)
@@ -201,6 +240,8 @@ class PublishSocket:
         self._answer()
 
     def _failed(self, failure: Failure, slot: _Slot) -> None:
+        if self._counts is not None:
+            self._counts.refused(self._defaults.authorized, failure.value)
         if self._admission.audit.publishes:
             self._admission.record(self._exchange, self._defaults.authorized, "publish", failure.value)
         slot.answer = orjson.dumps(problem_object(failure.value or KatewayError(), self._request_id))

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from kateway.core.delivery.confirmation import Span
 from kateway.core.delivery.ledger import Ack, Batch
-from kateway.core.groups.reader import Reader
+from kateway.core.groups.group_reader import GroupReader
 from kateway.errors import KatewayError
 from kateway.web.formats.frames import frame
 from kateway.web.formats.jsonrecord import objects
@@ -34,7 +34,7 @@ class SocketOutlet:
     that the client is gone.
     """
 
-    def __init__(self, socket: Socket, reader: Reader, acknowledge: Acknowledge, request_id: str) -> None:
+    def __init__(self, socket: Socket, reader: GroupReader, acknowledge: Acknowledge, request_id: str) -> None:
         self._socket = socket
         self._reader = reader
         self._acknowledge = acknowledge

@@ -15,6 +15,7 @@ LINKS = {"openapi": "/openapi.json", "live": "/live", "ready": "/ready", "topics
 _HTML = (b"Content-Type", b"text/html; charset=utf-8")
 _CACHE = (b"Cache-Control", b"no-cache")
 _VARY = (b"Vary", b"Accept")
+_OF_ADMINISTRATION = ("/admin/", "/metrics")
 
 
 def about(request: Request) -> Response:
@@ -60,5 +61,5 @@ def _page() -> bytes:
 def _public_openapi() -> bytes:
     """Without the admin listener's paths: their schemas stay, as nothing refers to them but those."""
     whole = orjson.loads(files("kateway.web").joinpath("openapi.json").read_bytes())
-    whole["paths"] = {path: item for path, item in whole["paths"].items() if not path.startswith("/admin/")}
+    whole["paths"] = {path: item for path, item in whole["paths"].items() if not path.startswith(_OF_ADMINISTRATION)}
     return orjson.dumps(whole)

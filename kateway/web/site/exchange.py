@@ -85,6 +85,8 @@ class StockExchange:
         self._flow = _Flow()
         self.caller = ""
         self.upgrade = False
+        self.operation = "other"
+        self.waited_seconds = 0.0
         self.extra_headers: Sequence[Header] = ()
         self._stock = self.connection = StockConnection()
         self.request = Request(
@@ -118,6 +120,9 @@ class StockExchange:
         for name, value in (*headers, *self.extra_headers):
             request.responseHeaders.addRawHeader(name, value)
         request.responseHeaders.setRawHeaders(b"X-Request-Id", [self.request.id.encode("ascii")])
+
+    def asks_store(self) -> None:
+        """Nothing is told of slow requests here."""
 
     def respond(self, response: Response) -> None:
         if self._over:
@@ -157,6 +162,9 @@ class StockExchange:
 
     def on_writable(self, callback: Callable[[], None] | None) -> None:
         self._flow.resumed = callback
+
+    def heed_end(self) -> None:
+        """A stock channel does not tell of a FIN alone."""
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self._gone = callback

@@ -11,7 +11,9 @@ from kateway.model import Health
 from kateway.web.exchange import JSON, NO_STORE, Response
 
 REGISTRY = "registry"
-"""The part of that name."""
+PROCESSES = "processes"
+_ONLY_DEGRADE = frozenset({REGISTRY, PROCESSES})
+"""Parts that are named where they ail, and leave the gateway ready."""
 
 
 def live() -> Response:
@@ -22,13 +24,14 @@ def live() -> Response:
 def ready(parts: Mapping[str, Health], *, draining: bool) -> Response:
     """200 when every part is healthy and the gateway is not draining, else 503; each part has its reason.
 
-    A registry that is away only degrades the gateway: its last snapshot stays in force.
+    A registry that is away only degrades the gateway: its last snapshot stays in force. So does a process that is away:
+    another one accepts in its place.
     """
-    healthy = not draining and all(health.healthy for name, health in parts.items() if name != REGISTRY)
+    healthy = not draining and all(health.healthy for name, health in parts.items() if name not in _ONLY_DEGRADE)
     body: dict[str, Any] = {"ready": healthy, "draining": draining, "parts": {}}
     for name, health in parts.items():
         part: dict[str, Any] = {"healthy": health.healthy}
-        if name == REGISTRY and not health.healthy:
+        if name in _ONLY_DEGRADE and not health.healthy:
             part["degraded"] = True
         if health.reason:
             part["reason"] = health.reason

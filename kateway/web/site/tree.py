@@ -22,13 +22,16 @@ from kateway.errors import BadRequest, KatewayError, MethodNotAllowed, NotFound
 from kateway.model import Health
 from kateway.web.admin.api import AdminEdge
 from kateway.web.cors import check_origin
-from kateway.web.exchange import Exchange, Request, Response
+from kateway.web.exchange import Exchange, Header, Request, Response
 from kateway.web.problems import problem
 from kateway.web.site.about import about, openapi
 from kateway.web.site.exchange import StockExchange
 from kateway.web.site.health import live, ready
+from kateway.web.site.manager import manager, to_manager
 
 Serve = Callable[[Exchange], None]
+FOR_BROWSERS: tuple[Header, ...] = ((b"X-Content-Type-Options", b"nosniff"), (b"Referrer-Policy", b"no-referrer"))
+"""Of the admin listener: no response is taken for a page that it is not, and no address of ours is told elsewhere."""
 
 
 class HandOver(Resource):
@@ -36,13 +39,17 @@ class HandOver(Resource):
 
     isLeaf = True
 
-    def __init__(self, tree: Tree, serve: Serve) -> None:
+    def __init__(self, tree: Tree, serve: Serve, operation: str = "") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tree = tree
         self._serve = serve
+        self._operation = operation
 
     def render(self, request: TwistedRequest) -> int:
-        self._serve(self._tree.exchange_of(request))
+        exchange = self._tree.exchange_of(request)
+        if self._operation:
+            exchange.operation = self._operation
+        self._serve(exchange)
         return NOT_DONE_YET
 
 
@@ -68,22 +75,28 @@ class Decodable(Resource):
 class Tree:
     """Common to every Klein tree of ours: exchanges for requests, problems for failures and unknown paths."""
 
-    def __init__(self, clock: IReactorTime, check: Serve = lambda _exchange: None) -> None:
-        """``check`` raises for a request that a browser was led to send."""
+    def __init__(
+        self, clock: IReactorTime, check: Serve = lambda _exchange: None, headers: Sequence[Header] = ()
+    ) -> None:
+        """``check`` raises for a request that a browser was led to send; every response has these ``headers``."""
         self._clock = clock
         self._check = check
+        self._headers = tuple(headers)
 
     def exchange_of(self, request: TwistedRequest) -> Exchange:
         """The wire's own exchange where the request came through our channel, else one over twisted.web."""
-        native: Exchange | None = getattr(request.channel, "exchange", None)
-        if native is not None:
-            return native
-        return StockExchange(request, self._clock.seconds())
+        exchange: Exchange | None = getattr(request.channel, "exchange", None)
+        if exchange is None:
+            exchange = StockExchange(request, self._clock.seconds())
+        # a failure in the tree is answered by another resource of it
+        exchange.extra_headers = tuple(dict.fromkeys((*exchange.extra_headers, *self._headers)))
+        return exchange
 
-    def hand_over(self, serve: Serve) -> HandOver:
-        return HandOver(self, serve)
+    def hand_over(self, serve: Serve, operation: str = "") -> HandOver:
+        """A resource whose requests ``serve`` answers; it names the operation where none is given."""
+        return HandOver(self, serve, operation)
 
-    def answer(self, make: Callable[[Request], Response]) -> HandOver:
+    def answer(self, make: Callable[[Request], Response], operation: str = "other") -> HandOver:
         """A resource that answers at once."""
 
         def respond(exchange: Exchange) -> None:
@@ -94,7 +107,7 @@ class Tree:
                 response = problem(error, exchange.request.id)
             exchange.respond(response)
 
-        return HandOver(self, respond)
+        return HandOver(self, respond, operation)
 
     def failed(self, failure: Failure) -> HandOver:
         """The problem for a failure in a tree: Klein's own pages are HTML."""
@@ -135,29 +148,57 @@ def public_tree(
     return Decodable(tree, app)
 
 
-def admin_tree(clock: IReactorTime, admin: AdminEdge, health: HealthParts, draining: Callable[[], bool]) -> Resource:
-    """``/live``, ``/ready`` and the admin API."""
-    app, tree = _app(clock, health, draining, lambda exchange: admin.guard.check_origin(exchange.request))
+def admin_tree(
+    clock: IReactorTime,
+    admin: AdminEdge,
+    health: HealthParts,
+    draining: Callable[[], bool],
+    metrics: Serve | None = None,
+) -> Resource:
+    """``/live``, ``/ready``, ``/metrics`` where anything is counted, the admin API, and the manager, its pages."""
+    app, tree = _app(clock, health, draining, lambda exchange: admin.guard.check_origin(exchange.request), FOR_BROWSERS)
 
     @app.route("/admin/v1", branch=True)
     def admin_api(_request: TwistedRequest) -> Any:
-        return tree.hand_over(admin.handle)
+        return tree.hand_over(admin.handle, "admin")
+
+    @app.route("/", methods=["GET", "HEAD"])
+    @app.route("/ui", methods=["GET", "HEAD"])
+    def lead(_request: TwistedRequest) -> Any:
+        return tree.answer(to_manager, "ui")
+
+    @app.route("/ui/", methods=["GET", "HEAD"], branch=True)
+    def pages(_request: TwistedRequest) -> Any:
+        return tree.answer(manager, "ui")
+
+    if metrics is not None:
+        serve_metrics = metrics
+
+        @app.route("/metrics", methods=["GET", "HEAD"])
+        def scrape(_request: TwistedRequest) -> Any:
+            return tree.hand_over(serve_metrics, "metrics")
 
     return Decodable(tree, app)
 
 
-def _app(clock: IReactorTime, health: HealthParts, draining: Callable[[], bool], check: Serve) -> tuple[Klein, Tree]:
+def _app(
+    clock: IReactorTime,
+    health: HealthParts,
+    draining: Callable[[], bool],
+    check: Serve,
+    headers: Sequence[Header] = (),
+) -> tuple[Klein, Tree]:
     """Common to both listeners: health, and problems for unknown paths."""
     app = Klein()
-    tree = Tree(clock, check)
+    tree = Tree(clock, check, headers)
 
     @app.route("/live", methods=["GET", "HEAD"])
     def is_live(_request: TwistedRequest) -> Any:
-        return tree.answer(lambda _: live())
+        return tree.answer(lambda _: live(), "health")
 
     @app.route("/ready", methods=["GET", "HEAD"])
     def is_ready(_request: TwistedRequest) -> Any:
-        return tree.answer(lambda _: ready(health(), draining=draining()))
+        return tree.answer(lambda _: ready(health(), draining=draining()), "health")
 
     app.handle_errors(Exception)(lambda _request, failure: tree.failed(failure))
     return app, tree

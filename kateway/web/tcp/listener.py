@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, unix
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
@@ -15,14 +15,15 @@ from twisted.python.failure import Failure
 
 from kateway.errors import ConfigError
 from kateway.web.tcp.endpoints import parse_endpoint, shown
+from kateway.web.tcp.proxied import ProxiedFactory, ProxyRules
 from kateway.web.tcp.tls import Certificate, tls_endpoint
 from kateway.web.tcp.tls_transport import CountingTls
 from kateway.web.tcp.transport import PromptServer, PromptUnixServer
 
-_BACKLOG = 4096
+BACKLOG = 4096
 
 
-def _use_our_transports(port: IListeningPort) -> None:
+def use_our_transports(port: IListeningPort) -> None:
     """Makes a listening port build the transports of this package."""
     if isinstance(port, unix.Port):
         port.transport = PromptUnixServer
@@ -30,7 +31,7 @@ def _use_our_transports(port: IListeningPort) -> None:
         port.transport = PromptServer  # type: ignore[assignment]
     if isinstance(port, tcp.Port | unix.Port) and port.backlog == tcp.Port.backlog and port.socket is not None:
         # Twisted's default queue of 50 drops the SYNs of a burst; Linux takes a second listen as a new length
-        port.socket.listen(_BACKLOG)
+        port.socket.listen(BACKLOG)
     factory = getattr(port, "factory", None)
     if isinstance(factory, TLSMemoryBIOFactory):
         factory.protocol = CountingTls
@@ -41,15 +42,19 @@ def listen(
     endpoint_string: str,
     factory: IProtocolFactory,
     certified: Callable[[Certificate], None] | None = None,
+    rules: ProxyRules | None = None,
 ) -> Deferred[IListeningPort]:
     """Listens on a Twisted endpoint string (``tcp:``, ``ssl:``, ``unix:``). ``certified`` is told the certificate of
-    an ``ssl:`` one, which can be read anew while it is in use.
+    an ``ssl:`` one, which can be read anew while it is in use. With ``rules`` trusted proxies may send a PROXY header.
 
     Fails with ``ConfigError``, in one line that names the endpoint, if it cannot be understood or is taken.
     """
 
     def listening(port: IListeningPort) -> IListeningPort:
-        _use_our_transports(port)
+        use_our_transports(port)
+        if rules is not None:
+            # outermost: the header comes before a TLS handshake
+            port.factory = ProxiedFactory(port.factory, rules)  # type: ignore[attr-defined]
         return port
 
     def failed(failure: Failure) -> Failure:
@@ -65,6 +70,21 @@ def listen(
         certified(certificate)
     listened: Deferred[IListeningPort] = endpoint.listen(factory)
     return listened.addCallbacks(listening, failed)
+
+
+async def stop_listening(port: IListeningPort) -> None:
+    """Closes a listener, but for the connections that the kernel has made already: those it would reset."""
+    if isinstance(port, tcp.Port | unix.Port) and port.connected:
+        port.doRead()
+        # Twisted closes in the reactor's next turn: once more right before that
+        port.reactor.callLater(0, _accept_last, port)  # type: ignore[attr-defined]
+    await maybeDeferred(port.stopListening)
+
+
+def _accept_last(port: tcp.Port) -> None:
+    port.disconnecting = False  # one that is being closed accepts nothing
+    port.doRead()
+    port.disconnecting = True
 
 
 def build_endpoint(reactor: Any, endpoint_string: str) -> tuple[IStreamServerEndpoint, Certificate | None]:

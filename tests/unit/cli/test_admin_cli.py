@@ -22,16 +22,21 @@ from twisted.web.server import Site
 from kateway.cli.client import AdminClient, Refused
 from kateway.cli.main import main
 from kateway.cli.tables import show, table
-from kateway.config.schema import AuthConfig, EmbeddedStorageConfig
+from kateway.config.schema import AdminConfig, AuthConfig, EmbeddedStorageConfig
 from kateway.core.access.failures import build_failures
 from kateway.core.administration import Administration
 from kateway.core.audit.events import Audit
+from kateway.core.transforms.in_force import TransformsInForce
 from kateway.errors import ConfigError
 from kateway.registry.secrets import matches
 from kateway.registry.sqlite import EmbeddedRegistry
 from kateway.storage.embedded import EmbeddedStore
-from kateway.web.admin.access import Guard, read_token
+from kateway.web.admin.access import Guard
+from kateway.web.admin.actors import Actor, digest
 from kateway.web.admin.api import AdminEdge
+from kateway.web.admin.resources import Resources
+from kateway.web.admin.sessions import Sessions
+from kateway.web.admin.tokens import read_token, read_tokens
 from kateway.web.site.tree import Tree
 from kateway.web.tcp.endpoints import is_loopback
 
@@ -83,15 +88,24 @@ async def gateway(
     store = EmbeddedStore(EmbeddedStorageConfig(path=str(tmp_path)), reactor)  # type: ignore[arg-type]
     await registry.start()
     await store.start()
+    proof = digest(TOKEN.encode())
+    seconds = reactor.seconds  # type: ignore[attr-defined]
     guard = Guard(
-        TOKEN.encode(),
+        {proof: Actor("admin", "admin", proof=proof)},
+        Sessions(seconds, AdminConfig),
         endpoints=["tcp:0:interface=127.0.0.1"],
         hosts=(),
-        failures=build_failures(AuthConfig(), reactor.seconds),  # type: ignore[attr-defined]
+        failures=build_failures(AuthConfig(), seconds),
     )
     audit = Audit({}, now=lambda: 0.0)
     administration = Administration(registry, {"default": store}, audit, lambda: 1_767_225_600.0)
-    edge = AdminEdge(Running(), administration, guard)
+    resources = Resources(administration, TransformsInForce(lambda: registry.snapshot, lambda: 0.0))
+    edge = AdminEdge(
+        Running(),
+        administration,
+        guard,
+        [resources],
+    )
     app, tree = Klein(), Tree(reactor)  # type: ignore[arg-type]
     app.route("/admin/v1", branch=True)(lambda _request: tree.hand_over(edge.handle))
     port = reactor.listenTCP(0, Site(app.resource()), interface="127.0.0.1")  # type: ignore[attr-defined]
@@ -364,23 +378,23 @@ def test_table_leaves_out_empty_columns_and_drives_no_terminal() -> None:
 def test_an_exposed_admin_listener_needs_a_token(endpoint: str, loopback: bool) -> None:
     assert is_loopback(endpoint) is loopback
     if loopback:
-        assert read_token("", [endpoint]) == b""
+        assert read_tokens(AdminConfig(), [endpoint]) == {}
     else:
         with pytest.raises(ConfigError, match=r"admin\.token_file"):
-            read_token("", ["unix:/x", endpoint])
+            read_tokens(AdminConfig(), ["unix:/x", endpoint])
 
 
 def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    assert read_token(str(tmp_path / "token"), ["tcp:1"]) == TOKEN.encode()
+    assert read_token("admin.token_file", str(tmp_path / "token")) == TOKEN.encode()
     (tmp_path / "token").write_text("short")
-    assert read_token(str(tmp_path / "token"), ["tcp:1"]) == b"short"
+    assert read_token("admin.token_file", str(tmp_path / "token")) == b"short"
     for bad in ("", "\n", "two words", "two\nlines", "wörd"):
         (tmp_path / "token").write_text(bad)
         with pytest.raises(ConfigError):
-            read_token(str(tmp_path / "token"), ["tcp:1"])
+            read_token("admin.token_file", str(tmp_path / "token"))
     with pytest.raises(ConfigError, match="No such file"):
-        read_token(str(tmp_path / "missing"), ["tcp:1"])
+        read_token("admin.token_file", str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
@@ -417,3 +431,18 @@ def test_hashed_secret_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hash-secret", "--new", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert matches(made["secret"], made["secret_hash"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_is_filtered_and_sorted(gateway: Gateway) -> None:
+    await gateway("apps", "put", "app1")
+    for name, partitions in (("alpha", 2), ("beta", 1), ("alphabet", 1)):
+        await gateway("topics", "put", f"app1/{name}/v1", "--partitions", str(partitions))
+
+    async def names(*options: str) -> list[str]:
+        found = (await gateway("topics", "list", *options, "--json")).json
+        return [item["name"] for item in found["items"]]
+
+    assert await names("--contains", "alpha") == ["app1/alpha/v1", "app1/alphabet/v1"]
+    assert await names("--sort", "partitions", "--desc") == ["app1/alpha/v1", "app1/alphabet/v1", "app1/beta/v1"]
+    assert (await gateway("topics", "list", "--sort", "color")).status == 1

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from kateway.config.file import from_table, load
-from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, PluginStorageConfig
 from kateway.daemon.check import across
 
 FILE = Path(__file__).resolve().parents[3] / "conf" / "kateway.toml"
@@ -44,6 +44,7 @@ def expected() -> dict[str, Any]:
     everything["storage"] = {
         "default": defaults(EmbeddedStorageConfig),
         "main": defaults(KafkaStorageConfig, driver="kafka"),
+        "other": defaults(PluginStorageConfig, driver="other"),
     }
     return everything
 

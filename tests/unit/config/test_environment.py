@@ -9,7 +9,7 @@ import pytest
 
 from kateway.config.environment import overlay
 from kateway.config.file import from_table
-from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig
+from kateway.config.schema import Config, EmbeddedStorageConfig, KafkaStorageConfig, PluginStorageConfig
 from kateway.errors import ConfigError
 
 
@@ -91,9 +91,9 @@ def test_every_fault_is_named_by_its_variable() -> None:
     ]
 
 
-def test_driver_that_does_not_exist_is_a_fault() -> None:
-    (fault,) = faults({"KATEWAY_STORAGE_DEFAULT_DRIVER": "redis"})
-    assert "'redis'" in fault
+def test_driver_of_another_name_is_a_plugin() -> None:
+    found = configured({"KATEWAY_STORAGE_DEFAULT_DRIVER": "redis", "KATEWAY_STORAGE_DEFAULT_PARTITIONS": "2"})
+    assert found.storage["default"] == PluginStorageConfig(driver="redis", partitions=2)
 
 
 def test_variables_of_other_programs_are_left_alone_and_others_are_named() -> None:
@@ -135,7 +135,7 @@ def test_every_plain_option_of_the_documented_file_has_a_variable() -> None:
         variable = f"KATEWAY_{table}_{name.upper()}"
         found = []
         try:
-            overlay({"storage": {"main": {}}}, {variable: "?"})
+            overlay({"storage": {"main": {}, "other": {}}}, {variable: "?"})
         except ConfigError as error:
             found = error.problems
         assert not [problem for problem in found if "no such option" in problem]

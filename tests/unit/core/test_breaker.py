@@ -175,6 +175,22 @@ def test_probe_under_way_when_it_is_opened_by_hand_does_not_close_it() -> None:
     assert one.state == "open"
 
 
+def test_probe_under_way_when_it_is_opened_by_hand_holds_up_no_later_one() -> None:
+    breaker = Breaker(BreakerConfig(), 0.0)
+    for _ in range(20):
+        breaker.failed(AWAY, 0.0)
+    breaker.look(13.0, False)
+    breaker.look(15.0, True)
+    assert breaker.admit()
+    breaker.set_by_hand("open", 16.0)
+    breaker.set_by_hand("closed", 17.0)
+    for _ in range(20):
+        breaker.failed(AWAY, 17.0)
+    breaker.look(30.0, False)
+    assert breaker.look(32.0, True)
+    assert breaker.admit()
+
+
 def test_clients_that_are_refused_together_do_not_come_back_together() -> None:
     clock = Clock()
     breakers = Breakers({"default": BreakerConfig()}, clock.seconds)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from store_in_memory import MemoryStore
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from kateway.config.schema import DeliveryConfig
 from kateway.core.access.control import Place
-from kateway.core.breaker import BreakerConfig, Breakers
+from kateway.core.breaker import Breaker, BreakerConfig, Breakers
+from kateway.core.elastic_topics import ElasticTopics
 from kateway.core.gateway import Gateway, Publish, TopicCreation
 from kateway.core.groups.memberships import Memberships
 from kateway.core.idempotency import Answered, Idempotency, Use, _Entry
@@ -34,7 +36,10 @@ from kateway.errors import (
     Unavailable,
 )
 from kateway.model import Committed, HandedOff, Message, Receipt
+from kateway.registry import plans
+from kateway.registry.interface import Application, Elastic, Placement, Topic
 from kateway.storage.interface import At, Outcome
+from kateway.storage.partitioner import by_jump
 
 Step = Callable[[Sequence[Message]], list[Outcome]]
 
@@ -69,6 +74,9 @@ class Store(MemoryStore):
 
     async def offsets(self, topic: str, at: At) -> dict[int, int]:
         return {p: 0 if at == "earliest" else self.end(topic, p) for p in range(len(self.logs[topic]))}
+
+    def undecided(self, topic: str, partition: int) -> bool:
+        return False
 
     async def reset(self, group: str, topic: str, offsets: dict[int, int]) -> None:
         self.moved[group] = dict(offsets)
@@ -361,6 +369,58 @@ def test_half_open_breaker_lets_one_publish_through_and_closes_when_it_is_writte
     assert world.publish(b"c") == [Receipt(0, 0)]
 
 
+def half_open(world: World) -> Breaker:
+    open_breaker(world)
+    world.clock.advance(1)
+    breaker = world.breakers["default"]
+    breaker.look(world.clock.seconds(), True)
+    assert breaker.state == "half_open"
+    return breaker
+
+
+def test_publish_refused_for_its_applications_share_leaves_the_probe_to_the_next() -> None:
+    world = World()
+    shares = world.gateway._shares = {"default": InflightShares(1000)}
+    shares["default"].take("", 990)
+    breaker = half_open(world)
+    assert world.publish(b"a" * 500)[0].code == "overloaded"
+    shares["default"].release("", 990)
+    assert world.publish(b"b") == [Receipt(0, 0)]
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_probe_whose_store_breaks_leaves_the_probe_to_the_next(late: bool) -> None:
+    world = World()
+    world.gateway._shares = {"default": InflightShares(1000)}
+    breaker = half_open(world)
+    written_to = world.store.publish
+
+    def broken(topic: str, messages: Sequence[Message], acks: int, deadline: float) -> Deferred[list[Outcome]]:
+        if late:
+            return fail(ZeroDivisionError("a fault"))
+        raise ZeroDivisionError("a fault")
+
+    world.store.publish = broken  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        World.now(world.gateway.publish(Publish(world.place(), [Message(b"a")], -1, 5.0, 0)))
+    world.store.publish = written_to  # type: ignore[method-assign]
+    assert breaker.state == "half_open"
+    assert world.publish(b"b") == [Receipt(0, 0)]
+    assert breaker.state == "closed"
+
+
+def test_share_is_held_while_a_publish_is_tried_again() -> None:
+    world = World(failing(Unavailable("no leader")))
+    shares = InflightShares(1000)
+    world.gateway._shares = {"default": shares}
+    found = world.publish(b"a")
+    assert shares.held("") > 0
+    world.clock.advance(1)
+    assert found == [Receipt(0, 0)]
+    assert shares.held("") == 0
+
+
 def test_publishes_that_give_the_store_no_chance_neither_open_the_breaker_nor_keep_it_open() -> None:
     world = World(*[failing(Unavailable("not in time"))] * 60)
     breaker = world.breakers["default"]
@@ -448,6 +508,14 @@ def test_full_gateway_and_one_that_stops_hand_nothing_off() -> None:
     assert world.handoff.kept == []
 
 
+def test_record_that_its_store_would_write_too_late_is_kept_and_says_nothing_to_the_breaker() -> None:
+    world = World(failing(Overloaded("the broker takes less than arrives", late=True)), handoff=True)
+    assert world.publish(b"a", retries=0) == [HandedOff(1)]
+    assert world.breakers["default"].failures == 0
+    without = World(failing(Overloaded("the broker takes less than arrives", late=True)))
+    assert without.publish(b"a", retries=0)[0].code == "overloaded"
+
+
 def test_kept_message_is_no_success_for_the_breaker() -> None:
     world = World(failing(Unavailable("away")), handoff=True)
     world.publish(b"a", retries=0)
@@ -485,3 +553,120 @@ def test_publish_with_a_key_waits_for_its_topic_no_longer_than_its_deadline() ->
     world.clock.advance(0.2)
     assert isinstance(failed[0], Unavailable)
     assert world.store.given == []
+
+
+class Uncounted:
+    """Counts nothing."""
+
+    def held(self, messages: int) -> None: ...
+
+    def not_released(self, messages: int) -> None: ...
+
+
+def elastic_of(world: World, partitions: int) -> ElasticTopics:
+    """The topic ``t`` with so many partitions in force."""
+    elastic = ElasticTopics(
+        {"default": world.store},  # type: ignore[dict-item]
+        world.clock,
+        lambda: None,
+        Uncounted(),
+        lambda: None,
+        lambda: succeed(None),
+        lease_seconds=0,
+        max_held_bytes=100_000,
+    )
+    topic = Topic(application="app1", topic="t", version="v1", storage_name="t", elastic=Elastic())
+    placement = Placement(application="app1", topic="t", version="v1", partitions=partitions)
+    elastic.update(plans.build([Application(name="app1"), topic, placement], 1))
+    world.gateway._elastic = elastic.topics
+    return elastic
+
+
+def test_key_of_a_topic_that_has_grown_is_looked_for_in_all_its_partitions() -> None:
+    world = World()
+    looked: list[int] = []
+    shown = 2
+
+    async def topics() -> Any:
+        nonlocal shown
+        shown = 4
+
+    async def publish(_use: Any, _place: Any, count: int, messages: Any, _deadline: float, write: Any, _e: Any) -> Any:
+        looked.append(count)
+        return Answered(await write([message._replace(partition=3) for message in messages]), False)
+
+    world.store.make("t", 4)
+    world.store.partitions = lambda _topic: shown  # type: ignore[method-assign]
+    world.store.topics = topics  # type: ignore[attr-defined]
+    world.gateway._idempotency.publish = publish  # type: ignore[method-assign]
+    elastic_of(world, 4).stop()
+    publishing = Publish(world.place(), [Message(b"v", b"stays")], -1, 5.0, 0)
+    answered = World.now(world.gateway.publish_once(Use("app", "t", "v1", "k", b""), publishing, batch=True))
+    assert looked == [4]
+    # its partition is the registry's word: it is not asked again whether there is such a one
+    assert isinstance(answered.outcomes[0], Receipt)
+
+
+def test_key_that_waited_for_a_growth_is_looked_for_in_the_partitions_of_then() -> None:
+    world = World()
+    elastic = elastic_of(world, 2)
+    looked: list[int] = []
+
+    async def publish(_use: Any, _place: Any, count: int, _messages: Any, _deadline: float, _w: Any, _e: Any) -> Any:
+        looked.append(count)
+        return Answered([], False)
+
+    world.gateway._idempotency.publish = publish  # type: ignore[method-assign]
+    topic = elastic.topics["default", "t"]
+    placement = Placement(application="app1", topic="t", version="v1", partitions=2)
+    world.store.make("t", 3)
+    topic.take(attrs.evolve(placement, generation=2, state="announced", next_partitions=3), Elastic())
+    moves = next(b"k%d" % n for n in range(100) if by_jump(b"k%d" % n, 2) != by_jump(b"k%d" % n, 3))
+    publishing = Publish(world.place(), [Message(b"v", moves)], -1, 5.0, 0)
+    Deferred.fromCoroutine(world.gateway.publish_once(Use("app", "t", "v1", "k", b""), publishing, batch=False))
+    assert looked == []
+    world.store.make("t", 4)
+    topic.take(attrs.evolve(placement, generation=4, partitions=4), Elastic())
+    assert looked == [4]
+
+
+def test_batch_under_a_key_that_names_a_partition_that_is_not_there_is_malformed() -> None:
+    world = World()
+    for elastic in (False, True):
+        if elastic:
+            elastic_of(world, 2)
+        messages = [Message(b"v", None, (), 1), Message(b"v", None, (), 2)]
+        publishing = Publish(world.place(), messages, -1, 5.0, 0)
+        with pytest.raises(MalformedBatch, match="names partition 2, but t has 2"):
+            World.now(world.gateway.publish_once(Use("app", "t", "v1", "k", b""), publishing, batch=True))
+        assert world.store.given == []
+
+
+def test_keyed_message_of_an_elastic_topic_is_placed_by_the_registry_and_never_handed_off() -> None:
+    away: Step = lambda messages: [StoreUnavailable("away") for _ in messages]  # noqa: E731
+    world = World(*[away] * 20, handoff=True)
+    elastic = ElasticTopics(
+        {"default": world.store},  # type: ignore[dict-item]
+        world.clock,
+        lambda: None,
+        Uncounted(),
+        lambda: None,
+        lambda: succeed(None),
+        lease_seconds=0,
+        max_held_bytes=0,
+    )
+    topic = Topic(application="app1", topic="t", version="v1", storage_name="t", elastic=Elastic())
+    placement = Placement(application="app1", topic="t", version="v1", partitions=2)
+    elastic.update(plans.build([Application(name="app1"), topic, placement], 1))
+    world.gateway._elastic = elastic.topics
+    found: list[Any] = []
+    messages = [Message(b"1", b"key"), Message(b"2")]
+    for message in messages:
+        publish = Publish(world.place(), [message], -1, 5.0, 0)
+        world.gateway.publish(publish).addCallback(found.extend)
+    assert [type(each) for each in found] == [StoreUnavailable, HandedOff]
+    assert world.handoff.kept == [("t", b"2")]
+    # while messages are kept it waits its turn: not written before them, nor kept
+    world.gateway.publish(Publish(world.place(), messages[:1], -1, 5.0, 0)).addCallback(found.extend)
+    assert isinstance(found[-1], StoreUnavailable)
+    assert world.handoff.kept == [("t", b"2")]

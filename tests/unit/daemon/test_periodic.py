@@ -57,6 +57,23 @@ def test_unforeseen_exception_in_regular_work_is_logged_and_work_goes_on(logged_
     regular.stop()
 
 
+def test_work_whose_answer_was_cancelled_by_others_goes_on() -> None:
+    clock, tries, waits = Clock(), [], list[Deferred[None]]()
+
+    async def work() -> None:
+        tries.append(1)
+        waits.append(Deferred())
+        await waits[-1]
+
+    regular = RegularWork(clock)
+    regular.every(5.0, work)
+    waits[0].cancel()
+    clock.advance(5.0)
+    assert len(tries) == 2
+    regular.stop()
+    waits[1].callback(None)
+
+
 def test_slow_work_is_not_begun_twice() -> None:
     clock, begun = Clock(), []
     done: Deferred[None] = Deferred()

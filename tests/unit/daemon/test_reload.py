@@ -29,6 +29,7 @@ def test_nothing_changed_is_fine() -> None:
         {"quotas": {"headers": False}},
         {"audit": {"publishes": True}},
         {"admin": {"hosts": ["kateway.example"]}},
+        {"metrics": {"influx": {"url": "http://127.0.0.1:8086", "database": "d", "tags": {"site": "east"}}}},
     ],
 )
 def test_limits_and_rules_change_in_place(table: dict[str, Any]) -> None:
@@ -40,10 +41,12 @@ def test_limits_and_rules_change_in_place(table: dict[str, Any]) -> None:
     [
         ({"http": {"public": ["tcp:9999"], "max_body_bytes": 5000}}, ["http.public"]),
         ({"delivery": {"session_timeout_seconds": 20.0}}, ["delivery.session_timeout_seconds"]),
+        ({"delivery": {"instance_name": "east-1"}}, ["delivery.instance_name"]),
         ({"registry": {"driver": "embedded"}}, ["registry.driver"]),
         ({"log": {"format": "json"}}, ["log.format"]),
         ({"storage": {"default": {"path": "elsewhere"}}}, ["storage.default.path"]),
         ({"storage": {"default": {}, "second": {"path": "b"}}}, ["storage.second"]),
+        ({"metrics": {"enabled": False, "influx": {"interval_seconds": 5.0}}}, ["metrics.enabled"]),
         ({"audit": {"file": "a.jsonl", "max_files": 3}}, ["audit.file", "audit.max_files"]),
     ],
 )

@@ -62,6 +62,14 @@ def test_every_fault_is_named_by_its_path(tmp_path: Path) -> None:
     ]
 
 
+def test_topic_that_would_be_another_ones_dead_letters_is_a_fault(tmp_path: Path) -> None:
+    text = GOOD + '[topics."app1/u/v1"]\nstorage_name = "app1.t.v1.app1.g.dead"\n'
+    (found,) = problems(tmp_path / "registry.toml", text)
+    assert found.startswith(
+        "topics.app1/u/v1: app1.t.v1.app1.g.dead of cluster default is for dead letters of app1/t/v1"
+    )
+
+
 def test_entry_that_is_referred_to_must_be_in_the_file(tmp_path: Path) -> None:
     text = GOOD + (
         '[topics."app2/t/v1"]\n[topics."app1/u/v1"]\nstorage_name = "app1.t.v1"\n'

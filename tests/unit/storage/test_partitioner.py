@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from kateway.storage.partitioner import Partitioner, by_key, murmur2
+from kateway.storage.partitioner import Partitioner, by_jump, by_key, jump, murmur2
 
 
 # from Apache Kafka's own UtilsTest.testMurmur2
@@ -49,3 +49,21 @@ def test_a_topic_that_grows_gets_the_new_partition_too() -> None:
     partitioner = Partitioner(stay=1)
     assert {partitioner.choose(2, None) for _ in range(8)} == {0, 1}
     assert {partitioner.choose(3, None) for _ in range(9)} == {0, 1, 2}
+
+
+# from the tests of other implementations
+@pytest.mark.parametrize(
+    ("number", "buckets", "expected"),
+    [(0, 1, 0), (0, 60, 0), (1, 60, 55), (256, 1024, 520), (10863919174838991, 11, 6)],
+)
+def test_jump_hash_agrees_with_other_implementations(number: int, buckets: int, expected: int) -> None:
+    assert jump(number, buckets) == expected
+
+
+def test_key_of_a_growing_topic_stays_or_goes_to_a_new_partition_and_only_its_share_moves() -> None:
+    keys = [b"key-%d" % number for number in range(10_000)]
+    for partitions, more in ((2, 4), (4, 8), (5, 6)):
+        moved = [key for key in keys if by_jump(key, partitions) != by_jump(key, more)]
+        assert all(partitions <= by_jump(key, more) < more for key in moved)
+        assert abs(len(moved) / len(keys) - (more - partitions) / more) < 0.02
+        assert min(Counter(by_jump(key, more) for key in keys).values()) > 0.9 * len(keys) / more

@@ -1,4 +1,4 @@
-"""The brokers to begin with: configured, or found by a function (in ZooKeeper)."""
+"""Finds the brokers to begin with: configured ones, or those that a function finds (in ZooKeeper)."""
 
 from __future__ import annotations
 

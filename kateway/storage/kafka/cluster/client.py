@@ -1,8 +1,8 @@
-"""A cluster as this process sees it: leaders, health, and pools of connections to its brokers.
+"""Follows a cluster: its leaders, its health, and pools of connections to its brokers.
 
 A Kafka connection is strictly serial: one long poll or held join delays everything behind it. So every purpose
-(produce, acks0, admin, each group's coordinator, each group's fetches) has a ``Pool`` of its own, one connection a
-broker in each. All pools share one view of the cluster, which one loop keeps fresh: a full listing every
+(produce, acks0, admin, each group's coordinator, each group's fetches) has a ``Pool`` of its own (``pool``), one
+connection a broker in each. All pools share one view of the cluster, which one loop keeps fresh: a full listing every
 ``metadata_refresh_seconds`` and on request (together, and not more than a few a second), a probe each
 second in between. No request ever names a topic that is not in the listing, and none may create one.
 """
@@ -25,15 +25,16 @@ from kateway.config.addresses import Address
 from kateway.config.schema import KafkaStorageConfig
 from kateway.errors import KatewayError, Unavailable, Unsupported
 from kateway.model import Health
+from kateway.observe.store import StoreCells
 from kateway.storage.kafka.cluster.bootstrap import Bootstrap, Discover
 from kateway.storage.kafka.cluster.connection import (
     BrokerConnection,
     EndpointFactory,
-    NeverSent,
     NoAnswer,
     RequestFailed,
 )
 from kateway.storage.kafka.cluster.new_topics import NewTopics
+from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.cluster.waiting import answer_all
 from kateway.storage.kafka.protocol.metadata import (
     ALL_TOPICS,
@@ -62,80 +63,6 @@ COMPLAINT_INTERVAL_SECONDS = 60.0
 """The loss of the cluster is logged at once, further errors at most once in so long."""
 
 
-class Pool:
-    """Connections for one purpose, one to each broker that something is sent to."""
-
-    def __init__(self, client: Client, purpose: str) -> None:
-        self._client = client
-        self._connections: dict[int, BrokerConnection] = {}
-        self._closed = False
-        self.purpose = purpose
-        self.leader = client.leader
-        self.partition_count = client.partition_count
-        self.refresh = client.refresh
-
-    def request(
-        self,
-        node_id: int,
-        api_key: int,
-        api_version: int,
-        body: bytes,
-        *,
-        timeout_seconds: float,
-        expect_response: bool = True,
-    ) -> Deferred[bytes]:
-        """Sends a request to one broker and answers the response without its header.
-
-        Fails with ``NeverSent`` or ``NoAnswer`` (``kateway.storage.kafka.cluster.connection``). A plain Deferred: hot.
-        """
-        connection = self._connections.get(node_id)
-        if connection is None or connection.address != self._client.view.brokers.get(node_id, connection.address):
-            try:
-                connection = self._open(node_id, connection)
-            except NeverSent as error:
-                return fail(error)
-        return connection.request(
-            api_key, api_version, body, timeout_seconds=timeout_seconds, expect_response=expect_response
-        )
-
-    def _open(self, node_id: int, moved: BrokerConnection | None) -> BrokerConnection:
-        if self._closed:
-            raise NeverSent(f"the connections for {self.purpose} are closed")
-        address = self._client.view.brokers.get(node_id)
-        if address is None:
-            raise NeverSent(f"broker {node_id} is not in the cluster's metadata")
-        if moved is not None:
-            self._client.let_go(moved)
-        connection = self._connections[node_id] = self._client.connection(node_id, address)
-        return connection
-
-    def connected(self, node_id: int) -> bool:
-        """Whether a request to a broker would be handed to a connection at once. Hot."""
-        connection = self._connections.get(node_id)
-        if connection is None or connection.proto is None:
-            return False
-        return connection.address == self._client.view.brokers.get(node_id, connection.address)
-
-    def abort(self, node_id: int) -> None:
-        """Drops the connection to a broker: requests under way fail with ``NoAnswer``, the next one connects again."""
-        connection = self._connections.get(node_id)
-        if connection is not None:
-            connection.abort()
-
-    def forget_departed(self) -> None:
-        """Closes idle connections to brokers that are not in the cluster any more."""
-        for node_id in [node_id for node_id in self._connections if node_id not in self._client.view.brokers]:
-            if not self._connections[node_id].requests:
-                self._client.let_go(self._connections.pop(node_id))
-
-    def close(self) -> Deferred[None]:
-        """Closes every connection; unanswered requests fail."""
-        self._closed = True
-        self._client.pools.discard(self)
-        connections, self._connections = self._connections, {}
-        return gatherResults([connection.close() for connection in connections.values()]).addCallback(lambda _: None)
-
-
 class Client:
     """The cluster's view, its health, and the pools."""
 
@@ -149,7 +76,9 @@ class Client:
         client_id: str = "kateway",
         endpoint_factory: EndpointFactory | None = None,
         discover: Discover | None = None,
+        cells: StoreCells | None = None,
     ) -> None:
+        self._cells = cells
         self.reactor = reactor
         self.config = config
         self.client_id = client_id
@@ -192,9 +121,9 @@ class Client:
         self._sources.clear()
         await gatherResults([*(pool.close() for pool in list(self.pools)), *self._going])
 
-    def pool(self, purpose: str) -> Pool:
+    def pool(self, purpose: str, client_id: str = "") -> Pool:
         """Connections of their own for one purpose."""
-        pool = Pool(self, purpose)
+        pool = Pool(self, purpose, client_id)
         self.pools.add(pool)
         return pool
 
@@ -258,9 +187,11 @@ class Client:
 
     # --- connections -------------------------------------------------------------------------------------------
 
-    def connection(self, node_id: int, address: Address) -> BrokerConnection:
+    def connection(self, node_id: int, address: Address, client_id: str = "") -> BrokerConnection:
         """A new connection, made when something is sent."""
-        return BrokerConnection(self.reactor, self._endpoint_factory, node_id, address, self.client_id)
+        return BrokerConnection(
+            self.reactor, self._endpoint_factory, node_id, address, client_id or self.client_id, cells=self._cells
+        )
 
     def let_go(self, closes: BrokerConnection | Pool) -> None:
         """Closes a connection in the background; only ``stop`` waits for its end."""

@@ -1,4 +1,4 @@
-"""One connection to one broker: afkak's broker client, with its answer to every failure replaced.
+"""Connects to one broker: afkak's broker client, with its answer to every failure replaced.
 
 afkak resends unanswered requests to the same broker for ever, and reconnects at once to a broker that closes every
 connection. Here a request that cannot be answered fails, and says whether it was sent; connecting is spaced out
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from kateway.backoff import Backoff
 from kateway.config.addresses import Address
+from kateway.observe.store import StoreCells
 from kateway.storage.kafka.protocol.primitives import request_header, size_and_correlation, string
 
 MAX_ANSWER_BYTES = 1 << 28
@@ -32,6 +33,15 @@ FIRST_RECONNECT_DELAY_SECONDS = 0.1
 MAX_RECONNECT_DELAY_SECONDS = 1.0
 """Short, because the return of a broker must be noticed within seconds."""
 CLOSE_GRACE_SECONDS = 1.0
+
+REQUEST_NAMES = {
+    0: "produce", 1: "fetch", 2: "list-offsets", 3: "metadata", 8: "offset-commit", 9: "offset-fetch",
+    10: "find-coordinator", 11: "join-group", 12: "heartbeat", 13: "leave-group", 14: "sync-group",
+    15: "describe-groups", 17: "sasl-handshake", 18: "api-versions", 19: "create-topics", 20: "delete-topics",
+    22: "init-producer-id", 32: "describe-configs", 36: "sasl-authenticate", 37: "create-partitions",
+    44: "alter-configs", 68: "consumer-group-heartbeat", 69: "consumer-group-describe",
+}  # fmt: skip
+"""Kafka's api keys, as metrics name them."""
 
 EndpointFactory = Callable[[Any, str, int], IStreamClientEndpoint]
 """Reactor, host and port to an endpoint: the seam where TLS and SASL come in."""
@@ -134,6 +144,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         address: Address,
         client_id: str,
         heard: Callable[[], None] = lambda: None,
+        cells: StoreCells | None = None,
     ) -> None:
         self.connector: Deferred[Any] | None
         self.proto: FrameReceiver | None
@@ -144,6 +155,7 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         self.last_failure = ""
         self._client_id = string(client_id)
         self._heard = heard
+        self._cells = cells
         self._correlation_id = 0
         self._answered_any = False
         self._not_before = 0.0
@@ -174,7 +186,15 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
             return answer.addCallback(_nothing)
         overdue = self._reactor.callLater(timeout_seconds, self._overdue, correlation_id, timeout_seconds)
         answer.addBoth(self._settled, overdue)
+        if self._cells is not None:
+            answer.addBoth(self._count, api_key, self._reactor.seconds())
         return answer if expect_response else answer.addCallback(_nothing)
+
+    def _count(self, result: Any, api_key: int, began: float) -> Any:
+        assert self._cells is not None
+        name = REQUEST_NAMES.get(api_key) or f"api-{api_key}"
+        self._cells.ended(name, self._reactor.seconds() - began, result)
+        return result
 
     def _settled(self, result: Any, overdue: IDelayedCall) -> Any:
         if overdue.active():

@@ -1,4 +1,4 @@
-"""Topics that came lately. Brokers learn of a topic one after the other, and any of them may be asked for a listing:
+"""Remembers topics that came lately. Brokers learn of one at different times, and any may be asked for a listing:
 a topic that one lacks and that another had a moment ago is not gone. No I/O.
 """
 

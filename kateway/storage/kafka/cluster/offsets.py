@@ -1,8 +1,10 @@
-"""Offsets of topics and of groups: the ends, by time, committed, moved by hand."""
+"""Finds offsets of topics (the ends, by time), and finds, commits and moves those of groups."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from twisted.internet.task import deferLater
@@ -13,15 +15,18 @@ from kateway.errors import (
     KatewayError,
     OutcomeUnknown,
     PartitionNotFound,
-    TooLarge,
     TopicNotFound,
     Unavailable,
 )
 from kateway.model import Committed
-from kateway.storage.interface import At
-from kateway.storage.kafka.cluster.client import Client, Pool
+from kateway.storage.interface import At, MetadataRefused
+from kateway.storage.kafka.cluster import commit_requests
+from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import NeverSent, RequestFailed
 from kateway.storage.kafka.cluster.coordinators import NOT_HERE, Coordinators
+from kateway.storage.kafka.cluster.pool import Pool
+from kateway.storage.kafka.protocol import consumer_group_requests as consumer_wire
+from kateway.storage.kafka.protocol import group_members
 from kateway.storage.kafka.protocol import requests as wire
 from kateway.storage.kafka.protocol.errors import REROUTE, error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
@@ -31,8 +36,10 @@ T = TypeVar("T")
 RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 1.0
 EMPTY_STATES = frozenset({"Empty", "Dead"})
-_REBALANCED = frozenset({22, 25, 27})
+_REBALANCED = frozenset({22, 25, 27, 69, 110, 113})
 _METADATA_TOO_LARGE = 12
+_BATCH_TOO_LARGE = frozenset({-1, 10, 18, 28})
+"""How a coordinator refuses offsets that are too long together; the first one may mean anything."""
 
 
 class Offsets:
@@ -121,18 +128,45 @@ class Offsets:
         *,
         generation: int = -1,
         member: str = "",
+        by_consumer_protocol: bool = False,
     ) -> set[int]:
-        """Commits and returns the broker's codes that only the caller can judge: of 22, 25, 27."""
-        body = wire.encode_offset_commit(group, generation, member, topic, offsets)
+        """Commits, in as many requests as it takes, and returns the broker's codes that only the caller can judge: of
+        ``_REBALANCED``. ``MetadataRefused`` where all is committed but some partitions, whose metadata is too long.
+        ``by_consumer_protocol``: ``generation`` is a member epoch.
+        """
+        api = consumer_wire if by_consumer_protocol else wire
+        version = consumer_wire.CONSUMER_OFFSET_COMMIT_VERSION if by_consumer_protocol else wire.OFFSET_COMMIT_VERSION
 
-        async def send() -> set[int]:
+        async def send(part: Mapping[int, Committed]) -> Mapping[int, int]:
+            body = api.encode_offset_commit(group, generation, member, topic, part)
             node = await self._coordinators.find(group)
-            answer = await self._request(node, wire.OFFSET_COMMIT, wire.OFFSET_COMMIT_VERSION, body, pool)
-            errors = set(wire.decode_offset_commit(answer).values())
-            self._check(group, errors - _REBALANCED)
-            return errors & _REBALANCED
+            answer = await self._request(node, wire.OFFSET_COMMIT, version, body, pool)
+            found: dict[int, int] = api.decode_offset_commit(answer)
+            errors = set(found.values())
+            if errors & _BATCH_TOO_LARGE and commit_requests.may_be_divided(group, topic, part):
+                return found
+            self._check(group, errors - _REBALANCED - {_METADATA_TOO_LARGE} - (_BATCH_TOO_LARGE - {-1}))
+            return found
 
-        return await self._again_and_again(send, self._elsewhere(group))
+        refused: set[int] = set()
+        waiting = deque(commit_requests.divide(group, topic, offsets))
+        while waiting:
+            part = waiting.popleft()
+            found = await self._again_and_again(partial(send, part), self._elsewhere(group))
+            errors = set(found.values())
+            if errors & _REBALANCED:
+                return errors & _REBALANCED
+            if errors & _BATCH_TOO_LARGE and commit_requests.may_be_divided(group, topic, part):
+                waiting.extendleft(reversed(commit_requests.halves(part)))
+                continue
+            refused.update(partition for partition, error in found.items() if error)
+        if refused:
+            raise MetadataRefused(
+                f"group {group}: the broker does not store so much metadata of {len(refused)} partitions; raise its "
+                "offset.metadata.max.bytes to 4096, and max.message.bytes of __consumer_offsets to 1048588",
+                frozenset(refused),
+            )
+        return set()
 
     async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Moves a group by hand; ``GroupBusy`` while it has members."""
@@ -143,11 +177,12 @@ class Offsets:
 
         async def describe() -> tuple[str, int]:
             node = await self._coordinators.find(group)
-            body = wire.encode_describe_groups(group)
-            answer = await self._request(node, wire.DESCRIBE_GROUPS, wire.DESCRIBE_GROUPS_VERSION, body)
-            error, state, members = wire.decode_describe_groups(answer)
-            self._check(group, {error})
-            return state, members
+            body = group_members.encode_describe([group])
+            describe = group_members.DESCRIBE_GROUPS, group_members.DESCRIBE_GROUPS_VERSION
+            for described in group_members.decode_describe(await self._request(node, *describe, body)):
+                self._check(group, {described.error})
+                return described.state, len(described.members)
+            return group_members.DEAD, 0
 
         state, members = await self._again_and_again(describe, self._elsewhere(group))
         if state not in EMPTY_STATES:
@@ -160,8 +195,6 @@ class Offsets:
         for error in errors:
             if error in NOT_HERE:
                 raise Unavailable(f"the coordinator of group {group} is moving (Kafka: error {error})")
-            if error == _METADATA_TOO_LARGE:
-                raise TooLarge(f"the commit of group {group} carries more than the broker keeps")
             if error:
                 raise error_for(error, f"group {group}")
 

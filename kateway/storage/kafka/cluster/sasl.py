@@ -1,4 +1,4 @@
-"""Endpoints that speak TLS and SASL before Kafka; their connections are used like any other.
+"""Makes endpoints that speak TLS and SASL before Kafka; their connections are used like any other.
 
 SASL by SaslHandshake v1 and SaslAuthenticate v0 or v1 (KIP-152, KIP-368), inside TLS or not. Secrets are read again for
 each connection, so one that is replaced in its file is in use from the next connection on. They leave for the broker

@@ -1,4 +1,4 @@
-"""Topics: listed, made, grown, deleted. Changes go to the controller and are answered when every partition leads."""
+"""Lists, makes, grows and deletes topics. Changes go to the controller and are answered when every partition leads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from twisted.internet.task import deferLater
 
 from kateway.errors import Conflict, OutcomeUnknown, TopicNotFound, Unavailable
 from kateway.model import TopicInfo
-from kateway.storage.kafka.cluster.client import Client, Pool
+from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.offsets import as_outcome
+from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.protocol import requests as wire
 from kateway.storage.kafka.protocol.errors import TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, error_for
 from kateway.storage.kafka.protocol.metadata import TopicView

@@ -1,4 +1,4 @@
-"""Partition assignment: the ``range`` and ``roundrobin`` strategies, as the Java client and librdkafka have them.
+"""Assigns partitions by the ``range`` and ``roundrobin`` strategies, as the Java client and librdkafka have them.
 
 The member that the broker makes the leader assigns for all, by the strategy that all members offer. Pure.
 """
@@ -52,4 +52,4 @@ STRATEGIES: Mapping[str, Callable[[Mapping[str, Sequence[str]], Mapping[str, int
     "range": assign_range,
     "roundrobin": assign_roundrobin,
 }
-"""By their names in the group protocol, in our order of preference."""
+"""The eager ones by their names in the group protocol, in our order of preference."""

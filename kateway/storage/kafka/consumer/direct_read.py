@@ -7,9 +7,10 @@ from twisted.internet.task import deferLater
 from kateway.errors import KatewayError, Overloaded, PartitionNotFound, Unavailable
 from kateway.model import Record
 from kateway.storage.interface import Fetched
-from kateway.storage.kafka.cluster.client import Client, Pool
+from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.offsets import Offsets, as_unavailable
+from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.consumer.prefetch import Prefetch
 from kateway.storage.kafka.protocol.errors import REROUTE, error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse

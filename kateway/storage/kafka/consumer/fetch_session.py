@@ -1,4 +1,4 @@
-"""A broker's fetch session: the next request has only the changes since the last (KIP-227). No I/O.
+"""Keeps a broker's fetch session: the next request has only the changes since the last (KIP-227). No I/O.
 
 A broker that keeps a session remembers a request's partitions, their offsets and sizes; it answers only for those
 that have something new. A request for two thousand partitions of which one moved is then as small as one for one.

@@ -12,18 +12,26 @@ of its own.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.backoff import Backoff
 from kateway.errors import CorruptRecords, KatewayError
-from kateway.storage.kafka.cluster.client import Client, Pool
+from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
-from kateway.storage.kafka.consumer.fetch_session import FetchSession
+from kateway.storage.kafka.cluster.pool import Pool
+from kateway.storage.kafka.consumer.fetch_lane import (
+    IDLE_WAIT_MS,
+    MAX_RETRY_SECONDS,
+    MAX_WAIT_MS,
+    NOWHERE,
+    SHORT_WAIT_MS,
+    Lane,
+    Way,
+)
 from kateway.storage.kafka.consumer.prefetch import Prefetch
 from kateway.storage.kafka.protocol.errors import OFFSET_OUT_OF_RANGE, REROUTE, SESSION_LOST, error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
@@ -36,10 +44,6 @@ from kateway.storage.kafka.protocol.requests import (
     encode_fetch,
 )
 
-MAX_WAIT_MS = 500
-SHORT_WAIT_MS = 20
-RETRY_SECONDS = 0.1
-MAX_RETRY_SECONDS = 1.0
 CORRUPT_RETRY_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 LET_GO_SECONDS = 2.0
@@ -68,31 +72,6 @@ class Reading(Protocol):
         """The broker refuses, or holds records that cannot be read."""
 
 
-class _Way(NamedTuple):
-    """Where a partition is fetched: of which broker, ``None`` while its leader is not known, and in which request."""
-
-    node: int | None
-    share: int
-
-
-_NOWHERE = _Way(None, 0)
-
-
-class _Lane:
-    """One way: its partitions, and the request under way."""
-
-    def __init__(self, way: _Way, former_session: int) -> None:
-        self.way = way
-        self.buffers: dict[int, Prefetch] = {}
-        self.changes: set[int] = set()
-        """Of partitions that may have to be asked for differently than last time."""
-        self.session = FetchSession(former_session)
-        self.under_way: Deferred[bytes] | None = None
-        self.waiting: IDelayedCall | None = None
-        self.backoff = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
-        self.short_wait_ms = SHORT_WAIT_MS
-
-
 class Fetcher:
     """Keeps the buffers of a subscription's partitions filled."""
 
@@ -108,9 +87,9 @@ class Fetcher:
         self._reading = reading
         self._most_bytes = client.config.fetch_max_bytes
         self._share_of: dict[int, int] = {}
-        self._lanes: dict[_Way, _Lane] = {}
-        self._lane_of: dict[int, _Lane] = {}
-        self._sessions: dict[_Way, int] = {}
+        self._lanes: dict[Way, Lane] = {}
+        self._lane_of: dict[int, Lane] = {}
+        self._sessions: dict[Way, int] = {}
         """What brokers may still hold of lanes that are gone: the next request to one ends it."""
         self._held: set[int] = set()
         self._looking: IDelayedCall | None = None
@@ -131,6 +110,19 @@ class Fetcher:
             self._pools.append(self._client.pool(self._purpose))
         self._route()
 
+    def give_up(self, partitions: frozenset[int]) -> None:
+        """Forgets some partitions. A request under way goes on; what it brings for them is not looked at."""
+        if partitions.issuperset(self.buffers):
+            self.disown()
+            return
+        for partition in partitions:
+            if self.buffers.pop(partition, None) is not None:
+                del self._share_of[partition]
+                lane = self._lane_of.pop(partition)
+                del lane.buffers[partition]
+                lane.changes.add(partition)
+                self._held.discard(partition)
+
     def disown(self) -> None:
         """Forgets all partitions and their requests."""
         self.buffers.clear()
@@ -143,10 +135,7 @@ class Fetcher:
                 self._sessions[way] = lane.session.id
             if lane.waiting is not None and lane.waiting.active():
                 lane.waiting.cancel()
-            if lane.under_way is not None:
-                lane.under_way.cancel()
-                if way.node is not None:
-                    self._pools[way.share].abort(way.node)  # the next request would wait for the answer to this one
+            self._end_poll(lane)
 
     def close(self) -> Deferred[None]:
         """Ends all; answers when the connections are closed."""
@@ -171,7 +160,7 @@ class Fetcher:
         lane = self._lane_of.get(buffer.partition)
         if lane is not None:
             lane.short_wait_ms = SHORT_WAIT_MS
-            if lane.under_way is not None or lane.waiting is not None:
+            if lane.waiting is not None or (lane.under_way is not None and lane.wait_ms <= MAX_WAIT_MS):
                 return
         if self._filling is None and buffer.wants:
             # the reader may pause the partition in this turn
@@ -186,18 +175,34 @@ class Fetcher:
         if self._closed:
             return
         for lane in list(self._lanes.values()):
-            if lane.under_way is not None or lane.waiting is not None:
+            if lane.waiting is not None:
+                continue
+            if lane.under_way is not None:
+                self._cut_off(lane)
                 continue
             if lane.way.node is not None:
                 self._ask(lane.way.node, lane)
             elif any(buffer.position is not None for buffer in lane.buffers.values()):
                 self._look_again(lane)
 
+    def _cut_off(self, lane: Lane) -> None:
+        """Ends a long poll under way where it is not for what is wanted by now, and begins another."""
+        if lane.wait_ms > MAX_WAIT_MS and lane.misses(self._held):
+            self._end_poll(lane)
+            self._again(lane, 0)  # the connection is gone with the reactor's next turn
+
+    def _end_poll(self, lane: Lane) -> None:
+        if lane.under_way is None:
+            return
+        lane.under_way.cancel()
+        if lane.way.node is not None:
+            self._pools[lane.way.share].abort(lane.way.node)  # the next request would wait for the answer to this one
+
     def hold(self, partition: int) -> None:
         """Leaves a partition alone for a while: what it holds could not be read."""
         self._held.add(partition)
         self._changed(partition)
-        self._again(self._lane(_NOWHERE), CORRUPT_RETRY_SECONDS)
+        self._again(self._lane(NOWHERE), CORRUPT_RETRY_SECONDS)
 
     def _leaders_changed(self) -> None:
         self._route()
@@ -207,7 +212,7 @@ class Fetcher:
         """Puts each partition into the lane of its leader."""
         for partition, buffer in self.buffers.items():
             node = self._client.leader(self._topic, partition)
-            lane = self._lane(_NOWHERE if node is None else _Way(node, self._share_of[partition]))
+            lane = self._lane(NOWHERE if node is None else Way(node, self._share_of[partition]))
             before = self._lane_of.get(partition)
             if lane is not before:
                 if before is not None:
@@ -218,10 +223,10 @@ class Fetcher:
                 buffer.changes = lane.changes
                 lane.changes.add(partition)
 
-    def _lane(self, way: _Way) -> _Lane:
+    def _lane(self, way: Way) -> Lane:
         lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[way] = _Lane(way, self._sessions.pop(way, 0))
+            lane = self._lanes[way] = Lane(way, self._sessions.pop(way, 0))
         return lane
 
     def _changed(self, partition: int) -> None:
@@ -229,7 +234,7 @@ class Fetcher:
         if lane is not None:
             lane.changes.add(partition)
 
-    def _ask(self, node: int, lane: _Lane) -> None:
+    def _ask(self, node: int, lane: Lane) -> None:
         buffers = lane.buffers
 
         def wanted(partition: int) -> Wanted | None:
@@ -242,8 +247,9 @@ class Fetcher:
         if asking is None:
             return
         lane.changes.clear()
-        wait_ms = MAX_WAIT_MS
+        wait_ms = lane.wait_ms
         if len(lane.session.asked) < len(buffers):
+            lane.wait_ms = MAX_WAIT_MS
             wait_ms = lane.short_wait_ms
             lane.short_wait_ms = min(MAX_WAIT_MS, wait_ms * 2)
         body = encode_fetch(
@@ -262,7 +268,7 @@ class Fetcher:
         answer.addCallbacks(self._answered, self._failed, callbackArgs=(lane,), errbackArgs=(lane,))
         answer.addErrback(self._broke, lane)
 
-    def _answered(self, body: bytes, lane: _Lane) -> None:
+    def _answered(self, body: bytes, lane: Lane) -> None:
         lane.under_way = None
         error, session, partitions = decode_fetch(body)
         if error:
@@ -272,6 +278,7 @@ class Fetcher:
         lane.session.answered(session)
         lane.backoff.reset()
         reroute = False
+        lane.wait_ms = min(lane.wait_ms * 2, IDLE_WAIT_MS)
         arrived: list[int] = []
         for found in partitions:
             buffer, want = lane.buffers.get(found.partition), asked.get(found.partition)
@@ -283,6 +290,8 @@ class Fetcher:
                 reroute = self._refused(buffer, found) or reroute
                 continue
             buffer.end = found.end
+            if found.records:
+                lane.wait_ms = MAX_WAIT_MS
             if found.records and self._take_in(buffer, found):
                 arrived.append(found.partition)
         for partition in arrived:
@@ -328,7 +337,7 @@ class Fetcher:
         if again:
             self._look_later()
 
-    def _refused_all(self, error: int, lane: _Lane) -> None:
+    def _refused_all(self, error: int, lane: Lane) -> None:
         """The broker has refused the whole request."""
         lane.session.lost()
         if error in SESSION_LOST:
@@ -355,31 +364,32 @@ class Fetcher:
         self._reading.report_error(error_for(found.error, f"fetching from {self._topic} partition {buffer.partition}"))
         return False
 
-    def _failed(self, failure: Failure, lane: _Lane) -> None:
+    def _failed(self, failure: Failure, lane: Lane) -> None:
         lane.under_way = None
+        lane.wait_ms = MAX_WAIT_MS
         lane.session.lost()
         if not failure.check(CancelledError):
             failure.trap(RequestFailed)
             self._look_again(lane)
 
-    def _broke(self, failure: Failure, lane: _Lane) -> None:
+    def _broke(self, failure: Failure, lane: Lane) -> None:
         if not failure.check(MalformedResponse):
             self._log.failure("fetching from {topic} failed; it is tried again", failure=failure, topic=self._topic)
         lane.session.lost()
         self._again(lane, MAX_RETRY_SECONDS)
 
-    def _look_again(self, lane: _Lane) -> None:
+    def _look_again(self, lane: Lane) -> None:
         self._client.refresh().addErrback(lambda failure: failure.trap(KatewayError, CancelledError) and None)
         self._again(lane, lane.backoff.next())
 
-    def _again(self, lane: _Lane, seconds: float) -> None:
+    def _again(self, lane: Lane, seconds: float) -> None:
         if self._closed or lane.waiting is not None or lane is not self._lanes.get(lane.way):
             return
         lane.waiting = self._reactor.callLater(seconds, self._go_on, lane)
 
-    def _go_on(self, lane: _Lane) -> None:
+    def _go_on(self, lane: Lane) -> None:
         lane.waiting = None
-        if lane.way == _NOWHERE:
+        if lane.way == NOWHERE:
             for partition in self._held:
                 self._changed(partition)
             self._held.clear()

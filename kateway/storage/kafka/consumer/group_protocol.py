@@ -1,5 +1,14 @@
-"""A group member's life: find the coordinator, join, sync, heartbeat, rejoin, leave. What the partitions are for is
-``member``'s business.
+"""Keeps a group's member by the classic protocol: find the coordinator, join, sync, heartbeat, rejoin, leave. The
+``holder`` has a use for the partitions.
+
+The protocol is *cooperative* (KIP-429) where every member of the group knows ``cooperative-sticky``: a member says at
+each join what it holds, goes on with it, and gives up afterwards only what is not assigned to it any more. Beside a
+member that knows only ``range`` or ``roundrobin`` it is *eager*: everything is handed over before each join. Which of
+the two a generation is, the broker says with the answer to the join; in the one that turns from cooperative to eager
+nothing is assigned anew (``cooperative.keep``), everything is handed over, and the members join once more.
+
+With a name of its own (``instance``; KIP-345) a member that goes without leaving keeps its place until its session is
+over: the process that comes back under the name before that is given the same partitions, and nothing rebalances.
 
 On the wire rather than on afkak's ``Coordinator``: that one gives up its partitions at every failed connection
 instead of keeping them as long as the session lives, waits 10 s after a timeout, speaks JoinGroup v0 only, and on
@@ -9,20 +18,30 @@ stopping queues its leave request behind a join that the broker holds back (a Ka
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from kateway.errors import KatewayError, TopicNotFound, Unavailable, Unprocessable
-from kateway.storage.kafka.cluster.client import Client, Pool
+from kateway.errors import KatewayError, Unavailable, Unprocessable
 from kateway.storage.kafka.cluster.connection import RequestFailed
-from kateway.storage.kafka.cluster.coordinators import NOT_HERE, Coordinators
+from kateway.storage.kafka.cluster.coordinators import NOT_HERE
+from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.cluster.waiting import at_most
-from kateway.storage.kafka.consumer.assignors import STRATEGIES
+from kateway.storage.kafka.consumer.leading import COOPERATIVE, PROTOCOLS, Leading
+from kateway.storage.kafka.consumer.member_life import Expelled, MemberLife
+from kateway.storage.kafka.consumer.membership import (
+    FENCED_INSTANCE_ID,
+    ILLEGAL_GENERATION,
+    LEAVE_SECONDS,
+    REBALANCE,
+    RETRY_SECONDS,
+    UNKNOWN_MEMBER,
+    UNSUPPORTED_VERSION,
+    Generation,
+    Joining,
+    topic_must_be_there,
+)
 from kateway.storage.kafka.protocol import group_requests as wire
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
@@ -31,44 +50,13 @@ HEARTBEAT_INTERVAL_SECONDS = 1.0
 HELD_CHECK_SECONDS = 3.0
 HELD_AT_MOST_SECONDS = 330.0
 """A join is held back until all members have joined: for Java members up to their max.poll.interval, 5 minutes."""
-RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
-LEAVE_SECONDS = 3.0
-DELETED_CHECK_SECONDS = 1.0
-NEWS_AFTER_FAILURES = 3
 
-ILLEGAL_GENERATION, UNKNOWN_MEMBER, INVALID_SESSION_TIMEOUT, REBALANCE, MEMBER_ID_REQUIRED = 22, 25, 26, 27, 79
+INVALID_SESSION_TIMEOUT, MEMBER_ID_REQUIRED = 26, 79
 COORDINATOR_NOT_AVAILABLE = 15
-
-
-class Generation(NamedTuple):
-    """A commit's credentials: generation and member id."""
-
-    number: int
-    member: str
-
-
-class Holder(Protocol):
-    """The owner of the partitions that a membership brings."""
-
-    def take_over(self, partitions: frozenset[int]) -> None:
-        """These are ours, after none were."""
-
-    async def hand_over(self) -> None:
-        """All are about to go: the last commits. Bounded by the holder."""
-
-    def drop(self) -> None:
-        """All are gone already."""
-
-    def failed(self, error: KatewayError) -> None:
-        """Joining does not succeed; ``retriable``: it is tried on."""
 
 
 class _Rejoin(Exception):
     """The generation ends in an orderly way."""
-
-
-class _Expelled(Exception):
-    """The coordinator does not know this member or its generation any more, or has not been heard for too long."""
 
 
 _Passing = (RequestFailed, MalformedResponse, Unavailable)
@@ -79,136 +67,154 @@ class Membership:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        client: Client,
-        pool: Pool,
-        coordinators: Coordinators,
-        holder: Holder,
-        *,
-        group: str,
-        topic: str,
-        session_timeout_seconds: float,
-    ) -> None:
-        self._client = client
-        self._reactor = client.reactor
-        self._pool = pool
-        self._coordinators = coordinators
-        self._holder = holder
-        self.group = group
-        self.topic = topic
-        self._session_seconds = session_timeout_seconds
+    def __init__(self, joining: Joining) -> None:
+        self._client, self._pool, self._coordinators, self._holder, self.group, self.topic = joining[:6]
+        self._reactor = self._client.reactor
+        self._instance = joining.instance
+        self._session_seconds = joining.session_timeout_seconds
         self._member = ""
         self._held_at: int | None = None
         self._first_join: Deferred[None] | None = None
-        self._led: dict[str, int] = {}
+        self._leading = Leading(self._client)
         self._holding = False
-        self._expiry: IDelayedCall | None = None
-        self._nap: Deferred[None] | None = None
-        self._running: Deferred[None] | None = None
+        """Whether there is a generation in which partitions may be ours."""
+        self._partitions: frozenset[int] = frozenset()
+        self._cooperative = False
+        """Of the last generation: whether what is ours stays so through the next join."""
+        self._joining_pool: Pool | None = None
+        """For joins while partitions are ours: a join is held back, and commits would wait behind it."""
+        self._life = MemberLife(
+            joining,
+            self._turn,
+            self._lose,
+            self._look_at_topics,
+            expelled="the session with the group's coordinator expired",
+        )
+        self._joined_at: int | None = None
+        """The broker to which it still has a connection after a join."""
         self.generation: Generation | None = None
         """``None`` while there is none to commit under."""
+        self._rejoining = False
+        """Whether the coordinator may be in another generation already, of which the answer is on its way, or was lost:
+        then the next join says so.
+        """
+
+    by_consumer_protocol = False
+
+    @property
+    def known_as(self) -> str:
+        """Its id, once the coordinator has given one."""
+        return self._member
 
     def start(self) -> None:
-        """Begins to join; the holder hears the rest."""
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._ended)
+        """Begins to join."""
+        self._life.start()
 
-    async def stop(self) -> None:
-        """Leaves the group, without a word to the holder. Takes at most twice ``LEAVE_SECONDS``."""
-        if self._first_join is not None:
+    async def stop(self, *, returning: bool = False) -> None:
+        """Leaves the group, without a word to the holder. Takes at most twice ``LEAVE_SECONDS``. ``returning``: does
+        not leave it where the member has a name to come back under.
+        """
+        stays = returning and self._instance is not None
+        if self._first_join is not None and not stays:
             # only the answer has our member id: a member that left without it would hold the group up
             await at_most(self._reactor, LEAVE_SECONDS, self._first_join)
-        if self._running is not None:
-            self._running.cancel()
-        self._cancel_expiry()
+        self._life.stop()
         self.generation = None
         self._holding = False
+        self._partitions = frozenset()
         if self._held_at is not None:
             self._pool.abort(self._held_at)
-        if self._member:
-            leaving = Deferred.fromCoroutine(self._leave())
-            await at_most(self._reactor, LEAVE_SECONDS, leaving)
-            leaving.cancel()
-
-    async def _leave(self) -> None:
-        body = wire.encode_leave(self.group, self._member)
-        try:
-            node = await self._coordinators.find(self.group)
-            await self._pool.request(
-                node, wire.LEAVE_GROUP, wire.LEAVE_GROUP_VERSION, body, timeout_seconds=LEAVE_SECONDS
-            )
-        except (*_Passing, CancelledError, KatewayError) as error:
-            self._log.info("group {group} was not left: {error}", group=self.group, error=str(error))
-
-    def _ended(self, failure: Failure) -> None:
-        if not isinstance(failure.value, CancelledError):
-            self._log.failure("the membership in {group} broke", failure=failure, group=self.group)
-            self._lose()
-            self._holder.failed(KatewayError("the group membership broke; see the log"))
+        if self._joining_pool is not None:
+            await self._joining_pool.close()
+        if self._member and not stays:
+            body = wire.encode_leave(self.group, self._member)
+            leave = wire.LEAVE_GROUP, wire.LEAVE_GROUP_VERSION
+            await self._life.leave(lambda node: self._pool.request(node, *leave, body, timeout_seconds=LEAVE_SECONDS))
 
     # --- the life ----------------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        failures = 0
-        forget = self._client.watch(self._look_at_topics)
+    async def _turn(self) -> float | None:
+        """Joins, and stays for one generation."""
         try:
-            while True:
-                try:
-                    if self._holding:
-                        await self._holder.hand_over()
-                        self._holding = False
-                    partitions = await self._join()
-                    failures = 0
-                    self._holder.take_over(partitions)
-                    await self._stay()
-                except _Rejoin:
-                    if not self._holding:
-                        await self._sleep(RETRY_SECONDS[0])
-                    continue
-                except _Expelled:
-                    self._lose()
-                    error: Exception = Unavailable("the session with the group's coordinator expired")
-                except (RequestFailed, MalformedResponse, KatewayError) as caught:
-                    if isinstance(caught, KatewayError) and not caught.retriable:
-                        raise
-                    self._coordinators.forget(self.group)
-                    error = caught
-                except CancelledError:
-                    raise
-                except Exception:
-                    # the clients of the group must not wait for ever because of it
-                    self._log.failure("the membership in {group} broke, and begins anew", group=self.group)
-                    self._lose()
-                    error = Unavailable("the group membership broke; the gateway's log says why")
-                failures += 1
-                if failures == NEWS_AFTER_FAILURES:
-                    self._holder.failed(error if isinstance(error, KatewayError) else Unavailable(str(error)))
-                await self._sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
-        except KatewayError as error:
-            self._lose()
-            self._holder.failed(error)
-        finally:
-            forget()
-            self._cancel_expiry()
+            if self._holding and not self._cooperative:
+                await self._give_up(self._partitions)
+                self._holding = False
+            assigned = await self._join()
+            self._life.succeeded()
+            await self._change_to(assigned)
+            await self._stay()
+        except _Rejoin:
+            return None if self._holding else RETRY_SECONDS[0]
+        return None
+
+    async def _change_to(self, assigned: frozenset[int]) -> None:
+        """Goes over to what a rebalance has assigned; ``_Rejoin`` where something had to be given up for it."""
+        going = self._partitions - assigned if self._cooperative else self._partitions
+        coming = assigned - self._partitions if self._cooperative or not going else frozenset[int]()
+        self._partitions |= coming
+        self._holder.take_over(coming)
+        if going:
+            await self._give_up(going)
+            raise _Rejoin
+
+    async def _give_up(self, partitions: frozenset[int]) -> None:
+        await self._holder.hand_over(partitions)
+        self._partitions -= partitions
 
     async def _join(self) -> frozenset[int]:
-        """Joins and syncs: the partitions of the topic that are ours."""
+        """Joins and syncs: the partitions of the topic that are ours. What is ours already stays so meanwhile."""
         await self._topic_must_be_there()
         node = await self._coordinators.find(self.group)
-        self.generation = None
-        self._led = {}
-        self._cancel_expiry()
-        joined = await self._ask_to_join(node)
+        # a name's next process takes the leader's place unsaid (before JoinGroup v9), and would not look at the topic
+        self._leading.begin([] if self._instance is None else [self.topic])
+        if not self._holding:
+            self.generation = None
+            self._life.session.cancel()
+            return await self._join_at(node, self._pool)
+        if self._joining_pool is None:
+            self._joining_pool = self._client.pool(f"joining group {self.group}", self._pool.client_id)
+        if self._joined_at != node:
+            self._end_joining()
+        staying = Deferred.fromCoroutine(self._keep_alive(node))
+        staying.addErrback(_quietly)
+        self._rejoining = True
+        self._joined_at = node
+        try:
+            return await self._join_at(node, self._joining_pool)
+        except (_Rejoin, Expelled):
+            raise  # it was answered: the next join goes over the same connection
+        except BaseException:
+            self._end_joining()
+            raise
+        finally:
+            staying.cancel()
+
+    async def _keep_alive(self, node: int) -> None:
+        """Heartbeats in the old generation while the join is held back: what we hold is ours as long as we are heard.
+        What else the coordinator says, it says to the join.
+        """
+        while True:
+            await deferLater(self._reactor, HEARTBEAT_INTERVAL_SECONDS)
+            generation = self.generation
+            if generation is None:
+                return
+            sent_at = self._reactor.seconds()
+            with contextlib.suppress(*_Passing):
+                if await self._beat(node, generation) in {0, REBALANCE} and self.generation is generation:
+                    self._life.session.heard(sent_at, self._session_seconds)
+
+    async def _join_at(self, node: int, pool: Pool) -> frozenset[int]:
+        joined = await self._ask_to_join(node, pool)
         if joined.error == MEMBER_ID_REQUIRED:
-            joined = await self._ask_to_join(node)
+            joined = await self._ask_to_join(node, pool)
         self._check(joined.error)
         assignments = {}
         if joined.leader == joined.member:
-            assignments = await self._assign(joined)
+            assignments = await self._leading.assign(joined)
         sent_at = self._reactor.seconds()
         error, assignment = wire.decode_sync(
             await self._held(
+                pool,
                 node,
                 wire.SYNC_GROUP,
                 wire.SYNC_GROUP_VERSION,
@@ -217,80 +223,89 @@ class Membership:
         )
         self._check(error)
         self.generation = Generation(joined.generation, self._member)
+        self._rejoining = False
+        self._cooperative = joined.protocol == COOPERATIVE
         self._holding = True
-        self._heard(sent_at)
+        self._life.session.heard(sent_at, self._session_seconds)
         return frozenset(wire.decode_assignment(assignment).get(self.topic, ()))
 
-    async def _ask_to_join(self, node: int) -> wire.Joined:
+    async def _ask_to_join(self, node: int, pool: Pool) -> wire.Joined:
         version = await self._coordinators.join_version(node)
+        if version < wire.STATIC_JOIN_GROUP_VERSION:
+            self._instance = None
         session_ms = int(self._session_seconds * 1000)
-        protocols = dict.fromkeys(STRATEGIES, wire.encode_metadata([self.topic]))
-        body = wire.encode_join(self.group, session_ms, session_ms, self._member, protocols)
-        joined = wire.decode_join(await self._held(node, wire.JOIN_GROUP, version, body))
+        owned = {self.topic: sorted(self._partitions)} if self._partitions else {}
+        generation = -1 if self.generation is None else self.generation.number
+        metadata = wire.encode_metadata([self.topic], owned, generation)
+        protocols = dict.fromkeys(PROTOCOLS, metadata)
+        body = wire.encode_join(version, self.group, session_ms, session_ms, self._member, self._instance, protocols)
+        joined = wire.decode_join(version, await self._held(pool, node, wire.JOIN_GROUP, version, body))
         if joined.error in {MEMBER_ID_REQUIRED, 0}:
             self._member = joined.member
+        elif joined.error == UNKNOWN_MEMBER:
+            self._member = ""
+        elif self._instance is not None and joined.error in {FENCED_INSTANCE_ID, UNSUPPORTED_VERSION}:
+            fenced = joined.error == FENCED_INSTANCE_ID
+            self._log.warn(
+                "group {group}: joins without the name {instance}: {why}",
+                group=self.group,
+                instance=self._instance,
+                why="another process has taken it" if fenced else "the brokers keep none yet",
+            )
+            self._instance, self._member = None, ""
+            raise Expelled
         return joined
 
     async def _topic_must_be_there(self) -> None:
-        """``TopicNotFound`` where a fresh listing lacks it; where it was there before two must, for the first may
-        come from a broker that is just starting.
-        """
-        if self._client.partition_count(self.topic) is not None:
-            return
-        found = await self._client.look_for(self.topic)
-        if self._member and found is None:
-            await deferLater(self._reactor, DELETED_CHECK_SECONDS)
-            await self._client.refresh()
-        if self._client.partition_count(self.topic) is None:
-            raise TopicNotFound(f"there is no topic {self.topic}")
+        await topic_must_be_there(self._client, self.topic, was_there=bool(self._member))
 
-    async def _assign(self, joined: wire.Joined) -> dict[str, bytes]:
-        """What each member gets, for the broker's protocol of choice."""
-        subscriptions = {member: wire.decode_metadata(metadata) for member, metadata in joined.members}
-        topics = {topic for subscribed in subscriptions.values() for topic in subscribed}
-        if any(self._client.partition_count(topic) is None for topic in topics):
-            await self._client.refresh()
-        counts = {topic: self._client.partition_count(topic) or 0 for topic in topics}
-        self._led = counts
-        assigned = STRATEGIES[joined.protocol](subscriptions, counts)
-        return {member: wire.encode_assignment(topics) for member, topics in assigned.items()}
+    def _end_joining(self) -> None:
+        """Closes the connection of the last join: such are seldom, and an idle one for each group the dearer way."""
+        node, self._joined_at = self._joined_at, None
+        if node is not None and self._joining_pool is not None:
+            self._joining_pool.abort(node)
 
     async def _stay(self) -> None:
         """Heartbeats until the generation is over, which it raises."""
         pause = HEARTBEAT_INTERVAL_SECONDS
         while True:
-            await self._sleep(pause)
+            await self._life.rest.sleep(pause)
             with contextlib.suppress(*_Passing):
                 await self._topic_must_be_there()
             if not self._holding:
-                raise _Expelled
-            if self._led_changed():
+                raise Expelled
+            if self._leading.changed():
                 raise _Rejoin
             generation = self.generation
             assert generation is not None
             sent_at = self._reactor.seconds()
             try:
                 node = await self._coordinators.find(self.group)
-                body = await self._pool.request(
-                    node,
-                    wire.HEARTBEAT,
-                    wire.HEARTBEAT_VERSION,
-                    wire.encode_heartbeat(self.group, *generation),
-                    timeout_seconds=self._session_seconds / 3,
-                )
-                error = wire.decode_error(body)
+                error = await self._beat(node, generation)
             except _Passing:
                 error = COORDINATOR_NOT_AVAILABLE
             if not self._holding:
-                raise _Expelled
+                raise Expelled
             if error in NOT_HERE:
                 self._coordinators.forget(self.group)
                 pause = HEARTBEAT_INTERVAL_SECONDS / 4
                 continue
             pause = HEARTBEAT_INTERVAL_SECONDS
             if error in {0, REBALANCE}:
-                self._heard(sent_at)
+                self._life.session.heard(sent_at, self._session_seconds)
             self._check(error)
+            self._end_joining()
+
+    async def _beat(self, node: int, generation: Generation) -> int:
+        """One heartbeat: the coordinator's answer."""
+        body = await self._pool.request(
+            node,
+            wire.HEARTBEAT,
+            wire.HEARTBEAT_VERSION,
+            wire.encode_heartbeat(self.group, generation.number, generation.member),
+            timeout_seconds=self._session_seconds / 3,
+        )
+        return wire.decode_error(body)
 
     def _check(self, error: int) -> None:
         if error == 0:
@@ -298,9 +313,9 @@ class Membership:
         if error == REBALANCE:
             raise _Rejoin
         if error in {ILLEGAL_GENERATION, UNKNOWN_MEMBER}:
-            if error == UNKNOWN_MEMBER:
-                self._member = ""
-            raise _Expelled
+            if error == UNKNOWN_MEMBER and self._instance is None:
+                self._member = ""  # with a name the next join says whether the place is another process's
+            raise Expelled
         if error == INVALID_SESSION_TIMEOUT:
             raise Unprocessable(
                 f"the broker allows no session of {self._session_seconds:g} s (group.min/max.session.timeout.ms)"
@@ -309,15 +324,15 @@ class Membership:
             raise Unavailable(f"the coordinator of group {self.group} is moving (error {error})")
         raise error_for(error, f"group {self.group}")
 
-    async def _held(self, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
+    async def _held(self, pool: Pool, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
         """A request that the coordinator may hold back for minutes; given up when another one has taken its place."""
-        answer = self._pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
+        answer = pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
         first: Deferred[None] | None = None
         if api_key == wire.JOIN_GROUP and not self._member:
             self._first_join = first = Deferred()
-            answer.addCallback(self._learn_member)
+            answer.addCallback(self._learn_member, api_version)
         self._held_at = node
-        watching = Deferred.fromCoroutine(self._watch_held(node))
+        watching = Deferred.fromCoroutine(self._watch_held(pool, node))
         watching.addErrback(_quietly)
         try:
             return await answer
@@ -328,11 +343,11 @@ class Membership:
                 self._first_join = None
                 first.callback(None)
 
-    def _learn_member(self, body: bytes) -> bytes:
-        self._member = wire.decode_join(body).member
+    def _learn_member(self, body: bytes, version: int) -> bytes:
+        self._member = wire.decode_join(version, body).member
         return body
 
-    async def _watch_held(self, node: int) -> None:
+    async def _watch_held(self, pool: Pool, node: int) -> None:
         while True:
             await deferLater(self._reactor, HELD_CHECK_SECONDS)
             try:
@@ -340,59 +355,36 @@ class Membership:
             except KatewayError:
                 moved = not self._client.health().healthy
             if moved:
-                self._pool.abort(node)
+                pool.abort(node)
                 return
 
     # --- the session -------------------------------------------------------------------------------------------
 
-    def _heard(self, sent_at: float) -> None:
-        """The coordinator heard us no sooner than ``sent_at``: its own count of the session began then or later."""
-        self._cancel_expiry()
-        left = sent_at + self._session_seconds - self._reactor.seconds()
-        self._expiry = self._reactor.callLater(max(0.0, left), self._lose)
-
-    def expelled(self) -> None:
-        """A commit was refused because the generation is over."""
-        self._lose()
-        self._wake()
+    def refused(self, errors: set[int], generation: Generation) -> None:
+        """The coordinator has refused a commit of a generation: whether that is a rebalance, or the end."""
+        present = self.generation
+        if present is None:
+            return
+        forgotten = UNKNOWN_MEMBER in errors and present.member == generation.member
+        passed_over = ILLEGAL_GENERATION in errors and present == generation and not self._rejoining
+        if forgotten or passed_over:
+            self._lose()
+            self._life.rest.wake()
 
     def _lose(self) -> None:
-        self._cancel_expiry()
+        self._life.session.cancel()
         self.generation = None
+        self._rejoining = False
         if self._holding:
             self._holding = False
+            self._partitions = frozenset()
             self._holder.drop()
-
-    def _cancel_expiry(self) -> None:
-        if self._expiry is not None and self._expiry.active():
-            self._expiry.cancel()
-        self._expiry = None
 
     # --- changes of the topic ----------------------------------------------------------------------------------
 
     def _look_at_topics(self) -> None:
-        if self._led_changed() or self._client.partition_count(self.topic) is None:
-            self._wake()
-
-    def _led_changed(self) -> bool:
-        """Whether this member, as the leader, has to have partitions assigned anew."""
-        return any((self._client.partition_count(topic) or 0) != count for topic, count in self._led.items())
-
-    async def _sleep(self, seconds: float) -> None:
-        nap: Deferred[None] = Deferred()
-        self._nap = nap
-        call = self._reactor.callLater(seconds, nap.callback, None)
-        try:
-            await nap
-        finally:
-            self._nap = None
-            if call.active():
-                call.cancel()
-
-    def _wake(self) -> None:
-        nap, self._nap = self._nap, None
-        if nap is not None and not nap.called:
-            nap.callback(None)
+        if self._leading.changed() or self._client.partition_count(self.topic) is None:
+            self._life.rest.wake()
 
 
 def _quietly(_failure: object) -> None:

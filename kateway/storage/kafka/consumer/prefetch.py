@@ -1,4 +1,5 @@
-"""The fetched records of one partition that are not yet taken: batches as they came, decoded one at a time. No I/O.
+"""Buffers the fetched records of one partition until they are taken: batches as they came, decoded one at a time, and
+no more of one than is taken. No I/O.
 
 ``limit`` bounds the bytes kept. It starts small and doubles each time that the reader takes everything and as much
 comes again, so that a fast reader gets whole megabytes and many slow ones cost little.
@@ -11,15 +12,19 @@ from itertools import accumulate
 
 from kateway.errors import CorruptRecords
 from kateway.model import Record
-from kateway.storage.kafka.protocol.record_batches import RecordBatch, batches, decode
+from kateway.storage.kafka.protocol.record_batches import BatchReader, RecordBatch, batches
+
+LEAST_DECODED = 64
+"""Records at once, where fewer are taken."""
 
 
 class Prefetch:
     """One partition's position and the records at hand behind it."""
 
     __slots__ = (
-        "_after", "_at", "_batches", "_drained", "_ends", "_head_bytes", "_least", "_most", "_records", "asleep",
-        "changes", "end", "held_bytes", "limit", "next_fetch", "partition", "position", "taken_at",
+        "_after", "_at", "_batches", "_drained", "_ends", "_head", "_head_bytes", "_least", "_most", "_plain",
+        "_records", "_whole_bytes", "asleep", "changes", "end", "held_bytes", "limit", "next_fetch", "partition",
+        "position", "taken_at",
     )  # fmt: skip
 
     def __init__(self, partition: int, limit: int, most: int) -> None:
@@ -42,8 +47,14 @@ class Prefetch:
         self._most = most
         self._batches: list[RecordBatch] = []
         self._records: list[Record] = []
-        """The head batch, decoded as far as it is not taken: from ``_at`` on."""
+        """Records of the head batch, those not taken from ``_at`` on."""
         self._at = 0
+        self._head: BatchReader | None = None
+        """What of the head batch is not decoded yet."""
+        self._plain = False
+        """Whether each offset of the head batch has a record."""
+        self._whole_bytes: int | None = None
+        """The head batch's bytes, where they are not less than its keys and values, and nothing of it is decoded."""
         self._ends: list[int] | None = None
         self._after = 0
         """Where the position goes when ``_records`` are all taken."""
@@ -62,7 +73,7 @@ class Prefetch:
     @property
     def readable(self) -> bool:
         """Whether ``take`` will give something."""
-        return self._at < len(self._records) or bool(self._batches)
+        return self._at < len(self._records) or self._head is not None or bool(self._batches)
 
     @property
     def wants(self) -> int:
@@ -99,7 +110,7 @@ class Prefetch:
         while self.readable and (not taken or (max_records > 0 and max_bytes > 0)):
             if self._at >= len(self._records):
                 try:
-                    self._open_head()
+                    self._open(max_records)
                 except CorruptRecords:
                     if not taken:
                         raise
@@ -161,45 +172,76 @@ class Prefetch:
 
     def _settle(self) -> None:
         """Moves the position past invisible records, so that a visible one is at the head."""
-        while self._at >= len(self._records) and self._batches:
-            head = self._batches[0]
-            assert self.position is not None
-            plain = head.magic == 2 and head.record_count == head.last_offset - head.base_offset + 1
-            if not head.hidden and plain:
-                self.position = max(self.position, head.base_offset)
+        while self._at >= len(self._records):
+            if self._head is not None:
+                if self._plain:
+                    return
+            elif self._batches:
+                head = self._batches[0]
+                assert self.position is not None
+                if not head.hidden and _is_plain(head):
+                    self.position = max(self.position, head.base_offset)
+                    return
+            else:
                 return
             try:
-                self._open_head()
+                self._open(LEAST_DECODED)
             except CorruptRecords:
                 return  # ``take`` will say so
 
-    def _open_head(self) -> None:
-        """Decodes the first batch and drops its bytes; ``CorruptRecords`` leaves it where it is."""
-        head = self._batches[0]
+    def _open(self, count: int) -> None:
+        """Decodes the next records, so many where there are: of the next batch where nothing is left of the first.
+        ``CorruptRecords`` leaves everything where it is.
+        """
+        if self._head is None:
+            self._open_batch()
+        if self._head is not None:
+            self._decode(self._head, max(count, LEAST_DECODED))
+
+    def _open_batch(self) -> None:
+        batch = self._batches[0]
         assert self.position is not None
-        records = [] if head.hidden else decode(head, self.position)
+        reader = None if batch.hidden else BatchReader(batch, self.position)
         del self._batches[0]
         self._clear_head()
-        self._records = records
-        self._after = max(self.position, head.last_offset + 1)
-        if head.magic < 2 and records:
-            self._after = max(self._after, records[-1].offset + 1)
-        size = len(head.data)
-        # an uncompressed batch is larger than its keys and values together: no need to count those
-        compressed = head.magic < 2 or head.data[22] & 0x07
-        self._head_bytes = self._count_ends()[-1] if records and compressed else size
+        self._after = max(self.position, batch.last_offset + 1)
+        self._plain = _is_plain(batch)
+        size = len(batch.data)
         self.held_bytes -= size
-        if records:
-            self.position = records[0].offset
+        if reader is not None and reader.left:
+            self._head = reader
+            # an uncompressed batch is larger than its keys and values together: no need to count those
+            self._whole_bytes = None if batch.magic < 2 or batch.data[22] & 0x07 else size
         else:
             self.position = self._after
 
+    def _decode(self, head: BatchReader, count: int) -> None:
+        records = head.take(count)
+        self._records, self._at, self._ends = records, 0, None
+        if head.left:
+            self._whole_bytes = None
+        else:
+            self._head = None
+            if records:
+                self._after = max(self._after, records[-1].offset + 1)
+        if records:
+            self.position = records[0].offset
+            self._head_bytes = self._count_ends()[-1] if self._whole_bytes is None else self._whole_bytes
+        elif self._head is None:
+            self.position = self._after
+
     def _finish_head(self) -> None:
-        self.position = self._after
-        self._clear_head()
+        """All decoded records are taken."""
+        if self._head is None:
+            self.position = self._after
+            self._clear_head()
+        else:
+            self.position = self._records[-1].offset + 1
+            self._records, self._at, self._ends, self._head_bytes = [], 0, None, 0
         self._settle()
 
     def _clear_head(self) -> None:
+        self._head = None
         self._records, self._at, self._ends, self._head_bytes = [], 0, None, 0
 
     def _count_ends(self) -> list[int]:
@@ -215,3 +257,7 @@ class Prefetch:
         fitting = bisect_right(ends, before + max_bytes, lo=self._at) - self._at
         count = max(min(fitting, max_records), 1 if at_least_one else 0)
         return count, (ends[self._at + count - 1] - before if count else 0)
+
+
+def _is_plain(batch: RecordBatch) -> bool:
+    return batch.magic == 2 and batch.record_count == batch.last_offset - batch.base_offset + 1

@@ -1,6 +1,8 @@
-"""A subscription: a membership's partitions, read by a fetcher into buffers, given to one listener.
+"""Gives a membership's partitions, read by a fetcher into buffers, to one listener: a subscription.
 
-The group protocol is *eager*: at each rebalance all partitions are handed over, then the assigned ones are taken over.
+Each partition is ours for a *tenure*, from taking over to handing over or loss. In a cooperative group it outlives
+rebalances: reading goes on through them. A commit that was asked for in an earlier tenure is never made in a later one
+(``commit_queue``): another member may have gone on meanwhile.
 """
 
 from __future__ import annotations
@@ -14,20 +16,20 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kateway.errors import Conflict, CorruptRecords, KatewayError, Unavailable
+from kateway.errors import CorruptRecords, KatewayError, Unavailable
 from kateway.model import Committed, Record
-from kateway.storage.interface import Listener, Reset
+from kateway.storage.interface import Listener, OwnMember, Reset
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.coordinators import Coordinators
 from kateway.storage.kafka.cluster.offsets import Offsets
-from kateway.storage.kafka.cluster.waiting import answer_all, at_most
+from kateway.storage.kafka.cluster.waiting import at_most
+from kateway.storage.kafka.consumer.beginnings import Beginnings
+from kateway.storage.kafka.consumer.commit_queue import BETWEEN_GENERATIONS_SECONDS, CommitQueue
 from kateway.storage.kafka.consumer.fetcher import Fetcher
-from kateway.storage.kafka.consumer.group_protocol import Generation, Membership
+from kateway.storage.kafka.consumer.membership import Joining
+from kateway.storage.kafka.consumer.protocol_choice import make_membership
 
 T = TypeVar("T")
-
-EXPELLED = frozenset({22, 25})
-"""Of a commit: the generation is over, or the coordinator does not know the member."""
 
 HAND_OVER_SHARE = 0.4
 """Of the session: what the listener gets for its last commits. No heartbeats are sent meanwhile."""
@@ -50,48 +52,51 @@ class KafkaSubscription:
         topic: str,
         reset: Reset,
         session_timeout_seconds: float,
+        instance: str | None = None,
+        client_id: str = "",
         closed: Callable[[KafkaSubscription], None],
     ) -> None:
         self._client = client
         self._reactor = client.reactor
-        self._offsets = offsets
         self._listener = listener
-        self._reset: Reset = reset
         self.group = group
         self.topic = topic
         self._grace_seconds = session_timeout_seconds * HAND_OVER_SHARE
-        self._pool = client.pool(f"group {group}")
+        self._pool = client.pool(f"group {group}", client_id)
         self._fetcher = Fetcher(client, f"fetching for group {group}", topic, self)
-        self._membership = Membership(
-            client,
-            self._pool,
-            coordinators,
-            self,
-            group=group,
-            topic=topic,
-            session_timeout_seconds=session_timeout_seconds,
+        self._membership = make_membership(
+            client.config.group_protocol,
+            Joining(client, self._pool, coordinators, self, group, topic, session_timeout_seconds, instance),
         )
         self._on_closed = closed
-        self._owned: frozenset[int] = frozenset()
-        self._told = False
-        """Whether the listener was notified of the owned partitions."""
-        self._first_ends: dict[int, int] = {}
-        """Where 'latest' was when a partition was first ours: later records are not skipped after a rebalance."""
+        self._owned: dict[int, int] = {}
+        """Our partitions, each with the number of its tenure."""
+        self._tenure = 0
+        self._told: set[int] = set()
+        """Of those, the ones that the listener was notified of."""
         self._revoking: dict[int, int | None] = {}
         """Positions of partitions that are being handed over: nothing can be taken, commits still count."""
-        self._taking_over: Deferred[None] | None = None
-        self._handing_over: Deferred[None] | None = None
+        self._taking_over: dict[Deferred[None], int] = {}
+        """Beginnings under way, with the tenure that they begin."""
+        self._handing_over: set[Deferred[None]] = set()
         self._background: set[Deferred[None]] = set()
         self._repeats: dict[int, IDelayedCall] = {}
         self._last_trouble = ""
-        self._uncommitted: dict[int, Committed] = {}
-        self._uncommitted_of: Generation | None = None
-        """The generation in which these were queued: under a later one they could move another member's back."""
-        self._committing: Deferred[None] | None = None
-        self._waiting: list[Deferred[None]] = []
         self._closing: Deferred[None] | None = None
         self._over = False
         """No partition will come any more."""
+        self._commits = CommitQueue(
+            self._reactor,
+            self._membership,
+            offsets,
+            self._pool,
+            group,
+            topic,
+            self._owned,
+            self._own,
+            lambda: self._over,
+        )
+        self._beginnings = Beginnings(self._membership, offsets, self._commits, group, topic, reset)
         self._membership.start()
 
     # --- Subscription ------------------------------------------------------------------------------------------
@@ -143,31 +148,18 @@ class KafkaSubscription:
 
     def commit(self, offsets: Mapping[int, Committed]) -> Deferred[None]:
         """Commits, together with what else waits to be committed."""
-        waiter: Deferred[None] = Deferred()
-        if self._membership.generation is None or any(partition not in self._owned for partition in offsets):
-            waiter.errback(self._not_ours())
-        elif not offsets:
-            waiter.callback(None)
-        else:
-            if self._uncommitted_of != self._membership.generation:
-                self._forget_uncommitted()
-            self._uncommitted.update(offsets)
-            self._waiting.append(waiter)
-            if self._committing is None:
-                committing = self._own(self._commit())
-                self._committing = None if committing.called else committing
-        return waiter
+        return self._commits.add(offsets)
 
-    def _forget_uncommitted(self) -> None:
-        waiters, self._waiting = self._waiting, []
-        self._uncommitted = {}
-        self._uncommitted_of = self._membership.generation
-        answer_all(waiters, self._not_ours())
+    def own_member(self) -> OwnMember | None:
+        """What the coordinator knows this member as; ``None`` where it knows none."""
+        membership = self._membership
+        name = membership.known_as
+        return OwnMember(self.group, name, membership.by_consumer_protocol) if name else None
 
-    def close(self) -> Deferred[None]:
+    def close(self, *, returning: bool = False) -> Deferred[None]:
         """Leaves the group and frees everything. At most the grace, and twice ``LEAVE_SECONDS``."""
         if self._closing is None:
-            self._closing = Deferred.fromCoroutine(self._close())
+            self._closing = Deferred.fromCoroutine(self._close(returning))
             self._closing.addErrback(self._complain)
         closed: Deferred[None] = Deferred()
 
@@ -177,12 +169,12 @@ class KafkaSubscription:
         self._closing.addCallback(fire)
         return closed
 
-    async def _close(self) -> None:
+    async def _close(self, returning: bool) -> None:
         await deferLater(self._reactor, 0)  # the listener is not called from inside ``close``
         if not self._over:
-            await self.hand_over()
+            await self.hand_over(frozenset(self._owned))
         self._over = True
-        await self._membership.stop()
+        await self._membership.stop(returning=returning)
         await self._free()
 
     async def _free(self) -> None:
@@ -192,160 +184,108 @@ class KafkaSubscription:
         self._repeats.clear()
         for task in list(self._background):
             task.cancel()
-        answer_all(self._waiting, self._not_ours())
-        self._waiting = []
+        self._commits.close()
         await gatherResults([self._pool.close(), fetching_ended])
         self._on_closed(self)
-
-    def _not_ours(self) -> Conflict:
-        return Conflict(f"group {self.group}: the partition is not ours any more")
-
-    # --- commits -----------------------------------------------------------------------------------------------
-
-    async def _commit(self) -> None:
-        try:
-            while self._waiting:
-                offsets, self._uncommitted = self._uncommitted, {}
-                waiters, self._waiting = self._waiting, []
-                generation = self._membership.generation
-                if generation is None or generation != self._uncommitted_of:
-                    answer_all(waiters, self._not_ours())
-                    continue
-                try:
-                    errors = await self._offsets.commit(
-                        self._pool,
-                        self.group,
-                        self.topic,
-                        offsets,
-                        generation=generation.number,
-                        member=generation.member,
-                    )
-                except CancelledError:
-                    answer_all(waiters, Unavailable("the commit was given up"))
-                    if self._over:
-                        raise
-                    continue  # from within: those that wait behind it are not answered otherwise
-                except KatewayError as error:
-                    answer_all(waiters, error)
-                    continue
-                except Exception:
-                    self._log.failure("group {group}: a commit broke, it is made again", group=self.group)
-                    answer_all(waiters, Unavailable("a commit broke; the gateway's log says why"))
-                    continue
-                if errors and generation == self._membership.generation and errors & EXPELLED:
-                    self._membership.expelled()
-                answer_all(waiters, self._not_ours() if errors else None)
-        finally:
-            self._committing = None
 
     # --- what the membership brings ----------------------------------------------------------------------------
 
     def take_over(self, partitions: frozenset[int]) -> None:
-        """These are ours: looks up where to begin, then tells the listener."""
+        """These are ours, too: looks up where to begin, then tells the listener."""
         if self._over or self._closing is not None:
             return
-        self._owned = partitions
-        self._told = False
-        self._fetcher.own(partitions)
-        if partitions:
-            self._taking_over = self._own(self._begin(partitions))
-        else:
+        if not partitions:
             self._tell(self._listener.assigned, {})
+            return
+        self._tenure += 1
+        self._owned.update(dict.fromkeys(partitions, self._tenure))
+        self._fetcher.own(partitions)
+        beginning = self._own(self._begin(partitions, self._tenure))
+        if not beginning.called:
+            self._taking_over[beginning] = self._tenure
+            beginning.addBoth(lambda _: self._taking_over.pop(beginning, None) and None)
 
-    async def _begin(self, partitions: frozenset[int]) -> None:
+    def _left_of(self, tenure: int) -> frozenset[int]:
+        return frozenset(partition for partition, since in self._owned.items() if since == tenure)
+
+    async def _begin(self, partitions: frozenset[int], tenure: int) -> None:
         everywhere = partitions | frozenset(range(self._client.partition_count(self.topic) or 0))
-        found = await self._insist(lambda: self._offsets.committed(self.group, self.topic, everywhere))
-        if any(found[partition] is None for partition in partitions):
-            found.update(await self._insist(lambda: self._commit_starts(found)))
-        committed = {partition: found[partition] for partition in partitions}
+        while (found := await self._insist(lambda: self._beginnings.find(partitions, everywhere))) is None:
+            # a rebalance has come, and in a cooperative group the next generation does not begin anew
+            await deferLater(self._reactor, BETWEEN_GENERATIONS_SECONDS)
+        left = self._left_of(tenure) - self._revoking.keys()
+        committed = {partition: found[partition] for partition in sorted(left)}
         for partition, place in committed.items():
             if place is not None:
                 self._fetcher.buffers[partition].start_at(place.offset)
-        self._told = True
+        self._told |= left
         self._tell(self._listener.assigned, committed)
         self._fetcher.fill()
         await self._start_by_rule([partition for partition, place in committed.items() if place is None])
 
-    async def _commit_starts(self, found: Mapping[int, Committed | None]) -> dict[int, Committed | None]:
-        """Commits where a group begins, so that it goes on from there even if nothing comes: at ``latest``, in a topic
-        without records, and in partitions that were added to a topic that the group reads already, which it reads from
-        their beginning.
-
-        A new group's first member does so for all partitions: a partition without a commit was added later then.
-        """
-        new = [partition for partition, place in found.items() if place is None]
-        if len(new) < len(found):
-            starts = await self._offsets.at(self.topic, "earliest", new)
-        else:
-            starts = await self._offsets.at(self.topic, "latest", new)
-            if self._reset == "earliest" and await self._offsets.at(self.topic, "earliest", new) != starts:
-                return {}  # its records come from the beginning in any case
-        generation = self._membership.generation
-        places = {partition: Committed(offset) for partition, offset in starts.items()}
-        if generation is None or await self._offsets.commit(
-            self._pool, self.group, self.topic, places, generation=generation.number, member=generation.member
-        ):
-            return {}  # a rebalance has come: the next generation begins anew
-        return dict(places)
-
     async def _start_by_rule(self, partitions: Iterable[int]) -> None:
         """Starts partitions that have no position where the reset rule says."""
         waiting = [partition for partition in partitions if self.position(partition) is None]
-        unknown = [partition for partition in waiting if partition not in self._first_ends]
-        if unknown:
-            found = await self._insist(lambda: self._offsets.at(self.topic, self._reset, unknown))
-            if self._reset == "latest":
-                self._first_ends.update(found)
-        else:
-            found = {}
+        starts = await self._insist(lambda: self._beginnings.by_rule(waiting))
         for partition in waiting:
             buffer = self._fetcher.buffers.get(partition)
             if buffer is not None and buffer.position is None:
-                buffer.start_at(found[partition] if partition in found else self._first_ends[partition])
+                buffer.start_at(starts[partition])
         self._fetcher.fill()
 
-    async def hand_over(self) -> None:
-        """All partitions are about to go: lets the listener commit, for a bounded grace."""
-        if self._handing_over is None:
-            handing_over = self._own(self._revoke())
-            if handing_over.called:
-                return
-            self._handing_over = handing_over
-        await at_most(self._reactor, self._grace_seconds + 1, self._handing_over)
+    async def hand_over(self, partitions: frozenset[int]) -> None:
+        """Some partitions are about to go: lets the listener commit, for a bounded grace."""
+        handing_over = self._own(self._revoke(partitions))
+        if not handing_over.called:
+            self._handing_over.add(handing_over)
+            handing_over.addBoth(lambda _: self._handing_over.discard(handing_over))
+        until = self._reactor.seconds() + self._grace_seconds + 1
+        for each in list(self._handing_over):  # of an earlier call, too
+            await at_most(self._reactor, max(0.0, until - self._reactor.seconds()), each)
 
-    async def _revoke(self) -> None:
+    async def _revoke(self, partitions: frozenset[int]) -> None:
+        going = {
+            partition: self._owned[partition]
+            for partition in partitions
+            if partition in self._owned and partition not in self._revoking
+        }
+        if not going:
+            return
         try:
-            owned, told = self._owned, self._told
-            self._revoking = {partition: self.position(partition) for partition in owned}
-            self._stop_reading()
+            told = self._told & going.keys()
+            self._revoking.update((partition, self.position(partition)) for partition in going)
+            self._stop_reading(frozenset(going))
             until = self._reactor.seconds() + self._grace_seconds
-            if owned and told:
-                held_up = self._tell(self._listener.revoked, owned)
+            if told:
+                held_up = self._tell(self._listener.revoked, frozenset(told))
                 if held_up is not None:
                     held_up.addErrback(self._complain)
                     await at_most(self._reactor, self._grace_seconds, held_up)
-            if self._committing is not None:
-                await at_most(self._reactor, max(0.0, until - self._reactor.seconds()), self._committing)
-            if self._owned is owned:
-                self._owned = frozenset()
+            if self._commits.running is not None:
+                await at_most(self._reactor, max(0.0, until - self._reactor.seconds()), self._commits.running)
         finally:
-            self._revoking = {}
-            self._handing_over = None
+            for partition, tenure in going.items():
+                if self._owned.get(partition) == tenure:
+                    del self._owned[partition]
+                    self._told.discard(partition)
+                    self._revoking.pop(partition, None)
 
     def drop(self) -> None:
         """All partitions are gone already."""
-        lost, told = self._owned, self._told
-        self._owned = frozenset()
-        self._revoking = {}
-        self._stop_reading()
-        if lost and told:
+        lost = frozenset(self._told)
+        self._owned.clear()
+        self._told.clear()
+        self._revoking.clear()
+        self._stop_reading(frozenset(self._fetcher.buffers))
+        if lost:
             self._tell(self._listener.lost, lost)
 
-    def _stop_reading(self) -> None:
-        taking_over, self._taking_over = self._taking_over, None
-        if taking_over is not None:
-            taking_over.cancel()
-        self._fetcher.disown()
+    def _stop_reading(self, partitions: frozenset[int]) -> None:
+        for beginning, tenure in list(self._taking_over.items()):
+            if self._left_of(tenure) <= partitions:
+                del self._taking_over[beginning]
+                beginning.cancel()
+        self._fetcher.give_up(partitions)
 
     def failed(self, error: KatewayError) -> None:
         """Reports an error that keeps the group from being joined, or the end."""
@@ -372,13 +312,13 @@ class KafkaSubscription:
     def _repeat(self, partition: int) -> None:
         self._repeats.pop(partition, None)
         buffer = self._fetcher.buffers.get(partition)
-        if buffer is not None and buffer.readable and self._told:
+        if buffer is not None and buffer.readable and partition in self._told:
             self._tell(self._listener.readable, partition)
 
     def out_of_range(self, partition: int) -> None:
         """Retention took the next record, or the topic was made anew: the reset rule says where to go on."""
         self._log.info("{topic}/{partition}: out of range", topic=self.topic, partition=partition)
-        self._first_ends.pop(partition, None)
+        self._beginnings.forget(partition)
         self._own(self._start_by_rule([partition]))
 
     def report_error(self, error: KatewayError) -> None:

@@ -1,4 +1,4 @@
-"""One broker's share of the publishing: gathers what its partitions have into requests, and takes the answers.
+"""Sends to one broker: gathers its partitions' batches into requests, and takes the answers.
 
 One request holds one batch of each partition that has something. With nothing in flight a request goes at the end of
 the reactor's turn; with something in flight the next waits for its answer, for enough bytes to be worth it, or for
@@ -24,12 +24,14 @@ from kateway.config.schema import KafkaStorageConfig
 from kateway.drain_pace import DrainPace
 from kateway.errors import KatewayError, OutcomeUnknown, Unavailable
 from kateway.model import Receipt
+from kateway.observe.cells import Histogram
 from kateway.storage.interface import Outcome
-from kateway.storage.kafka.cluster.client import Pool
 from kateway.storage.kafka.cluster.connection import NeverSent
+from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.producer.partition_queue import MAX_IN_FLIGHT, Lane, QueuedBatch, Verdict
 from kateway.storage.kafka.producer.pending import Pending
-from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, NOT_LEADER, error_for
+from kateway.storage.kafka.producer.verdicts import UNKNOWN_SERVER_ERROR, unclear, verdict_of
+from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, error_for
 from kateway.storage.kafka.protocol.metadata import API_VERSIONS, API_VERSIONS_VERSION
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
 from kateway.storage.kafka.protocol.produce_requests import (
@@ -56,24 +58,8 @@ MAX_BACKOFF_SECONDS = 0.5
 ANSWER_GRACE_SECONDS = 1.0
 """How much longer than the broker itself waits for replicas we wait for the broker."""
 
-_VERDICTS = {
-    **dict.fromkeys((3, 5, 6, 8, 9, 13, 19, 72, 74, 75, 89, 100, 103), Verdict.NOT_WRITTEN),
-    **dict.fromkeys((-1, 7, 20, 56), Verdict.UNKNOWN),
-    **dict.fromkeys((17, 29, 30, 31, 35, 43, 44, 58, 76), Verdict.REFUSED),
-    # INVALID_TIMESTAMP, INVALID_RECORD (no key in a compacted topic, say; before Kafka 2.4 that was CORRUPT_MESSAGE):
-    # Produce 7 does not name the record
-    **dict.fromkeys((2, 32, 87), Verdict.BAD_RECORD),
-    10: Verdict.TOO_LARGE,
-    18: Verdict.TOO_LARGE,
-    45: Verdict.OUT_OF_ORDER,
-    47: Verdict.FORGOTTEN,
-    59: Verdict.FORGOTTEN,
-}
-"""Kafka's error codes; any other says nothing of what became of the batch."""
-
-UNKNOWN_SERVER_ERROR = -1
-UNCLEAR_ANSWERS = 5
-"""After so many answers that say nothing of what became of a batch it is given up."""
+SILENCE_SECONDS = 1.0
+"""After a request that is unanswered for so long, other brokers are asked for the leader."""
 
 _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.BAD_RECORD, Verdict.REFUSED, Verdict.OUT_OF_ORDER)
 
@@ -81,7 +67,9 @@ _NO_BACKOFF = (Verdict.TOO_LARGE, Verdict.BAD_RECORD, Verdict.REFUSED, Verdict.O
 class PartitionLane(Lane[Pending]):
     """A lane and where it is served."""
 
-    __slots__ = ("absent", "acks", "active", "backoff", "deadline", "not_before", "sender", "sent_by", "used", "why")
+    __slots__ = (
+        "absent", "acks", "active", "backoff", "deadline", "not_before", "sender", "sent_by", "since", "used", "why",
+    )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, acks: int, *, numbered: bool, max_batch_bytes: int) -> None:
         super().__init__(topic, partition, numbered=numbered, max_batch_bytes=max_batch_bytes)
@@ -91,6 +79,8 @@ class PartitionLane(Lane[Pending]):
         self.sent_by: Sender | None = None
         """The sender of the batches in flight; a new leader's waits until they are answered."""
         self.active = False
+        self.since = 0.0
+        """When the first of the messages that wait came, or the last batch left some behind."""
         self.absent = 0
         """Listings in a row that lack its topic or partition."""
         self.deadline = float("inf")
@@ -120,7 +110,8 @@ class Sender:
     """The requests of one kind of acknowledgement to one broker.
 
     Calls ``failed(lane, batch, verdict, error)`` for all but plain successes, ``released(bytes, records)`` for
-    items that left the lanes, ``expire(lane, now)`` to settle overdue items before they are sent.
+    items that left the lanes, ``expire(lane, now)`` to settle overdue items before they are sent. ``queued`` counts
+    how long the first message of each batch waited.
     """
 
     def __init__(
@@ -135,17 +126,20 @@ class Sender:
         failed: Callable[[PartitionLane, QueuedBatch[Pending], Verdict, KatewayError], None],
         released: Callable[[int, int], None],
         expire: Callable[[PartitionLane, float], None],
+        queued: Histogram | None = None,
     ) -> None:
         self.node_id = node_id
         self.acks = acks
         self.ready: dict[PartitionLane, None] = {}
         """Lanes that may have something to send, the longest waiting first."""
         self.waiting_bytes = 0
+        """Of the lanes' queues; counted anew by the sweep while the broker is behind."""
         self.flights: dict[Flight, None] = {}
         self.pace = DrainPace(GATHER_BYTES)
         """Of bytes, of all partitions: a broker answers a connection's requests in order."""
         self._seconds: Callable[[], float] = reactor.seconds
         self._flew_at = 0.0
+        self._answered_at = 0.0
         self._round_trip_seconds = 0.0
         """Smoothed as RFC 6298 smooths it."""
         self._patience_seconds = LEAST_PATIENCE_SECONDS
@@ -158,6 +152,7 @@ class Sender:
         self._failed = failed
         self._released = released
         self._expire = expire
+        self._queued = queued
         self._flushing = False
         self._greeted = False
         self._greeting: Deferred[None] | None = None
@@ -178,7 +173,8 @@ class Sender:
     def flush(self, *, force: bool = False) -> None:
         """Sends requests that are worth sending; ``force``: all items."""
         if not self.ready:
-            self.waiting_bytes = 0
+            if not self.pace.behind:
+                self.waiting_bytes = 0
             return
         if not self._greeted or not self._pool.connected(self.node_id):
             # a connection that ended while nothing was under way: the next one has to prove itself anew
@@ -245,6 +241,9 @@ class Sender:
                 continue
             del self.ready[lane]
             if not batch.data:
+                if self._queued is not None:
+                    self._queued.observe(now - lane.since)
+                lane.since = now
                 identity = batch.identity
                 batch.data = encode_batch(
                     [item.message for item in batch.items],
@@ -264,7 +263,9 @@ class Sender:
             self.ready[lane] = None
         if not chosen:
             return False
-        self.waiting_bytes = max(0, self.waiting_bytes - (self._max_request_bytes - room)) if self.ready else 0
+        # a lane with all that may be in flight is not ready, and its queue waits all the same
+        waits = self.ready or self.pace.behind
+        self.waiting_bytes = max(0, self.waiting_bytes - (self._max_request_bytes - room)) if waits else 0
         self._fly(chosen, encode_produce(self.acks, int(self._timeout_seconds * 1000), topics), now)
         return True
 
@@ -294,7 +295,7 @@ class Sender:
     def _answered(self, body: bytes, flight: Flight) -> None:
         flight.over = True
         self.flights.pop(flight, None)
-        now = self._seconds()
+        self._answered_at = now = self._seconds()
         self._round_trip_seconds += (now - flight.since - self._round_trip_seconds) / 8
         self.pace.answered(flight.size, flight.since, now, self._waiting_and_sent())
         self._patience_seconds = min(max(2 * self._round_trip_seconds, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
@@ -302,7 +303,7 @@ class Sender:
             written = decode_produced(body) if self.acks else {}
         except MalformedResponse as error:
             for lane, batch in flight.batches:
-                self._fail(lane, batch, _unclear(batch), OutcomeUnknown(str(error)))
+                self._fail(lane, batch, unclear(batch), OutcomeUnknown(str(error)))
             return
         told: list[tuple[Pending, Outcome]] = []
         for lane, batch in flight.batches:
@@ -333,6 +334,14 @@ class Sender:
             return 0.0
         return self.pace.seconds_per_item * self._waiting_and_sent()
 
+    def silent(self, now: float) -> bool:
+        """Whether the broker has answered nothing for longer than what is under way explains."""
+        oldest = next(iter(self.flights), None)
+        if oldest is None:
+            return False
+        since = max(oldest.since, self._answered_at)
+        return now - since > SILENCE_SECONDS + 2 * self.pace.seconds_per_item * oldest.size
+
     def _written(
         self, lane: PartitionLane, items: list[Pending], offset: int, told: list[tuple[Pending, Outcome]]
     ) -> None:
@@ -347,13 +356,7 @@ class Sender:
         self._released(size, len(items))
 
     def _refused(self, lane: PartitionLane, batch: QueuedBatch[Pending], found: ProduceResult) -> None:
-        verdict = _VERDICTS.get(found.error, Verdict.LOST)
-        if found.error == UNKNOWN_SERVER_ERROR:
-            verdict = _unclear(batch)
-        elif found.error == NOT_LEADER and self.acks == -1:
-            # a leader that is replaced while it waits for its replicas says so of what it has written, too
-            # (Kafka's DelayedProduce): under the same number it is not written twice
-            verdict = Verdict.UNKNOWN
+        verdict = verdict_of(found.error, batch, self.acks)
         about = f"{lane.topic} partition {lane.partition}"
         self._fail(lane, batch, verdict, error_for(found.error, about))
 
@@ -391,12 +394,6 @@ class Sender:
 
 _NOT_SAID = ProduceResult(UNKNOWN_SERVER_ERROR, -1)
 _TAKEN = ProduceResult(0, -1)
-
-
-def _unclear(batch: QueuedBatch[Pending]) -> Verdict:
-    """Counts an answer that says nothing of a batch: one that gets no other must not hold up those behind it."""
-    batch.unclear += 1
-    return Verdict.LOST if batch.unclear >= UNCLEAR_ANSWERS else Verdict.UNKNOWN
 
 
 def _why_unknown(failure: Failure) -> str:

@@ -1,4 +1,4 @@
-"""Fresh looks at the cluster: publishes to topics and partitions that are not known wait for one, and so does
+"""Looks at the cluster anew: publishes to topics and partitions that are not known wait for that, and so does
 a caller that finds its leaders out of date. Callers in the same moment share a lookup.
 """
 

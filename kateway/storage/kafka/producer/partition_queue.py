@@ -1,4 +1,4 @@
-"""What one partition is owed: messages waiting, batches under way, their numbers. Pure state: no I/O, no clock.
+"""Queues one partition's messages: those that wait, batches under way, their numbers. Pure state: no I/O, no clock.
 
 Kafka numbers an idempotent producer's records per partition: a broker takes a batch whose base sequence follows the
 last one it has under that producer id, answers the last five batches again with their offsets (error 0), and refuses
@@ -120,6 +120,7 @@ class Lane(Generic[I]):
         "partition",
         "proven",
         "queue",
+        "queued_bytes",
         "topic",
     )
 
@@ -129,6 +130,8 @@ class Lane(Generic[I]):
         self.numbered = numbered
         self.max_batch_bytes = max_batch_bytes
         self.queue: deque[I] = deque()
+        self.queued_bytes = 0
+        """Of ``queue``; ``put`` and ``put_all`` count them."""
         self.batches: deque[QueuedBatch[I]] = deque()
         self.in_flight = 0
         self.identity: Identity | None = None
@@ -148,6 +151,21 @@ class Lane(Generic[I]):
     @property
     def empty(self) -> bool:
         return not self.queue and not self.batches
+
+    @property
+    def records(self) -> int:
+        """How many items wait, to be sent or for an answer."""
+        return len(self.queue) + sum([len(batch.items) for batch in self.batches])
+
+    def put(self, item: I) -> None:
+        """Adds an item to the queue. Hot."""
+        self.queue.append(item)
+        self.queued_bytes += item.size
+
+    def put_all(self, items: list[I]) -> None:
+        """Adds items to the queue."""
+        self.queue.extend(items)
+        self.queued_bytes += sum([item.size for item in items])
 
     @property
     def wants_identity(self) -> bool:
@@ -206,6 +224,7 @@ class Lane(Generic[I]):
             self._sift = max(self._sift - len(items), 0)
             if not self._sift:
                 self._sift_records = 0
+        self.queued_bytes -= size - BATCH_OVERHEAD_BYTES
         batch = QueuedBatch(items, size, self.identity, self.batches[-1].end if self.batches else self._acknowledged)
         self.batches.append(batch)
         return batch
@@ -286,6 +305,7 @@ class Lane(Generic[I]):
                 self.dropped_items += 1
             else:
                 self.queue.appendleft(item)
+                self.queued_bytes += item.size
         if self._sift_records:
             self._sift += len(back)
 
@@ -296,6 +316,7 @@ class Lane(Generic[I]):
         unsent = [item for item in self.queue if item.deadline <= now]
         if unsent:
             self.queue = deque(item for item in self.queue if item.deadline > now)
+            self.queued_bytes -= sum([item.size for item in unsent])
         unknown: list[I] = []
         for batch in self.batches:
             unknown += [item for item in batch.items if not item.settled and item.deadline <= now]
@@ -313,6 +334,7 @@ class Lane(Generic[I]):
     def take_unsent(self) -> list[I]:
         """Takes out the items that are in no batch yet."""
         unsent, self.queue = list(self.queue), deque()
+        self.queued_bytes = 0
         return unsent
 
     def earliest_deadline(self) -> float:
@@ -334,6 +356,7 @@ class Lane(Generic[I]):
         unsent += self.queue
         self.batches = deque()
         self.queue = deque()
+        self.queued_bytes = 0
         self.in_flight = 0
         self.identity = None
         self.proven = self._repairing = self._broken = False

@@ -1,4 +1,4 @@
-"""Messages on their way, and whom to tell what became of them. Hot: one of these is made for every message."""
+"""Tracks messages on their way, with the callers to tell of each outcome. Hot: one is made for every message."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from kateway.model import Message
 from kateway.storage.interface import Attempt, Numbering
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
-from kateway.storage.kafka.producer.broker_sender import _VERDICTS, ANSWER_GRACE_SECONDS, UNKNOWN_SERVER_ERROR
+from kateway.storage.kafka.producer.broker_sender import ANSWER_GRACE_SECONDS
 from kateway.storage.kafka.producer.partition_queue import BATCH_OVERHEAD_BYTES, Verdict
 from kateway.storage.kafka.producer.producer_ids import TIMEOUT_SECONDS
+from kateway.storage.kafka.producer.verdicts import UNKNOWN_SERVER_ERROR, VERDICTS
 from kateway.storage.kafka.protocol.errors import DUPLICATE_SEQUENCE, error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
 from kateway.storage.kafka.protocol.produce_requests import (
@@ -128,7 +129,7 @@ class PreparedBatches:
         if found.error in (0, DUPLICATE_SEQUENCE):
             return Attempt("written")
         failed = error_for(found.error, about)
-        attempt = _ATTEMPTS.get(_VERDICTS.get(found.error, Verdict.LOST))
+        attempt = _ATTEMPTS.get(VERDICTS.get(found.error, Verdict.LOST))
         if attempt is None:
             await self._look()
             return Attempt("unclear" if found.error == UNKNOWN_SERVER_ERROR else "again", failed)

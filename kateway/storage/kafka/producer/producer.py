@@ -1,4 +1,4 @@
-"""The write side of the Kafka driver: messages to lanes, lanes to brokers, outcomes to callers.
+"""Publishes to Kafka: messages to lanes, lanes to brokers, outcomes to callers.
 
 A message waits in its partition's lane (``lane.py``) until the leader's sender (``sender.py``) takes it. Nothing here
 has a timer of its own but one sweep, which runs while anything is held: it settles overdue items, sends those that had
@@ -29,9 +29,10 @@ from kateway.errors import (
     Unavailable,
 )
 from kateway.model import Message
+from kateway.observe.cells import Histogram
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES, Outcome
 from kateway.storage.kafka.cluster.client import Client
-from kateway.storage.kafka.producer.broker_sender import ANSWER_GRACE_SECONDS, PartitionLane, Sender
+from kateway.storage.kafka.producer.broker_sender import ANSWER_GRACE_SECONDS, SILENCE_SECONDS, PartitionLane, Sender
 from kateway.storage.kafka.producer.metadata_waits import LOOKS, Lookup, Lookups
 from kateway.storage.kafka.producer.partition_queue import QueuedBatch, Verdict
 from kateway.storage.kafka.producer.pending import Handed, Pending, PendingCall
@@ -41,9 +42,6 @@ from kateway.storage.kafka.protocol.record_batches import encoded_size
 from kateway.storage.partitioner import Partitioner
 
 SWEEP_SECONDS = 0.05
-SILENCE_SECONDS = 1.0
-"""After a request that is unanswered for so long, other brokers are asked for the leader."""
-
 _SCAN_SECONDS_PER_MESSAGE = 2e-6
 """Looking through a long queue for overdue messages is spaced out so that it takes a tenth of the time at most."""
 
@@ -67,7 +65,9 @@ class Producer:
         reactor: Any,
         *,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        queued: Histogram | None = None,
     ) -> None:
+        """``queued`` counts how long batches wait to be sent."""
         self.held_bytes = 0
         self.held_records = 0
         """Of messages whose place is still needed; bounded by ``max_inflight_bytes``."""
@@ -77,6 +77,7 @@ class Producer:
         self._max_held_bytes = config.max_inflight_bytes
         self._client = client
         self._now_ms = now_ms
+        self._queued = queued
         self._pools = {-1: client.pool("produce"), 0: client.pool("acks0")}
         self._pools[1] = self._pools[-1]
         self._identities = Identities(client, self._identified)
@@ -108,7 +109,7 @@ class Producer:
                     late.cancel()
         self._forget_watch()
         for lane in list(self._active):
-            self._drop(lane, Draining, "the gateway stopped before it was sent")
+            self._drop(lane, Draining("the gateway stopped before it was sent"))
         self._lookups.stop()
         for call in (self._turn, self._sweeping):
             if call is not None and call.active():
@@ -134,7 +135,7 @@ class Producer:
                 lane = lanes[partition]
                 sender = lane.sender
                 if sender is not None and sender.pace.behind and self._too_late(route, sender, deadline):
-                    deferred.callback([self._too_slow(lane)])
+                    deferred.callback([_too_slow(lane, sender)])
                     return deferred
                 if self._full(size, 1):
                     deferred.callback([self._overloaded()])
@@ -188,19 +189,30 @@ class Producer:
             else:
                 self._released(size, 1)
                 call.settle(index, PartitionNotFound(f"partition {partition}: the topic has {count}"))
+        too_slow: dict[Sender, Overloaded | None] = {}
+        """One error for all that a broker is too slow for: a hundred thousand would be 25 MB in the answer."""
         for partition, items in by_lane.items():
             lane = lanes[partition]
             sender = lane.sender
-            if sender is not None and sender.pace.behind and self._too_late(route, sender, deadline):
-                self._fail(items, Overloaded, self._too_slow(lane).detail)
-                continue
-            lane.queue.extend(items[:-1])
-            if lane.sender is not None:
-                lane.sender.waiting_bytes += sum([item.size for item in items[:-1]])
+            if sender is not None and sender.pace.behind:
+                if sender not in too_slow:
+                    late = self._too_late(route, sender, deadline)
+                    too_slow[sender] = _too_slow(lane, sender) if late else None
+                error = too_slow[sender]
+                if error is not None:
+                    self._fail(items, error)
+                    continue
+            if not lane.queue:
+                lane.since = self._seconds()
+            lane.put_all(items[:-1])
+            if sender is not None:
+                sender.waiting_bytes += sum([item.size for item in items[:-1]])
             self._push(lane, items[-1])
 
     def _push(self, lane: PartitionLane, item: Pending) -> None:
-        lane.queue.append(item)
+        if not lane.queue:
+            lane.since = self._seconds()
+        lane.put(item)
         if item.deadline < lane.deadline:  # noqa: PLR1730  # min() costs a call
             lane.deadline = item.deadline
         if not lane.active:
@@ -231,19 +243,16 @@ class Producer:
 
     def _too_late(self, route: TopicRoute, sender: Sender, deadline: float) -> bool:
         """Whether a message would most likely be answered after its deadline: it would only make others late. A topic
-        that fills the queues is refused before one that has little in them, which so finds them short enough.
+        that fills the queues is refused before one that has little in them, which so finds them short enough. A broker
+        that has fallen silent is not slow but away: the deadline, the breaker and the handoff judge that.
         """
-        wait, left = sender.wait_seconds(), deadline - self._seconds()
+        now = self._seconds()
+        wait, left = sender.wait_seconds(), deadline - now
         if wait <= left * (1 - PATIENCE_LEFT):
             return False
-        return wait > left * (1 - PATIENCE_LEFT * route.records() / max(self.held_records, 1))
-
-    def _too_slow(self, lane: PartitionLane) -> Overloaded:
-        wait = 0.0 if lane.sender is None else lane.sender.wait_seconds()
-        return Overloaded(
-            f"the leader of {lane.topic} {lane.partition} takes less than arrives: this would have waited {wait:.1f} s",
-            retry_after_seconds=max(wait, 1.0),
-        )
+        if wait <= left * (1 - PATIENCE_LEFT * min(route.records / max(self.held_records, 1), 1.0)):
+            return False
+        return not sender.silent(now)
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(f"{self.held_bytes} bytes are on their way to Kafka already")
@@ -285,10 +294,10 @@ class Producer:
         self._identities.forget()
         for lane in gone:
             unsent, lost = self._give_up(lane)
-            self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+            self._fail(lost, OutcomeUnknown("it was sent and no answer came"))
             stays = [item for item in unsent if not item.settled and item.message.partition is None]
             fails = [item for item in unsent if item.settled or item.message.partition is not None]
-            self._fail(fails, PartitionNotFound, f"partition {lane.partition}: the topic has {count}")
+            self._fail(fails, PartitionNotFound(f"partition {lane.partition}: the topic has {count}"))
             for item in stays:
                 self._push(route.lanes[route.partition_for(item.message.key)], item)
 
@@ -308,6 +317,7 @@ class Producer:
                 failed=self._failed,
                 released=self._released,
                 expire=self._expire,
+                queued=self._queued,
             )
         return sender
 
@@ -360,7 +370,7 @@ class Producer:
                 lane.sender = None
                 self._lookups.wanted = True
             elif count is None:
-                self._drop(lane, TopicNotFound, f"there is no topic {lane.topic}")
+                self._drop(lane, TopicNotFound(f"there is no topic {lane.topic}"))
             else:
                 self._shrink(self._routes[lane.topic, lane.acks], count)
 
@@ -371,23 +381,22 @@ class Producer:
         settled, lost = lane.answered(batch, verdict)
         if verdict in (Verdict.NOT_WRITTEN, Verdict.UNKNOWN):
             self._lookups.wanted = True
-        self._fail(settled, type(error), error.detail)
-        kind = type(error) if error.maybe_written else OutcomeUnknown
-        self._fail(lost, kind, error.detail)
+        self._fail(settled, error)
+        self._fail(lost, error if error.maybe_written else OutcomeUnknown(error.detail))
         if lane.wants_identity:
             self._identities.give(lane)
 
-    def _fail(self, items: list[Pending], kind: type[KatewayError], detail: str) -> None:
-        """Settles items that have left their lane."""
-        self._released(sum(item.size for item in items), len(items))
+    def _fail(self, items: list[Pending], error: KatewayError) -> None:
+        """Settles items that have left their lane, all with the same error."""
+        self._released(sum([item.size for item in items]), len(items))
         for item in items:
             if not item.settled:
-                item.settle(kind(detail))
+                item.settle(error)
 
-    def _drop(self, lane: PartitionLane, kind: type[KatewayError], detail: str) -> None:
+    def _drop(self, lane: PartitionLane, error: KatewayError) -> None:
         unsent, lost = self._give_up(lane)
-        self._fail(unsent, kind, detail)
-        self._fail(lost, OutcomeUnknown, "it was sent and no answer came")
+        self._fail(unsent, error)
+        self._fail(lost, OutcomeUnknown("it was sent and no answer came"))
 
     def _give_up(self, lane: PartitionLane) -> tuple[list[Pending], list[Pending]]:
         unsent, lost = lane.drop()
@@ -423,7 +432,7 @@ class Producer:
         """``Store.fail_unsent``."""
         for lane in list(self._active):
             unsent = lane.take_unsent()
-            self._fail(unsent, Unavailable, self._why_unsent(lane))
+            self._fail(unsent, Unavailable(self._why_unsent(lane)))
         self._lookups.fail_waiting()
 
     # --- the sweep ---------------------------------------------------------------------------------------------
@@ -442,11 +451,31 @@ class Producer:
             self._watch_silence(now)
             self._lookups.sweep(now)
             self._identities.retry(now)
-        for sender in list(self._senders.values()):
+        senders = list(self._senders.values())
+        if any(sender.pace.behind for sender in senders):
+            with _goes_on:
+                self._count_waiting()
+        for sender in senders:
             with _goes_on:
                 sender.flush(force=True)
         if self._active or self._lookups.busy:
             self._sweep_soon()
+
+    def _count_waiting(self) -> None:
+        """Counts what waits for each broker and of each topic anew: records also leave a lane that is given up, runs
+        out of time, or gets another leader.
+        """
+        bytes_of: dict[Sender, int] = {}
+        records_of: dict[tuple[str, int], int] = {}
+        for lane in self._active:
+            if lane.sender is not None:
+                bytes_of[lane.sender] = bytes_of.get(lane.sender, 0) + lane.queued_bytes
+            topic = lane.topic, lane.acks
+            records_of[topic] = records_of.get(topic, 0) + lane.records
+        for sender in self._senders.values():
+            sender.waiting_bytes = bytes_of.get(sender, 0)
+        for topic, route in self._routes.items():
+            route.records = records_of.get(topic, 0)
 
     def _sweep_lane(self, lane: PartitionLane, now: float) -> None:
         if lane.dropped_bytes:
@@ -472,12 +501,14 @@ class Producer:
         unsent, unknown = lane.expire(now)
         lane.deadline = max(lane.earliest_deadline(), now + _SCAN_SECONDS_PER_MESSAGE * len(lane.queue))
         kind, detail = lane.why or (Unavailable, self._why_unsent(lane))
+        not_written = Unavailable(detail) if kind.maybe_written or not kind.retriable else kind(detail)
         for item in unsent:
             self._released(item.size, 1)
-            item.settle(Unavailable(detail) if kind.maybe_written or not kind.retriable else kind(detail))
+            item.settle(not_written)
         kind, detail = lane.why or (OutcomeUnknown, "the broker did not answer in time")
+        not_known = kind(detail) if kind.maybe_written else OutcomeUnknown(detail)
         for item in unknown:
-            item.settle(kind(detail) if kind.maybe_written else OutcomeUnknown(detail))
+            item.settle(not_known)
 
     def _why_unsent(self, lane: PartitionLane) -> str:
         if lane.sender is None:
@@ -495,3 +526,12 @@ class Producer:
                 leaders = {self._client.leader(lane.topic, lane.partition) for lane, _ in flight.batches}
                 if leaders - {None, sender.node_id}:
                     sender.abandon(flight)
+
+
+def _too_slow(lane: PartitionLane, sender: Sender) -> Overloaded:
+    wait = sender.wait_seconds()
+    return Overloaded(
+        f"the leader of {lane.topic} {lane.partition} takes less than arrives: this would have waited {wait:.1f} s",
+        retry_after_seconds=max(wait, 1.0),
+        late=True,
+    )

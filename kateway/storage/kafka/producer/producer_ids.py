@@ -1,4 +1,4 @@
-"""Producer ids for lanes: one shared by all, a fresh one for a lane that has used that up.
+"""Assigns producer ids to lanes: one shared by all, a fresh one for a lane that has used that up.
 
 The first InitProducerId after a broker's start is answered with 14: asked again after 50 ms. A cluster that denies
 ids (31) is published to without numbers.

@@ -1,4 +1,4 @@
-"""The compression codecs of Kafka's record batches: gzip, snappy, lz4 and zstd, by their numbers.
+"""Compresses Kafka's record batches by the number of a codec: gzip, snappy, lz4 or zstd.
 
 Decompression is bounded: beyond the limit it raises ``CorruptRecords`` and never exhausts the memory.
 """

@@ -1,11 +1,17 @@
-"""Group membership on the wire: JoinGroup v2 and v4, SyncGroup v0, Heartbeat v0, LeaveGroup v0, and the consumer
-protocol.
+"""Encodes and decodes group membership: JoinGroup v2, v4 and v5, SyncGroup v0, Heartbeat v0, LeaveGroup v0, and the
+consumer protocol.
 
 JoinGroup v2 because 4.0.0 has none lower, and because it has a rebalance timeout apart from the session's. From v4 on,
-of the same shape, a coordinator tells a new member its name before it holds its join back (KIP-394; brokers from 2.2
+of the same shape, a coordinator tells a new member its id before it holds its join back (KIP-394; brokers from 2.2
 on): a member whose connection breaks meanwhile joins again as the same member, instead of leaving one without an owner,
-and for which each rebalance waits until its session is over. The
-consumer protocol (member metadata and assignments, version 0) is the one that librdkafka and the Java client speak too.
+and for which each rebalance waits until its session is over. From v5 on (KIP-345; brokers from 2.3 on) a member may
+bear a name of its own, which the coordinator knows it by when it comes back as another process. No other request has to
+say that name: each process gets a member id of its own under it, and the former one's is unknown from then on.
+
+The consumer protocol (member metadata up to version 2, assignments version 0) is the one that librdkafka and the Java
+client speak too: from version 1 on (KIP-429) a member says what it holds, from version 2 on (KIP-792) since which
+generation.
+
 Source: https://kafka.apache.org/protocol and, for the consumer protocol, ConsumerProtocolSubscription.json.
 """
 
@@ -16,12 +22,14 @@ from typing import NamedTuple
 
 from kateway.storage.kafka.protocol.primitives import ByteReader, array, data, i16, i32, string
 
-JOIN_GROUP, JOIN_GROUP_VERSION, NAMING_JOIN_GROUP_VERSION = 11, 2, 4
+JOIN_GROUP = 11
+JOIN_GROUP_VERSION, NAMING_JOIN_GROUP_VERSION, STATIC_JOIN_GROUP_VERSION = 2, 4, 5
 HEARTBEAT, HEARTBEAT_VERSION = 12, 0
 LEAVE_GROUP, LEAVE_GROUP_VERSION = 13, 0
 SYNC_GROUP, SYNC_GROUP_VERSION = 14, 0
 
 PROTOCOL_TYPE = "consumer"
+METADATA_VERSION = 2
 
 
 class Joined(NamedTuple):
@@ -36,26 +44,36 @@ class Joined(NamedTuple):
 
 
 def encode_join(
-    group: str, session_timeout_ms: int, rebalance_timeout_ms: int, member: str, protocols: Mapping[str, bytes]
+    version: int,
+    group: str,
+    session_timeout_ms: int,
+    rebalance_timeout_ms: int,
+    member: str,
+    instance: str | None,
+    protocols: Mapping[str, bytes],
 ) -> bytes:
-    """JoinGroup v2 to v4; ``protocols`` in order of preference."""
+    """JoinGroup v2 to v5; ``protocols`` in order of preference, ``instance`` from v5 on."""
     return (
         string(group)
         + i32(session_timeout_ms)
         + i32(rebalance_timeout_ms)
         + string(member)
+        + (string(instance) if version >= STATIC_JOIN_GROUP_VERSION else b"")
         + string(PROTOCOL_TYPE)
         + array(string(name) + data(metadata) for name, metadata in protocols.items())
     )
 
 
-def decode_join(body: bytes) -> Joined:
-    """JoinGroup answer v2 to v4."""
+def decode_join(version: int, body: bytes) -> Joined:
+    """JoinGroup answer v2 to v5."""
     read = ByteReader(body)
     read.i32()  # throttle time
 
     def member() -> tuple[str, bytes]:
-        return read.string(), read.data()
+        name = read.string()
+        if version >= STATIC_JOIN_GROUP_VERSION:
+            read.nullable_string()  # the member's own name
+        return name, read.data()
 
     return Joined(read.i16(), read.i32(), read.string(), read.string(), read.string(), read.array(member))
 
@@ -91,22 +109,59 @@ def decode_error(body: bytes) -> int:
     return ByteReader(body).i16()
 
 
-def encode_metadata(topics: Sequence[str]) -> bytes:
-    """Encodes a member's metadata, consumer protocol version 0: the topics that it subscribes to."""
-    return i16(0) + array(map(string, sorted(topics))) + data(b"")
+class Metadata(NamedTuple):
+    """What a member says of itself; ``owned`` is what it holds, ``generation`` the last one that it was a member in,
+    -1 where it does not say.
+    """
+
+    topics: list[str]
+    owned: dict[str, list[int]]
+    generation: int
 
 
-def decode_metadata(body: bytes) -> list[str]:
-    """Returns the topics that a member subscribes to; additions of later versions behind them are ignored."""
+def encode_metadata(topics: Sequence[str], owned: Mapping[str, Sequence[int]], generation: int) -> bytes:
+    """Encodes a member's metadata, consumer protocol version 2. The generation is in the user data, too, where Java
+    clients before version 2 of the metadata look for it.
+    """
+    return (
+        i16(METADATA_VERSION)
+        + array(map(string, sorted(topics)))
+        + data(i32(generation))
+        + _partitions(owned)
+        + i32(generation)
+    )
+
+
+def decode_metadata(body: bytes) -> Metadata:
+    """Returns a member's metadata of any version; additions of versions after 2 are ignored."""
     read = ByteReader(body)
-    read.i16()  # version
-    return read.array(read.string)
+    version = read.i16()
+    topics, user_data = read.array(read.string), read.nullable_data()
+    owned: dict[str, list[int]] = {}
+    generation = -1
+    if version >= 1:
+        owned = _read_partitions(read)
+        if version >= METADATA_VERSION:
+            generation = read.i32()
+        elif user_data is not None and len(user_data) == 4:
+            generation = ByteReader(user_data).i32()
+    return Metadata(topics, owned, generation)
+
+
+def _partitions(of_topics: Mapping[str, Sequence[int]]) -> bytes:
+    return array(string(topic) + array(map(i32, partitions)) for topic, partitions in sorted(of_topics.items()))
+
+
+def _read_partitions(read: ByteReader) -> dict[str, list[int]]:
+    def topic() -> tuple[str, list[int]]:
+        return read.string(), read.array(read.i32)
+
+    return dict(read.array(topic))
 
 
 def encode_assignment(assigned: Mapping[str, Sequence[int]]) -> bytes:
     """A member's assignment, consumer protocol version 0."""
-    topics = array(string(topic) + array(map(i32, partitions)) for topic, partitions in sorted(assigned.items()))
-    return i16(0) + topics + data(b"")
+    return i16(0) + _partitions(assigned) + data(b"")
 
 
 def decode_assignment(body: bytes) -> dict[str, list[int]]:
@@ -115,8 +170,4 @@ def decode_assignment(body: bytes) -> dict[str, list[int]]:
         return {}
     read = ByteReader(body)
     read.i16()  # version
-
-    def topic() -> tuple[str, list[int]]:
-        return read.string(), read.array(read.i32)
-
-    return dict(read.array(topic))
+    return _read_partitions(read)

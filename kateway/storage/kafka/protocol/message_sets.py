@@ -1,4 +1,4 @@
-"""Message sets of magic 0 and 1, as brokers before 0.11 wrote them and topics made then may still hold.
+"""Decodes message sets of magic 0 and 1, as brokers before 0.11 wrote them and topics made then may still hold.
 
 An entry is offset i64, size i32, CRC-32 u32, magic i8, attributes i8, (magic 1: timestamp i64,) key and value, each
 an i32 length (−1: null) and so many bytes. A compressed entry's value is a message set itself; its offset is the

@@ -1,4 +1,4 @@
-"""The metadata of a cluster: Metadata v4 and ApiVersions v0, and the immutable view made of them.
+"""Decodes the metadata of a cluster: Metadata v4 and ApiVersions v0, and the immutable view made of them.
 
 Metadata v4 is the first that can be asked not to create the topics it names.
 """

@@ -1,7 +1,9 @@
-"""Kafka's wire types and the request header: bytes in, values out.
+"""Reads and writes Kafka's wire types and the request header: bytes in, values out.
 
-Source: https://kafka.apache.org/protocol (types; request header v1, response header v0). Only versions of requests
-from before the *flexible* encoding are spoken here, so lengths are fixed-size integers.
+Source: https://kafka.apache.org/protocol (types; request header v1, response header v0). Most requests are spoken in
+versions from before the *flexible* encoding, in which lengths are fixed-size integers. A flexible one (KIP-482) has
+variable-size lengths and ends each structure, and each header, with tagged fields; none that are spoken need any, so a
+header's are an empty section before the body.
 """
 
 from __future__ import annotations
@@ -48,6 +50,34 @@ def array(items: Iterable[bytes]) -> bytes:
     """ARRAY of things that are encoded already."""
     parts = list(items)
     return i32(len(parts)) + b"".join(parts)
+
+
+NO_TAGS = b"\x00"
+"""An empty section of tagged fields; a flexible request begins with the one that belongs to its header."""
+
+
+def uvarint(value: int) -> bytes:
+    """UNSIGNED_VARINT."""
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def compact_string(value: str | None) -> bytes:
+    """COMPACT_STRING or COMPACT_NULLABLE_STRING."""
+    if value is None:
+        return b"\x00"
+    data = value.encode()
+    return uvarint(len(data) + 1) + data
+
+
+def compact_array(items: Iterable[bytes]) -> bytes:
+    """COMPACT_ARRAY of things that are encoded already."""
+    parts = list(items)
+    return uvarint(len(parts) + 1) + b"".join(parts)
 
 
 def request_header(api_key: int, api_version: int, correlation_id: int, client_id: bytes) -> bytes:
@@ -121,3 +151,39 @@ class ByteReader:
         if count > len(self._data) - self.at:  # every item takes a byte at least: don't believe a broken count
             raise MalformedResponse(f"an array of {count} items at {self.at} cannot fit")
         return [item() for _ in range(count)]
+
+    # --- flexible versions
+
+    def uvarint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._fixed(_I8)
+            value |= (byte & 0x7F) << shift
+            if byte >= 0:
+                return value
+            shift += 7
+            if shift > 28:
+                raise MalformedResponse(f"a length at {self.at} has no end")
+
+    def compact_nullable_string(self) -> str | None:
+        length = self.uvarint()
+        return None if length == 0 else self._take(length - 1).decode("utf-8", "replace")
+
+    def compact_string(self) -> str:
+        return self.compact_nullable_string() or ""
+
+    def compact_array(self, item: Callable[[], T]) -> list[T]:
+        """A COMPACT_ARRAY (a null one is empty), each item read by ``item``."""
+        count = self.uvarint() - 1
+        if count > len(self._data) - self.at:
+            raise MalformedResponse(f"an array of {count} items at {self.at} cannot fit")
+        return [item() for _ in range(count)]
+
+    def uuid(self) -> bytes:
+        return self._take(16)
+
+    def skip_tags(self) -> None:
+        """Passes over a section of tagged fields."""
+        for _ in range(self.uvarint()):
+            self.uvarint()  # tag
+            self._take(self.uvarint())

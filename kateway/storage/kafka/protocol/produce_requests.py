@@ -1,4 +1,4 @@
-"""The requests of the write side: Produce v7 and InitProducerId v0. Bytes in, values out.
+"""Encodes the requests of the write side: Produce v7 and InitProducerId v0. Bytes in, values out.
 
 Source: https://kafka.apache.org/protocol
 """

@@ -1,4 +1,4 @@
-"""Kafka's record batches: messages in, bytes out; bytes in, records out. No I/O, no state but bounded caches.
+"""Encodes messages as Kafka's record batches, and decodes batches as records. No I/O, no state but bounded caches.
 
 A *batch v2* (magic 2) is a header of 61 bytes and its records; CRC-32C covers everything behind the CRC itself. A
 record is a length and fields in zigzag varints. A fetch answers batch after batch, the last one possibly cut
@@ -229,30 +229,74 @@ def decode(batch: RecordBatch, from_offset: int = 0, *, max_bytes: int = MAX_DEC
 
     ``max_bytes`` bounds the decompressed size of a batch.
     """
-    data = batch.data
-    if batch.magic < 2:
-        return messagesets.decode(data, from_offset, max_bytes)
-    crc = int.from_bytes(data[17:21], "big")
-    if _crc32c(data[_CRC_FROM:]) != crc:
-        raise CorruptRecords(f"the batch at offset {batch.base_offset} fails its CRC-32C")
-    if batch.hidden:
-        return []
-    _, _, _, _, _, attributes, _, base_timestamp, most, _, _, _, count = _HEADER.unpack_from(data)
-    position = HEADER_BYTES
-    if attributes & _CODEC_MASK:
-        data = decompress(attributes & _CODEC_MASK, data[HEADER_BYTES:], max_bytes=max_bytes)
-        position = 0
-    if count > (len(data) - position) // 7:  # the shortest record has seven bytes
-        raise CorruptRecords(f"the batch at offset {batch.base_offset} cannot hold {count} records")
-    try:
-        found = _decode_records(data, position, count, batch.base_offset, base_timestamp)
-    except (IndexError, UnicodeDecodeError) as error:
-        raise CorruptRecords(f"the batch at offset {batch.base_offset} is broken inside") from error
-    if attributes & _LOG_APPEND_TIME:
-        found = [record._replace(timestamp=most) for record in found]
-    if from_offset > batch.base_offset:
-        return [record for record in found if record.offset >= from_offset]
-    return found
+    return BatchReader(batch, from_offset, max_bytes=max_bytes).take(1 << 31)
+
+
+class BatchReader:
+    """Decodes a batch some records at a time: a thousand in one go hold the loop for a millisecond. Checks the CRC, and
+    decompresses, when it is made.
+    """
+
+    def __init__(self, batch: RecordBatch, from_offset: int = 0, *, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> None:
+        self._base_offset = batch.base_offset
+        self._from_offset = from_offset
+        self._base_timestamp = 0
+        self._append_time: int | None = None
+        self._data = b""
+        self._position = 0
+        self._ready: list[Record] = []
+        """A message set's records: those are few, and decoded at once."""
+        self.left = 0
+        """Records not decoded yet."""
+        data = batch.data
+        if batch.magic < 2:
+            self._ready = messagesets.decode(data, from_offset, max_bytes)
+            self.left = len(self._ready)
+            return
+        crc = int.from_bytes(data[17:21], "big")
+        if _crc32c(data[_CRC_FROM:]) != crc:
+            raise CorruptRecords(f"the batch at offset {batch.base_offset} fails its CRC-32C")
+        if batch.hidden:
+            return
+        _, _, _, _, _, attributes, _, base_timestamp, most, _, _, _, count = _HEADER.unpack_from(data)
+        position = HEADER_BYTES
+        if attributes & _CODEC_MASK:
+            data = decompress(attributes & _CODEC_MASK, data[HEADER_BYTES:], max_bytes=max_bytes)
+            position = 0
+        if count > (len(data) - position) // 7:  # the shortest record has seven bytes
+            raise CorruptRecords(f"the batch at offset {batch.base_offset} cannot hold {count} records")
+        self._data, self._position, self.left = data, position, count
+        self._base_timestamp = base_timestamp
+        if attributes & _LOG_APPEND_TIME:
+            self._append_time = most
+        if not count and position != len(data):
+            raise CorruptRecords(f"the batch at offset {batch.base_offset} is broken inside")
+
+    def take(self, count: int) -> list[Record]:
+        """The next ``count`` records, fewer where there are no more, or where some lie before the offset asked for."""
+        if self._ready:
+            found, self._ready = self._ready, []
+            self.left = 0
+            return found
+        count = min(count, self.left)
+        if not count:
+            return []
+        try:
+            found, position = _decode_records(
+                self._data, self._position, count, self._base_offset, self._base_timestamp
+            )
+            if count == self.left and position != len(self._data):
+                raise IndexError
+        except (IndexError, UnicodeDecodeError) as error:
+            raise CorruptRecords(f"the batch at offset {self._base_offset} is broken inside") from error
+        self._position = position
+        self.left -= count
+        append_time = self._append_time
+        if append_time is not None:
+            found = [record._replace(timestamp=append_time) for record in found]
+        if self._from_offset > self._base_offset:
+            return [record for record in found if record.offset >= self._from_offset]
+        return found
 
 
 _decoded_headers: BoundedCache[bytes, Headers] = BoundedCache(_CACHED_SECTIONS)
@@ -260,8 +304,10 @@ _decoded_headers: BoundedCache[bytes, Headers] = BoundedCache(_CACHED_SECTIONS)
 
 def _decode_records(  # noqa: PLR0915  # calls inside would cost more than the work
     data: bytes, position: int, count: int, base_offset: int, base_timestamp: int
-) -> list[Record]:
-    """The hot loop. Two bytes of a varint are read in place; ``IndexError`` means that the data ends too early."""
+) -> tuple[list[Record], int]:
+    """The hot loop: so many records, and the position behind them. Two bytes of a varint are read in place;
+    ``IndexError`` means that the data ends too early.
+    """
     found: list[Record] = []
     append = found.append
     headers_of = _decoded_headers.get
@@ -330,9 +376,7 @@ def _decode_records(  # noqa: PLR0915  # calls inside would cost more than the w
                 headers = _decode_headers(section)
             append(new(kind, (base_offset + (number >> 1), timestamp, key, value, headers)))
         position = end
-    if position != len(data):
-        raise IndexError
-    return found
+    return found, position
 
 
 def _decode_headers(section: bytes) -> Headers:

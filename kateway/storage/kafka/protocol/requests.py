@@ -1,8 +1,8 @@
-"""Requests and answers of the consuming and administrating side: values to bytes and back. Pure.
+"""Encodes requests and decodes answers of the consuming and administrating side: values to bytes and back. Pure.
 
-Fetch v10, ListOffsets v2, OffsetCommit v2, OffsetFetch v1, FindCoordinator v0, CreateTopics v2, CreatePartitions v1,
-DeleteTopics v1, DescribeGroups v0: versions that every broker from 2.1 to 4.x speaks. Groups' own requests are in
-``groupwire``, Metadata in ``metadata``, Produce in ``produce_wire``.
+Fetch v10, ListOffsets v2, OffsetCommit v2, OffsetFetch v1, FindCoordinator v0 (v4 from 3.0 on), CreateTopics v2,
+CreatePartitions v1, DeleteTopics v1, DescribeGroups v0, ListGroups v0: every broker from 2.1 to 4.x speaks them.
+Groups' own requests are in ``groupwire``, Metadata in ``metadata``, Produce in ``produce_wire``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kateway.model import Committed
-from kateway.storage.kafka.protocol.primitives import ByteReader, array, i8, i16, i32, i64, string
+from kateway.storage.kafka.protocol.primitives import (
+    NO_TAGS,
+    ByteReader,
+    array,
+    compact_array,
+    compact_string,
+    i8,
+    i16,
+    i32,
+    i64,
+    string,
+)
 
 FETCH, FETCH_VERSION = 1, 10
 LIST_OFFSETS, LIST_OFFSETS_VERSION = 2, 2
 OFFSET_COMMIT, OFFSET_COMMIT_VERSION = 8, 2
 OFFSET_FETCH, OFFSET_FETCH_VERSION = 9, 1
+OFFSET_FETCH_ALL_VERSION = 2
+"""The first in which no topic need be named."""
 FIND_COORDINATOR, FIND_COORDINATOR_VERSION = 10, 0
-DESCRIBE_GROUPS, DESCRIBE_GROUPS_VERSION = 15, 0
+FIND_COORDINATORS_VERSION = 4
+"""From Kafka 3.0 on: many groups in one request."""
+LIST_GROUPS, LIST_GROUPS_VERSION = 16, 0
 CREATE_TOPICS, CREATE_TOPICS_VERSION = 19, 2
 DELETE_TOPICS, DELETE_TOPICS_VERSION = 20, 1
 CREATE_PARTITIONS, CREATE_PARTITIONS_VERSION = 37, 1
@@ -36,6 +51,7 @@ _TOPIC = i8(2)
 _SET = i8(0)
 _NO_EPOCH = i32(-1)
 _FOLLOWER_ONLY = i64(-1)
+_OF_GROUPS = 0
 
 
 class Wanted(NamedTuple):
@@ -184,6 +200,30 @@ def decode_offset_fetch(body: bytes) -> dict[int, tuple[int, Committed | None]]:
     return found
 
 
+def encode_offset_fetch_all(group: str) -> bytes:
+    """OffsetFetch v2 of all topics."""
+    return string(group) + i32(-1)
+
+
+def decode_offset_fetch_all(body: bytes) -> tuple[int, frozenset[str]]:
+    """Decodes OffsetFetch v2: the error, and the topics in which the group has committed something."""
+    read = ByteReader(body)
+    topics = set()
+
+    def topic() -> None:
+        name = read.string()
+
+        def partition() -> None:
+            _index, offset, _metadata, error = read.i32(), read.i64(), read.string(), read.i16()
+            if offset >= 0 and not error:
+                topics.add(name)
+
+        read.array(partition)
+
+    read.array(topic)
+    return read.i16(), frozenset(topics)
+
+
 def _each_topic(read: ByteReader, partition: object) -> None:
     def topic() -> None:
         read.string()
@@ -203,22 +243,33 @@ def decode_find_coordinator(body: bytes) -> tuple[int, int]:
     return read.i16(), read.i32()
 
 
-def encode_describe_groups(group: str) -> bytes:
-    """DescribeGroups v0 of one group."""
-    return array([string(group)])
+def encode_find_coordinators(groups: Iterable[str]) -> bytes:
+    """FindCoordinator v4, of many groups at once."""
+    return NO_TAGS + i8(_OF_GROUPS) + compact_array(map(compact_string, groups)) + NO_TAGS
 
 
-def decode_describe_groups(body: bytes) -> tuple[int, str, int]:
-    """DescribeGroups answer v0 of one group: error, state (``Empty``, ``Dead``, ``Stable``, …), members."""
+def decode_find_coordinators(body: bytes) -> dict[str, tuple[int, int]]:
+    """FindCoordinator answer v4: group → error and node id."""
     read = ByteReader(body)
-    if read.i32() != 1:
-        return 0, "Dead", 0
-    error = read.i16()
-    read.string()  # group
-    state = read.string()
-    read.string()  # protocol type
-    read.string()  # protocol
-    return error, state, read.i32()
+    read.skip_tags()
+    read.i32()  # throttle time
+
+    def coordinator() -> tuple[str, tuple[int, int]]:
+        group, node = read.compact_string(), read.i32()
+        read.compact_string()  # host
+        read.i32()  # port
+        error = read.i16()
+        read.compact_nullable_string()
+        read.skip_tags()
+        return group, (error, node)
+
+    return dict(read.compact_array(coordinator))
+
+
+def decode_list_groups(body: bytes) -> tuple[int, list[tuple[str, str]]]:
+    """ListGroups answer v0: error, and each group of this broker with its protocol type."""
+    read = ByteReader(body)
+    return read.i16(), read.array(lambda: (read.string(), read.string()))
 
 
 # --- topics ----------------------------------------------------------------------------------------------------

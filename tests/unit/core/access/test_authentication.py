@@ -10,8 +10,8 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from kateway.config.schema import AuthConfig, ClientCertificateConfig
-from kateway.core import plugins
+from kateway.config.schema import AuthConfig, ClientCertificateConfig, PluginsConfig
+from kateway.core import entry_points
 from kateway.core.access.authentication import (
     Authentication,
     AuthenticatorContext,
@@ -21,6 +21,7 @@ from kateway.core.access.authentication import (
 from kateway.core.access.client_certificate import ClientCertificate, common_name
 from kateway.core.access.failures import build_failures
 from kateway.core.access.key_secret import KeySecret
+from kateway.core.plugin_watch import Watches
 from kateway.errors import ConfigError, Denied, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Application, Key, Snapshot
@@ -66,7 +67,9 @@ def by_key(holder: Holder) -> KeySecret:
 
 def chain(holder: Holder, config: AuthConfig) -> Authentication:
     context = AuthenticatorContext(config=config, snapshot=holder.now, now=holder.clock.seconds)
-    return build_authentication(context, build_failures(config, holder.clock.seconds))
+    return build_authentication(
+        context, build_failures(config, holder.clock.seconds), Watches(PluginsConfig(), holder.clock.seconds)
+    )
 
 
 def shown(key: bytes = b"mykey", secret: bytes = SECRET, address: str = "192.0.2.1") -> Credentials:
@@ -211,7 +214,7 @@ def test_a_way_that_does_not_exist_is_a_fault_of_the_configuration(holder: Holde
 
 def test_wheel_has_the_modules_that_setup_py_declares_and_all_load() -> None:
     declared = Path(__file__, "../../../../../setup.py").resolve().read_text(encoding="utf-8")
-    for group, points in plugins.SHIPPED.items():
+    for group, points in entry_points.SHIPPED.items():
         assert f'"{group}"' in declared
         for name, value in points.items():
             assert f'"{name} = {value}"' in declared

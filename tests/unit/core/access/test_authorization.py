@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from kateway.config.schema import AuthConfig, Config
+from kateway.config.schema import AuthConfig, Config, PluginsConfig
 from kateway.core.access.authentication import Credentials
 from kateway.core.access.authorization import AccessRequest, BindingAuthorizer, Grant, build_authorizer
 from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
+from kateway.core.plugin_watch import Watches
 from kateway.errors import AmbiguousTopic, ConfigError, Denied, TopicNotFound, TopicRetired, Unauthorized
 from kateway.model import Principal
 from kateway.registry.interface import Application, Binding, Key, Snapshot, Topic
@@ -147,9 +148,9 @@ def test_permission_holds_only_for_its_snapshot() -> None:
 
 
 def test_an_authorizer_that_does_not_exist_is_a_fault_of_the_configuration() -> None:
-    assert isinstance(build_authorizer("bindings", 0), BindingAuthorizer)
+    assert isinstance(build_authorizer("bindings", 0, Watches(PluginsConfig(), Clock().seconds)), BindingAuthorizer)
     with pytest.raises(ConfigError, match=r"auth\.authorizer"):
-        build_authorizer("magic", 0)
+        build_authorizer("magic", 0, Watches(PluginsConfig(), Clock().seconds))
 
 
 def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
@@ -159,7 +160,14 @@ def test_a_stream_may_go_on_until_what_it_was_admitted_with_is_gone() -> None:
     current = registered(orders, bound, keys=(key,))
     failures = build_failures(AuthConfig(), clock.seconds)
     quotas = Quotas(seconds=clock.seconds)
-    access = build_access(Config(), quotas, failures, snapshot=lambda: current, now=clock.seconds)
+    access = build_access(
+        Config(),
+        quotas,
+        failures,
+        snapshot=lambda: current,
+        now=clock.seconds,
+        watches=Watches(PluginsConfig(), Clock().seconds),
+    )
     asked = AccessRequest("subscribe", "v1", "orders", "g")
     permission = access.admit(Credentials("192.0.2.1", b"k", b"s"), asked)
     assert permission.principal == Principal("app2", "k")
@@ -183,5 +191,12 @@ def test_every_fault_of_the_rules_configuration_is_named_at_once() -> None:
     clock = Clock()
     failures, quotas = build_failures(config.auth, clock.seconds), Quotas(seconds=clock.seconds)
     with pytest.raises(ConfigError) as refused:
-        build_access(config, quotas, failures, snapshot=Snapshot, now=clock.seconds)
+        build_access(
+            config,
+            quotas,
+            failures,
+            snapshot=Snapshot,
+            now=clock.seconds,
+            watches=Watches(PluginsConfig(), Clock().seconds),
+        )
     assert [problem.partition(":")[0] for problem in refused.value.problems] == ["auth.methods", "auth.authorizer"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from copy import copy
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from kateway.config.schema import AuthConfig, Config
+from kateway.config.schema import AuthConfig, Config, PluginsConfig
 from kateway.core.access.authentication import Credentials, Purpose
 from kateway.core.access.authorization import AccessRequest
 from kateway.core.access.control import OPEN_PRINCIPAL, OpenAccess, RegistryAccess
 from kateway.core.access.failures import build_failures
 from kateway.core.access.policy import build_access
 from kateway.core.access.rate_limits import Quotas
+from kateway.core.plugin_watch import Watches
 from kateway.errors import Denied, RegistryUnavailable, Unauthorized
 from kateway.registry.interface import Application, Binding, Key, Snapshot, Topic
 from kateway.registry.secrets import hash_secret
@@ -68,7 +73,14 @@ class Guarded:
         )
         failures = build_failures(AuthConfig(), self.clock.seconds)
         quotas = Quotas(seconds=self.clock.seconds)
-        access = build_access(Config(), quotas, failures, snapshot=self.now, now=self.clock.seconds)
+        access = build_access(
+            Config(),
+            quotas,
+            failures,
+            snapshot=self.now,
+            now=self.clock.seconds,
+            watches=Watches(PluginsConfig(), self.clock.seconds),
+        )
         self.control = RegistryAccess(access, stores or {"main": STORE}, self.now, self.clock.seconds)
 
     def now(self) -> Snapshot:
@@ -113,3 +125,25 @@ def test_a_visit_is_revoked_when_its_key_is_gone() -> None:
     )
     with pytest.raises(Unauthorized):
         guarded.control.review(authorized)
+
+
+def test_rules_are_the_same_until_the_registry_or_the_configuration_changes() -> None:
+    guarded = Guarded()
+    rules = guarded.control.rules()
+    assert guarded.control.same_rules(rules)
+    guarded.snapshot = attrs.evolve(guarded.snapshot, revision=2)
+    assert not guarded.control.same_rules(rules)
+    rules = guarded.control.rules()
+    assert guarded.control.same_rules(rules)
+    guarded.control.access = copy(guarded.control.access)
+    assert not guarded.control.same_rules(rules)
+
+
+def test_rules_that_a_connection_keeps_do_not_keep_the_snapshot_of_then() -> None:
+    guarded = Guarded()
+    before = weakref.ref(guarded.snapshot)
+    kept = guarded.control.rules()
+    guarded.snapshot = attrs.evolve(guarded.snapshot, revision=2)
+    assert not guarded.control.same_rules(kept)
+    gc.collect()
+    assert before() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from kateway.config.schema import AuthConfig
+from kateway.config.schema import AuthConfig, PluginsConfig
 from kateway.core.access.authentication import (
     Authentication,
     AuthenticatorContext,
@@ -13,6 +13,7 @@ from kateway.core.access.authentication import (
     build_authentication,
 )
 from kateway.core.access.failures import Failures, build_failures
+from kateway.core.plugin_watch import Watches
 from kateway.errors import TooManyFailures, Unauthorized
 from kateway.registry.interface import Application, Key, Snapshot
 from kateway.registry.secrets import hash_secret
@@ -35,7 +36,9 @@ class Gate:
         config = AuthConfig() if config is None else config
         self.failures = build_failures(config, self.clock.seconds)
         context = AuthenticatorContext(config=config, snapshot=lambda: self.snapshot, now=self.clock.seconds)
-        self.authentication: Authentication = build_authentication(context, self.failures)
+        self.authentication: Authentication = build_authentication(
+            context, self.failures, Watches(PluginsConfig(), self.clock.seconds)
+        )
 
     def right(self, key: bytes = b"good", address: str = HOME) -> None:
         principal = self.authentication.authenticate(Credentials(address, key, SECRET), "publish")

@@ -11,6 +11,7 @@ from kateway.core.access.control import AuthorizedRequest, Place
 from kateway.core.access.open_streams import OpenStreams
 from kateway.errors import Denied, KatewayError
 from kateway.model import Principal
+from kateway.observe.bundles import Counted
 
 
 class World:
@@ -32,7 +33,7 @@ class World:
     def hold(self, topic: str, expires: float | None = None) -> Any:
         principal = Principal("app", "key", expires)
         asked = AccessRequest("subscribe", "v1", topic)
-        authorized = AuthorizedRequest(Place("default", None, topic), "", principal, None, (), asked, None)  # type: ignore[arg-type]
+        authorized = AuthorizedRequest(Place("default", None, topic), "", principal, None, (), asked, None, Counted())  # type: ignore[arg-type]
         return self.open_streams.hold(authorized, lambda error: self.ended.append((topic, error)))
 
     @property
@@ -122,7 +123,7 @@ def test_an_end_that_releases_at_once_is_fine() -> None:
     releases: list[Any] = []
     visit_end: list[KatewayError] = []
     principal, asked = Principal("app"), AccessRequest("subscribe", "v1", "a")
-    authorized = AuthorizedRequest(Place("default", None, "a"), "", principal, None, (), asked, None)  # type: ignore[arg-type]
+    authorized = AuthorizedRequest(Place("default", None, "a"), "", principal, None, (), asked, None, Counted())  # type: ignore[arg-type]
 
     def end(error: KatewayError) -> None:
         visit_end.append(error)

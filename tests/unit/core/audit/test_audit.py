@@ -11,12 +11,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import LogLevel, globalLogPublisher
 
-from kateway.config.schema import AuditConfig
+from kateway.config.schema import AuditConfig, PluginsConfig
 from kateway.core.audit.events import ROOM_FOR_CHANGES, Audit, Event, SinkContext, build_audit
 from kateway.core.audit.sinks import FileSink, TopicSink
+from kateway.core.plugin_watch import Watches
 from kateway.errors import ConfigError, Unavailable
 from kateway.model import Message, Receipt
 
@@ -246,13 +248,17 @@ def context(tmp_path: Path, **options: Any) -> SinkContext:
 
 
 def test_by_default_events_go_to_a_file_in_the_data_directory(tmp_path: Path) -> None:
-    record(build_audit(context(tmp_path), lambda: 0.0), "a")
+    record(build_audit(context(tmp_path), lambda: 0.0, Watches(PluginsConfig(), Clock().seconds)), "a")
     assert lines(tmp_path / "audit.jsonl")[0]["object"] == "a"
 
 
 def test_every_fault_of_the_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        build_audit(context(tmp_path, sinks=("file", "topic", "magic"), file=str(tmp_path)), lambda: 0.0)
+        build_audit(
+            context(tmp_path, sinks=("file", "topic", "magic"), file=str(tmp_path)),
+            lambda: 0.0,
+            Watches(PluginsConfig(), Clock().seconds),
+        )
     assert [problem.partition(":")[0] for problem in refused.value.problems] == [
         "audit.file",
         "audit.topic",

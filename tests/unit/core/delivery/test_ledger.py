@@ -185,3 +185,15 @@ def test_attempts_of_single_records_are_kept_beside_those_of_batches() -> None:
     redeliveries.note(12, 2)
     assert redeliveries.attempts(records(3, 4, 5, 9, 10, 11, 12, 13)) == [2, 4, 2, 2, 1, 1, 3, 1]
     assert not redeliveries
+
+
+def test_leased_batch_that_comes_back_brings_nothing_that_was_acknowledged() -> None:
+    delivery = Ledger(0)
+    start, fresh = delivery.receive(records(0, 1, 2), 0)
+    batch = delivery.lease(start, fresh, "token", 10.0, 0.0)
+    assert delivery.acknowledge(Ack(0, 1), 1.0) is None
+    assert delivery.give_back(batch) is None
+    assert delivery.leases.ready == [0, 2]
+    again = delivery.lease_again(5, 100, "other", 20.0, 2.0)
+    assert again is not None
+    assert ([record.offset for record in again.records], again.attempts) == ([0, 2], [1, 1])

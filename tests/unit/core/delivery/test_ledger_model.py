@@ -1,26 +1,45 @@
 """The delivery state against a model that is too simple to be wrong: sets of offsets.
 
 The machine plays the group and its clients: it takes, sends, confirms partly, disconnects, acknowledges in any order,
-lets leases end, rebalances with and without a commit. Losing a record, delivering one again that is done with (unless
-a crash forgot it), delivering out of order and miscounting attempts all fail it.
+lets leases end, rebalances with and without a commit, moves the partition as planned, leases included. Losing a record,
+delivering one again that is done with (unless a crash forgot it), delivering out of order and miscounting attempts all
+fail it.
 """
 
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from store_in_memory import MemoryStore
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from kateway.core.delivery.ledger import Ack, Batch, Ledger, State
+from kateway.core.delivery.moved_leases import decode
+from kateway.core.groups.dead_letters import DeadLetterTopic
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.retained import RetainedState
-from kateway.errors import Conflict, NotFound
+from kateway.errors import Conflict, KatewayError, NotFound
 from kateway.model import Committed, Record
 
 counts = st.integers(1, 6)
+WALL_MS = 1_796_000_000_000
+
+
+class Left(NamedTuple):
+    """What a commit that carries leases says of them."""
+
+    attempts: dict[int, int]
+    leased: dict[int, tuple[str, float]]
+    waiting: dict[int, float]
+    dying: set[int]
+
+
+NOTHING_LEFT = Left({}, {}, {}, set())
 MAX_DELIVERIES = 3
 
 
@@ -30,6 +49,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.limit = MAX_DELIVERIES if limited else 0
         self.now = 0.0
         self.log: list[Record] = []
+        self.start = 0
         self.end = 0
         self.tokens = 0
         self.stream = 0
@@ -41,6 +61,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.dying: set[int] = set()
         self.stored: Committed | None = None
         self.done_when_stored: set[int] = set()
+        self.left = NOTHING_LEFT
         self.position = 0
         self.delivery = Ledger(0, None, self.limit)
         self.append(6, 0)
@@ -69,7 +90,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         """What the next take should begin with: no record that is done, or with a reader, or put off."""
         out = {offset for batch in self.flying for offset in self.offsets(batch)}
         out |= set(self.leased) | set(self.waiting) | self.dying | self.done
-        return [record.offset for record in self.log if record.offset not in out]
+        kept = {o for o, lease in self.delivery.leases.items.items() if lease.state is State.READY and lease.read}
+        return sorted(({record.offset for record in self.log} | kept) - out)
 
     @staticmethod
     def offsets(batch: Batch) -> list[int]:
@@ -80,7 +102,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def delivered(self, batch: Batch) -> None:
         offsets = self.offsets(batch)
         assert not self.done & set(offsets), "delivered again what was done with"
-        assert offsets == self.deliverable()[: len(offsets)], "out of order"
+        kept = {offset for offset in offsets if offset < self.start}
+        assert offsets == sorted(kept.union(self.deliverable()))[: len(offsets)], "out of order"
         for offset, attempt in zip(offsets, batch.attempts or [1] * len(offsets), strict=True):
             assert attempt == self.attempts.get(offset, 0) + 1, "attempts miscounted"
 
@@ -163,6 +186,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if not sent:
             assert self.delivery.give_back(batch) is None
             return
+        batch.was_sent(0, [], 0)
         for offset in self.offsets(batch):
             self.attempts[offset] = self.attempts.get(offset, 0) + 1
             self.leased[offset] = token, until
@@ -223,6 +247,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.delivery.expire(self.now)
+        self.end_leases()
+
+    def end_leases(self) -> None:
         for offset, (_, until) in list(self.leased.items()):
             if until <= self.now:
                 del self.leased[offset]
@@ -232,15 +259,47 @@ class DeliveryMachine(RuleBasedStateMachine):
             if until <= self.now:
                 del self.waiting[offset]
 
-    @rule()
-    def bury(self) -> None:
-        """What the delivery wants dead is what the model does; it is done with only when it is written."""
-        items = list(self.delivery.leases.dying)
-        self.delivery.leases.dying.clear()
-        for lease in items:
-            self.delivery.complete(lease)
-        self.done |= self.dying
-        self.dying = set()
+    @rule(hidden=st.integers(0, 6))
+    def bury(self, hidden: int = 0) -> None:
+        """What the delivery wants dead is what the model does; it is done with only when it is written, or gone. A new
+        leader does not show the newest records.
+        """
+        items, self.delivery.leases.dying = self.delivery.leases.dying, []
+        store = MemoryStore(Clock())
+        store.make("t", 1)
+        store.logs["t"][0] = list(self.log)
+        store.starts["t", 0], store.ends["t", 0] = self.start, self.end
+        store.hidden_from["t", 0] = self.end - hidden
+        outcomes: list[list[KatewayError | None]] = []
+        topic = DeadLetterTopic(store, "t", "g", store.clock)  # type: ignore[arg-type]
+        Deferred.fromCoroutine(topic.write([(0, lease) for lease in items])).addCallback(outcomes.append)
+        written = {dict(letter.headers)["kateway-dead-offset"] for letter in store.logs["t.g.dead"][0]}
+        for lease, outcome in zip(items, outcomes[0], strict=True):
+            offset = lease.record.offset
+            assert (b"%d" % offset in written) == (outcome is None and (lease.read or offset >= self.start))
+            if outcome is None:
+                self.delivery.complete(lease)
+                self.dying.discard(offset)
+                self.done.add(offset)
+            else:
+                assert offset >= self.end - hidden
+                self.delivery.leases.dying.append(lease)
+
+    @precondition(lambda self: not self.flying and len(self.log) > 1)
+    @rule(count=counts)
+    def retention_takes_the_oldest_records(self, count: int) -> None:
+        self.log = self.log[min(count, len(self.log) - 1) :]
+        self.start = self.log[0].offset
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Reads on where the log begins now: what is leased and was read is kept, the others are gone."""
+        self.position = max(self.position, self.start)
+        self.delivery.step(self.position)
+        tracked = self.delivery.leases.items
+        self.attempts = {o: times for o, times in self.attempts.items() if o >= self.start or o in tracked}
+        self.leased = {o: lease for o, lease in self.leased.items() if o >= self.start or o in tracked}
+        self.waiting = {o: until for o, until in self.waiting.items() if o >= self.start or o in tracked}
 
     # --- the group ------------------------------------------------------------------------------------------------
 
@@ -251,7 +310,11 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.delivery.step(visible[0] if visible else max(self.end, self.position))
         committed = self.delivery.to_commit()
         if committed is not None:
-            self.stored = self.delivery.committed = committed
+            self.stored = committed
+            self.delivery.confirm(committed)
+            self.left = NOTHING_LEFT
+        for offset, times in self.left.attempts.items():
+            assert self.attempts.get(offset) == times, "the store has a lease that has passed on"
         self.done_when_stored = set(self.done)
 
     @rule(commit=st.booleans())
@@ -259,12 +322,47 @@ class DeliveryMachine(RuleBasedStateMachine):
         """The partition goes and comes back: everything but the commit is forgotten."""
         if commit:
             self.commit()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
         self.delivery.live = False
         self.done = set(self.done_when_stored)
-        self.attempts = {}
-        self.leased, self.waiting, self.dying, self.flying = {}, {}, set(), []
+        attempts, leased, waiting, dying = self.left
+        self.attempts, self.leased, self.waiting, self.dying = {**attempts}, {**leased}, {**waiting}, {*dying}
+        self.flying = []
         self.delivery = Ledger(0, self.stored, self.limit)
+        if self.stored is not None:
+            moved = decode(self.stored.offset, self.stored.metadata)
+            self.delivery.hold(moved.since(WALL_MS + self.now * 1000), self.now)
         self.position = self.stored.offset if self.stored else 0
+        self.end_leases()
+        self.read_on()
+
+    @rule(away=st.sampled_from([0.0, 1.0, 4.0, 10.0]), unsent=st.integers(0, 3))
+    def moves_as_planned(self, away: float, unsent: int) -> None:
+        """The last commit carries what was handed out one by one; for a while no gateway has the partition. Some was
+        taken for a client that had no room.
+        """
+        if unsent and not self.flying:
+            if self.delivery.leases.has_ready():
+                self.delivery.lease_again(unsent, 100, "t0", self.now + 100, self.now)
+            elif (found := self.fetch(unsent)) is not None:
+                self.delivery.lease(*found, "t0", self.now + 100, self.now)
+        kept = {offset for offset, lease in self.delivery.leases.items.items() if lease.attempts}
+        place, left_out = self.delivery.last_place(self.now, WALL_MS + self.now * 1000)
+        assert not left_out
+        if place is not None:
+            self.stored = place
+            self.left = Left(
+                {offset: times for offset, times in self.attempts.items() if offset in kept},
+                {**self.leased},
+                {**self.waiting},
+                self.dying & kept,
+            )
+        if place is not None or self.delivery.floor is not None:
+            self.done_when_stored = set(self.done)
+        self.now += away
+        self.begin_anew()
 
     @rule(commit=st.booleans())
     def goes_and_comes_back(self, commit: bool) -> None:
@@ -306,7 +404,13 @@ class DeliveryMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_out_is_counted(self) -> None:
         delivery = self.delivery
-        assert delivery.leases.bytes == len(delivery.leases.items)
+        assert delivery.leases.bytes == sum(lease.read for lease in delivery.leases.items.values())
+        assert list(delivery.leases.unread) == [
+            o
+            for o, lease in delivery.leases.items.items()
+            if not lease.read and (lease.state is not State.DYING or o >= self.position)
+        ]
+        assert all(o >= (delivery.floor or 0) and o not in delivery.done for o in delivery.leases.items)
         assert sorted(delivery.leases.items) == list(delivery.leases.items)
         floor = delivery.floor or 0
         assert all(start > floor for start, _ in delivery.done)

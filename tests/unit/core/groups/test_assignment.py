@@ -16,6 +16,7 @@ from kateway.errors import TooManyConsumers
 @attrs.frozen(eq=False)
 class FakeReader:
     short: bool = False
+    spare: bool = False
 
 
 def test_before_it_is_known_which_partitions_are_ours_there_is_a_seat_for_each() -> None:
@@ -98,3 +99,55 @@ def test_partitions_are_shared_evenly_and_none_moves_without_need(
         kept = {partition for partition in had if goals[partition] is one}
         assert len(kept) == min(len(had), sum(1 for reader in goals.values() if reader is one))
         assert assign(partitions, readers, goals, lambda partition: True) == goals
+
+
+def test_spare_reader_has_a_partition_while_no_other_wants_it() -> None:
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    queue.resize(2)
+    first, spare, second, third = FakeReader(short=True), FakeReader(spare=True), FakeReader(), FakeReader()
+    assert queue.arrive(first, 4) == []
+    assert queue.arrive(spare, 4) == []
+    with pytest.raises(TooManyConsumers):
+        queue.arrive(FakeReader(spare=True), 4)
+    assert queue.arrive(second, 4) == [spare]
+    assert queue.fed == [first, second]
+    assert queue.arrive(third, 4) == []
+    assert queue.waiting == [third]
+
+
+def test_reader_that_finds_no_place_all_the_same_takes_none_from_a_spare_one() -> None:
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    first, second, spare = FakeReader(), FakeReader(), FakeReader(short=True, spare=True)
+    for reader in (first, second, spare):
+        assert queue.arrive(reader, 3) == []
+    waits = FakeReader()
+    assert queue.arrive(waits, 2) == []
+    assert queue.fed == [first, second, spare]
+    assert queue.waiting == [waits]
+    # once the spare one leaves there is no hope
+    assert queue.leave(spare) == [waits]
+    with pytest.raises(TooManyConsumers):
+        queue.arrive(FakeReader(), 2)
+    assert queue.fed == [first, second]
+
+
+def test_as_many_spare_readers_give_way_as_one_reader_takes_places() -> None:
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    first, spare, other, new = FakeReader(), FakeReader(spare=True), FakeReader(spare=True), FakeReader()
+    for reader in (first, spare, other):
+        queue.arrive(reader, 3)
+    assert queue.arrive(new, 2) == [spare, other]
+    assert queue.fed == [first, new]
+
+
+def test_spare_reader_gives_way_where_partitions_go() -> None:
+    queue: ReaderQueue[FakeReader] = ReaderQueue()
+    queue.resize(3)
+    spare, first, other = FakeReader(spare=True), FakeReader(), FakeReader(spare=True)
+    for reader in (spare, first, other):
+        queue.arrive(reader, 3)
+    assert queue.resize(1) == [spare, other]
+    assert queue.fed == [first]
+    assert queue.waiting == []
+    assert queue.leave(spare) == []
+    assert queue.resize(2) == []

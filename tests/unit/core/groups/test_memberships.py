@@ -16,11 +16,14 @@ from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.delivery.ledger import Ledger
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.membership import Membership
-from kateway.core.groups.memberships import Memberships
+from kateway.core.groups.memberships import MOVING, Memberships
 from kateway.core.groups.reader import Reader
 from kateway.core.groups.retained import RETAINED_SECONDS, RetainedState
+from kateway.core.groups.wanted import Wanted
+from kateway.core.transforms.in_force import View
 from kateway.errors import Conflict, Denied, KatewayError, NotFound, TooManyConsumers, Unavailable
 from kateway.model import Committed, Record
+from kateway.storage.interface import RECORD_OVERHEAD_BYTES
 
 
 class Wire:
@@ -72,26 +75,29 @@ class World:
         self.store = MemoryStore(self.clock)
         self.store.make("t", partitions)
         self.config = DeliveryConfig(**config)  # type: ignore[arg-type]
-        self.groups = Memberships(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
+        self.view: View | None = None
+        """What readers see of the records."""
+        self.groups = self.gateway()
+
+    def gateway(self) -> Memberships:
+        return Memberships(
+            lambda name: self.store,  # type: ignore[arg-type, return-value]
+            self.clock,
+            self.config,
+            lambda: 1_796_000_000 + self.clock.seconds(),
+        )
 
     def reader(self, wire: Wire | None = None, mode: str = "auto", short: bool = True, **options: float) -> Client:
         wire = wire or Wire()
-        reader = self.groups.reader(
-            "default",
-            "g",
-            "t",
-            connection=wire,
-            mode=mode,
-            short=short,
-            **options,  # type: ignore[arg-type]
-        )
+        wanted = Wanted(mode=mode, short=short, view=self.view, **options)  # type: ignore[arg-type]
+        reader = self.groups.reader(("default", "g", "t"), wanted, wire)
         return Client(self, reader, wire)
 
     def restart(self) -> None:
         """Another gateway takes over, which knows only the store."""
         Deferred.fromCoroutine(self.groups.stop(0))
         self.clock.pump([0.1] * 20)
-        self.groups = Memberships(lambda name: self.store, self.clock, self.config)  # type: ignore[arg-type, return-value]
+        self.groups = self.gateway()
 
     @property
     def member(self) -> MemorySubscription:
@@ -394,6 +400,30 @@ def test_a_member_lingers_after_its_last_reader_and_then_leaves(world: World) ->
     assert world.committed() == 2
 
 
+@pytest.mark.parametrize("stops", [True, False], ids=["the gateway stops", "no reader is left"])
+def test_place_in_a_group_is_kept_where_the_gateway_stops_and_given_up_where_no_reader_is_left(
+    world: World, stops: bool
+) -> None:
+    client = joined(world, world.reader())
+    member = world.member
+    client.reader.finish()
+    if stops:
+        Deferred.fromCoroutine(world.groups.stop(0))
+    world.clock.pump([1.0] * 20)
+    assert member.closed
+    assert member.returning is stops
+
+
+def test_place_in_a_group_is_given_up_where_a_successor_serves_already(world: World) -> None:
+    client = joined(world, world.reader())
+    member = world.member
+    client.reader.finish()
+    Deferred.fromCoroutine(world.groups.stop(0, returning=False))
+    world.clock.pump([1.0] * 20)
+    assert member.closed
+    assert not member.returning
+
+
 def test_a_revocation_waits_for_what_is_on_its_way_and_commits_it(world: World) -> None:
     client = joined(world, world.reader(short=False))
     client.read(5)
@@ -449,6 +479,15 @@ def test_lost_record_is_not_committed(world: World) -> None:
     client.wire.ask()
     world.clock.advance(2)
     assert world.committed() is None
+
+
+def test_reader_that_has_taken_all_expects_records_that_the_store_says_are_there(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    client.read()
+    assert not client.reader.expects()
+    assert not client.reader.expects({0: 20})
+    assert client.reader.expects({0: 21})
+    assert not client.reader.expects({7: 21})
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "revoked"])
@@ -508,7 +547,7 @@ def test_an_acknowledgement_waits_for_a_partition_that_changes_hands(world: Worl
     assert answers == [[None], [None]]
     world.member.revoke(0)
     (result,) = _when(world, Ack(0, 1))
-    assert isinstance(result, NotFound)
+    assert result is MOVING  # the next owner holds its lease
     stop(world)
 
 
@@ -559,6 +598,7 @@ def test_a_group_that_is_moved_forgets_what_was_leased(world: World) -> None:
     let_go = Deferred.fromCoroutine(world.groups.let_go("default", "g", "t"))
     world.clock.pump([0.25] * 8)
     assert let_go.called
+    world.store.commits["g", "t", 0] = Committed(0)
     client = joined(world, world.reader(mode="explicit"))
     assert client.read(1) == [0]
 
@@ -579,7 +619,7 @@ def test_a_letter_that_is_being_written_while_its_partition_changes_hands_is_wri
 
 def test_retained_records_are_bounded_in_time_and_in_bytes() -> None:
     clock = Clock()
-    kept = RetainedState(clock, max_bytes=25)
+    kept = RetainedState(clock, max_bytes=2 * (10 + 2 * RECORD_OVERHEAD_BYTES))
 
     def gone(partition: int) -> OwnedPartition:
         delivery = Ledger(partition, Committed(0))
@@ -700,7 +740,10 @@ def test_acknowledged_out_of_order_survives_a_restart_in_the_metadata(world: Wor
     assert world.committed() == 0
     world.restart()
     client = joined(world, world.reader(mode="explicit"))
-    assert client.read(10) == [0, 1, 2, 5, 6, 8, 9, 10, 11, 12]
+    assert client.read(3) == [10, 11, 12]
+    world.clock.advance(60)
+    world.turn()
+    assert client.read(7) == [0, 1, 2, 5, 6, 8, 9]
 
 
 def test_a_full_window_stops_delivery_until_something_is_acknowledged() -> None:
@@ -844,17 +887,36 @@ def test_record_given_back_while_its_partition_is_away_is_delivered_again(world:
     assert world.reader().read(5) == [0, 1, 2, 3, 4]
 
 
-def test_record_in_flight_is_read_anew_where_another_member_moved_its_partition_on(world: World) -> None:
+def test_response_is_cut_off_where_another_member_left_its_partition_before_records_that_it_carried(
+    world: World,
+) -> None:
     client = joined(world, world.reader(short=False))
     assert client.read(3) == [0, 1, 2]
     world.member.lose(0)
     world.store.commits["g", "t", 0] = Committed(2)
     world.member.give(0)
     world.turn()
-    assert client.read(1) == [2]
-    client.wire.ask()
+    assert [type(error) for error in client.failed] == [Unavailable]
+    with pytest.raises(Unavailable):
+        client.read(1)
+    client.reader.finish()
+    client.wire.close(orderly=True)
+    after = world.reader()
+    assert after.read(1) == [2]
+    after.wire.ask()
     world.clock.advance(1.1)
     assert world.committed() == 3
+
+
+def test_response_goes_on_where_another_member_left_its_partition_behind_what_it_carried(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    world.member.lose(0)
+    world.store.commits["g", "t", 0] = Committed(5)
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [5]
+    assert not client.failed
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "revoked"])
@@ -874,6 +936,39 @@ def test_commit_refused_by_a_rebalance_is_made_again_when_the_partition_is_back(
     world.clock.pump([0.05] * 4)
     assert world.committed() == 3
     assert client.read(1) == [3]
+
+
+@pytest.mark.parametrize("failures", [0, 1, 40])
+def test_records_in_an_open_response_go_on_in_order_where_a_commit_without_answer_was_stored_before_others_failed(
+    world: World, failures: int
+) -> None:
+    client = joined(world, world.reader(short=False))
+    assert client.read(3) == [0, 1, 2]
+    client.wire.ask()
+    world.member.refuse = Unavailable("the coordinator was killed before it answered")
+    world.member.unanswered = True
+    world.clock.advance(1.1)
+    assert world.committed() == 3
+    world.member.unanswered = False
+    for offset in range(3, 3 + failures):
+        world.fill(1)
+        assert client.read(1) == [offset]
+        client.wire.ask()
+        world.clock.advance(1.1)
+    last = client.read(1)
+    world.member.lose(0)
+    world.member.refuse = None
+    world.member.give(0)
+    world.turn()
+    assert client.read(1) == [last[0] + 1]
+    client.wire.ask()
+    world.clock.pump([0.5] * 3)
+    assert world.committed() == last[0] + 2
+    world.member.lose(0)
+    world.store.commits["g", "t", 0] = Committed(3)
+    world.member.give(0)
+    world.turn()
+    assert client.failed, "a group that was moved back begins anew"
 
 
 def test_synchronous_acknowledgement_whose_commit_is_refused_waits_for_the_partition_to_be_back(world: World) -> None:
@@ -1002,3 +1097,43 @@ def test_dead_letter_whose_write_raises_is_written_later(
     assert len(world.store.logs["t.g.dead"][0]) == 1
     assert world.committed() == 1
     logged_errors.clear()
+
+
+def test_records_that_are_settled_at_the_moment_of_a_revocation_are_done_with(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    client.read(3)
+    client.wire.confirm()
+    world.clock.advance(0.1)
+    client.reader.tick(world.clock.seconds())  # confirmed as of now, and old enough 2 s later
+    client.read(4)
+    world.clock.pump([0.01] * 205)
+    assert world.ledger(0).in_flight.__len__() == 2
+    world.member.revoke(0)
+    for _ in range(6):
+        world.clock.advance(0.25)
+    world.member.give(0)
+    world.turn()
+    client.wire.confirm()
+    for _ in range(20):
+        world.clock.advance(0.25)
+    assert world.committed() == 7
+    assert client.read(3) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["poll", "stream"])
+def test_records_that_another_response_did_not_send_stand_behind_no_later_ones_in_a_poll(
+    world: World, short: bool
+) -> None:
+    first = joined(world, world.reader(mode="explicit"))
+    second = world.reader(mode="explicit", short=short)
+    assert first.read(5, send=False) == [0, 1, 2, 3, 4]
+    assert second.read(5) == [5, 6, 7, 8, 9]
+    first.reader.finish()
+    world.turn()
+    # a stream may be the only reader that there is
+    assert second.read(7) == ([10, 11, 12, 13, 14, 15, 16] if short else [0, 1, 2, 3, 4, 10, 11])
+    if short:
+        third = world.reader(mode="explicit")
+        world.turn()
+        assert third.read(6) == [0, 1, 2, 3, 4, 17]
+        assert {attempt for _, _, attempt in third.got} == {1}

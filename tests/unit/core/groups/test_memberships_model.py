@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_memberships import Client, Wire, World
+from test_screening import view
 
 from kateway.core.delivery.ledger import Batch
-from kateway.errors import Conflict, TooManyConsumers
+from kateway.errors import Conflict, KatewayError, TooManyConsumers, Unavailable
 
 PARTITIONS = 3
 Where = tuple[int, int]
@@ -33,6 +34,7 @@ class GroupsMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.world = World(partitions=PARTITIONS, commit_interval_seconds=0.05)
+        self.before()
         self.programs: list[Program] = []
         self.read: set[Where] = set()
         self.owned: set[int] = set()
@@ -41,6 +43,9 @@ class GroupsMachine(RuleBasedStateMachine):
         self.connect(short=False)
         self.world.member.give(*range(PARTITIONS))
         self.world.turn()
+
+    def before(self) -> None:
+        """Prepares the world before the first reader comes."""
 
     # --- the store ------------------------------------------------------------------------------------------------
 
@@ -79,9 +84,10 @@ class GroupsMachine(RuleBasedStateMachine):
         self.world.turn()
 
     @precondition(lambda self: self.alive())
-    @rule(refused=st.booleans())
-    def refuse_commits(self, refused: bool) -> None:
-        self.world.member.refuse = Conflict("the group rebalances") if refused else None
+    @rule(error=st.sampled_from([None, Conflict("the group rebalances"), Unavailable("away")]), stored=st.booleans())
+    def refuse_commits(self, error: KatewayError | None, stored: bool) -> None:
+        self.world.member.refuse = error
+        self.world.member.unanswered = stored and isinstance(error, Unavailable)
 
     # --- clients --------------------------------------------------------------------------------------------------
 
@@ -114,6 +120,8 @@ class GroupsMachine(RuleBasedStateMachine):
             return
         self.fed_to_one_at_a_time(program, batch)
         records = [(batch.partition, record.offset) for record in batch.records]
+        sent_before = [offset for _end, (partition, offset) in program.sent if partition == batch.partition]
+        assert all(offset > max(sent_before, default=-1) for _partition, offset in records), "back in one response"
         position = program.client.wire.position
         span = program.client.wire.write(batch)
         program.client.reader.sent(batch, span)
@@ -215,6 +223,7 @@ class GroupsMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.world.member.refuse = None
+        self.world.member.unanswered = False
         for program in list(self.programs):
             self.close(program, orderly=False)
         last = self.world.reader()
@@ -222,9 +231,9 @@ class GroupsMachine(RuleBasedStateMachine):
         if missing:
             self.world.member.give(*missing)
         self.outlive(3.0)
-        last.read()
-        self.world.turn()
-        last.read()  # what was at rest has been told of
+        for _ in range(10):
+            last.read()
+            self.world.turn()  # what was at rest is told of, and a turn's slice of examining begins anew
         self.read.update((partition, offset) for partition, offset, _ in last.got)
         last.wire.confirm()
         last.wire.close(orderly=True)
@@ -235,5 +244,34 @@ class GroupsMachine(RuleBasedStateMachine):
             assert {(partition, offset) for offset in range(end)} <= self.read
 
 
+class FilteredMachine(GroupsMachine):
+    """The same with transforms that pass a third of the records over: these are done with, and never delivered."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        self.pass_over()
+
+    def before(self) -> None:
+        self.world.view = view({"drop": "record.value == '0' || record.value == '3'"}, {"mask": ["/none"]})
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), count=st.integers(1, 4))
+    def append(self, partition: int, count: int) -> None:
+        super().append(partition, count)
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        for partition in range(PARTITIONS):
+            for record in self.world.store.logs["t"][partition]:
+                if record.value in {b"0", b"3"}:
+                    self.read.add((partition, record.offset))
+
+    def fed_to_one_at_a_time(self, program: Program, batch: Batch) -> None:
+        assert not {record.value for record in batch.records} & {b"0", b"3"}
+        super().fed_to_one_at_a_time(program, batch)
+
+
 GroupsMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestGroups = GroupsMachine.TestCase
+FilteredMachine.TestCase.settings = GroupsMachine.TestCase.settings
+TestFilteredGroups = FilteredMachine.TestCase

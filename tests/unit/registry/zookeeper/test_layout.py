@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
+import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kateway.registry.interface import Application, Entry, Snapshot
+from kateway.core.transforms.in_force import Failed, TransformsInForce
+from kateway.core.transforms.pipeline import Rejected
+from kateway.errors import BadRequest
+from kateway.model import Message, Record
+from kateway.registry.interface import Application, Entry, Snapshot, Transforms
 from kateway.registry.plans import Change, apply
 from kateway.registry.zookeeper.layout import (
     MAX_REVISION_BYTES,
@@ -17,6 +24,7 @@ from kateway.registry.zookeeper.layout import (
     etag_of,
     next_revision,
     path_of,
+    read_entries,
     read_revision,
 )
 
@@ -97,3 +105,32 @@ def test_a_node_emptied_or_spoilt_by_hand_has_no_past() -> None:
 
 def test_a_name_is_one_node() -> None:
     assert path_of("/kateway", "bindings", "app2/app1/t/v1") == "/kateway/bindings/app2.app1.t.v1"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"out": [{"mask": ["/a"]}], "on_error": "a word of a newer gateway"},
+        {"out": [{"mask": ["/a"]}], "member_of_a_newer_gateway": 1},
+        {"out": [{}] * 100},
+        {"generation": 0},
+    ],
+)
+def test_transforms_that_are_not_understood_are_there_and_do_not_compile(table: dict[str, Any]) -> None:
+    node = ("/k/transforms/a.t.v1", (orjson.dumps(table), stat(5)))
+    snapshot, left_out = read_entries({"transforms": dict([node])}, 5)
+    assert not left_out
+    change = change_of(5, "transforms", "a/t/v1", table)
+    in_force = TransformsInForce(lambda: snapshot, lambda: 0.0)
+    for entry in (snapshot.transforms["a", "t", "v1"], change.entry):
+        assert isinstance(entry, Transforms)
+        with pytest.raises(BadRequest):
+            in_force.compile(entry)
+    pipeline = in_force.incoming(("a", "t", "v1"))
+    assert pipeline is not None
+    assert isinstance(pipeline.apply(Message(b"{}"), 0.0), Rejected)
+    outgoing = in_force.outgoing("a", ("a", "t", "v1"), None)
+    assert outgoing is not None
+    shown = outgoing.show(Record(0, 0, None, b"{}"), 0, 0.0)
+    assert isinstance(shown, Failed)
+    assert shown.on_error == "stop"

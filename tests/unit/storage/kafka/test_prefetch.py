@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from struct import pack
 
+import google_crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kateway.errors import CorruptRecords
 from kateway.model import Message
-from kateway.storage.kafka.consumer.prefetch import Prefetch
+from kateway.storage.kafka.consumer.prefetch import LEAST_DECODED, Prefetch
 from kateway.storage.kafka.protocol.record_batches import encode_batch
 
 
@@ -50,7 +51,9 @@ def test_records_before_the_position_are_not_given():
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["none", "gzip"])), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.integers(1, 5) | st.integers(60, 200), st.sampled_from(["none", "gzip"])), min_size=1, max_size=8
+    ),
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 60)), min_size=1, max_size=8),
 )
 def test_however_it_is_taken_all_comes_once_and_in_order(sizes, asks):
@@ -73,6 +76,60 @@ def test_however_it_is_taken_all_comes_once_and_in_order(sizes, asks):
         assert buffer.position == seen[-1] + 1
     assert seen == list(range(total))
     assert buffer.held_bytes == 0
+
+
+def broken_inside(count: int, at: int) -> bytes:
+    """A batch whose CRC is right and whose record ``at`` is not: it says that it is shorter than it is."""
+    plain = bytearray(batch(0, count))
+    each = len(batch(0, 3)) - len(batch(0, 2))
+    plain[len(batch(0, 1)) - each + at * each] -= 2
+    plain[17:21] = google_crc32c.value(bytes(plain[21:])).to_bytes(4, "big")
+    return bytes(plain)
+
+
+def test_no_more_of_a_batch_is_decoded_than_is_taken():
+    buffer = buffer_at(0)
+    buffer.fetched(broken_inside(count=120, at=100), [])
+    assert taken(buffer, max_records=40) == list(range(40))
+    assert taken(buffer, max_records=40) == list(range(40, LEAST_DECODED))
+    with pytest.raises(CorruptRecords):
+        taken(buffer, max_records=40)
+    with pytest.raises(CorruptRecords):
+        taken(buffer, max_records=40)
+    assert buffer.position == LEAST_DECODED
+
+
+def test_batch_that_is_broken_inside_gives_nothing_where_all_of_it_is_asked_for():
+    buffer = buffer_at(0)
+    buffer.fetched(broken_inside(count=120, at=100), [])
+    with pytest.raises(CorruptRecords):
+        buffer.take(1000, 1 << 20)
+    assert buffer.position == 0
+
+
+def test_large_batch_is_begun_in_its_middle_and_forgotten_there():
+    buffer = buffer_at(150)
+    buffer.fetched(batch(0, 400), [])
+    assert taken(buffer, max_records=30) == list(range(150, 180))
+    buffer.start_at(7)
+    assert not buffer.readable
+    buffer.fetched(batch(0, 400), [])
+    assert taken(buffer, max_records=1000) == list(range(7, 400))
+    assert not buffer.readable
+
+
+def test_offsets_that_compaction_left_in_a_large_batch_are_positions_one_by_one():
+    messages = [Message(b"x") for _ in range(200)]
+    blob = bytearray(encode_batch(messages, now_ms=1))
+    blob[23:27] = (250).to_bytes(4, "big")
+    blob[17:21] = google_crc32c.value(bytes(blob[21:])).to_bytes(4, "big")
+    buffer = buffer_at(0)
+    buffer.fetched(bytes(blob) + batch(251), [])
+    seen: list[int] = []
+    while buffer.readable:
+        seen += taken(buffer, max_records=LEAST_DECODED)
+    assert seen == [*range(200), 251]
+    assert buffer.position == 252
 
 
 def test_control_records_are_passed_and_never_given():

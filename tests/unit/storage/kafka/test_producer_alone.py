@@ -243,6 +243,7 @@ def overloaded(brokers: Brokers, producer: Producer) -> None:
         brokers.pass_time(0.01)
     brokers.pass_time(1.0)
     brokers.requests[1].reply()
+    brokers.pass_time(0.06)
 
 
 def test_message_that_would_be_answered_after_its_deadline_is_refused_at_once(
@@ -276,6 +277,57 @@ def test_topic_with_little_under_way_is_refused_later_than_the_one_that_floods(
     assert [type(each) for each in publish(producer, b"flood", seconds=seconds)] == [Overloaded]
     publish(producer, b"calm", topic="calm", seconds=60)
     assert publish(producer, b"calm", topic="calm", seconds=seconds) == []
+
+
+def test_batch_that_a_slow_broker_would_answer_too_late_has_one_error_with_its_wait(
+    brokers: Brokers, producer: Producer
+) -> None:
+    overloaded(brokers, producer)
+    found: list[Outcome] = []
+    messages = [Message(b"%d" % number, partition=number % 2) for number in range(1000)]
+    producer.publish("t", messages, -1, brokers.reactor.seconds() + 1).addCallback(found.extend)
+    assert len(found) == 1000
+    assert all(each is found[0] for each in found)
+    assert isinstance(found[0], Overloaded)
+    assert found[0].retry_after_seconds is not None
+    assert found[0].retry_after_seconds >= 1
+
+
+def test_slow_broker_that_falls_silent_is_judged_by_deadlines(brokers: Brokers, producer: Producer) -> None:
+    overloaded(brokers, producer)
+    brokers.pass_time(30)
+    outcome = publish(producer, b"a", seconds=1)
+    assert outcome == []
+    brokers.pass_time(1.1)
+    assert isinstance(outcome[0], (Unavailable, OutcomeUnknown))
+    assert not isinstance(outcome[0], Overloaded)
+
+
+def test_records_that_left_the_queue_unsent_do_not_count_as_waiting(brokers: Brokers, producer: Producer) -> None:
+    overloaded(brokers, producer)
+    (sender,) = producer._senders.values()
+    publish(producer, b"the last that is sent at once", seconds=60)
+    brokers.pass_time(0.06)
+    for give_up in (producer.fail_unsent, lambda: brokers.pass_time(20)):
+        publish(producer, *[b"x" * 1000] * 100, seconds=15)
+        brokers.pass_time(0.06)
+        assert sender.waiting_bytes >= 100_000
+        give_up()
+        brokers.pass_time(0.06)
+        assert sender.waiting_bytes == 0
+
+
+def test_records_whose_leader_moved_do_not_wait_for_the_old_one(brokers: Brokers, producer: Producer) -> None:
+    overloaded(brokers, producer)
+    (old,) = producer._senders.values()
+    publish(producer, b"the last that is sent at once", seconds=60)
+    brokers.pass_time(0.06)
+    publish(producer, *[b"x" * 1000] * 100, seconds=60)
+    brokers.leaders["t"] = [2, 2]
+    brokers.changed()
+    brokers.pass_time(0.06)
+    assert sum(lane.queued_bytes for lane in producer._active) >= 100_000
+    assert old.waiting_bytes == 0
 
 
 def test_broker_that_has_caught_up_is_given_everything_again(brokers: Brokers, producer: Producer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from struct import pack
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from kateway.config.addresses import Address
 from kateway.model import Committed
+from kateway.storage.kafka.protocol import group_members
 from kateway.storage.kafka.protocol import group_requests as groupwire
 from kateway.storage.kafka.protocol import requests as wire
 from kateway.storage.kafka.protocol.metadata import decode_api_versions, decode_metadata, too_old
@@ -49,10 +51,13 @@ def test_any_bytes_are_read_or_refused_as_malformed(body):
         wire.decode_offset_commit,
         wire.decode_offset_fetch,
         wire.decode_find_coordinator,
-        wire.decode_describe_groups,
+        wire.decode_find_coordinators,
+        group_members.decode_describe,
+        group_members.decode_consumer_describe,
         wire.decode_create_topic,
         wire.decode_delete_topic,
-        groupwire.decode_join,
+        partial(groupwire.decode_join, 4),
+        partial(groupwire.decode_join, 5),
         groupwire.decode_sync,
         groupwire.decode_error,
         groupwire.decode_metadata,
@@ -162,7 +167,7 @@ def test_nothing_committed_is_told_from_an_offset():
 
 def test_a_group_that_does_not_exist_is_dead():
     answer = pack(">ih", 1, 0) + text("g") + text("Dead") + text("") + text("") + pack(">i", 0)
-    assert wire.decode_describe_groups(answer) == (0, "Dead", 0)
+    assert group_members.decode_describe(answer) == [("g", 0, "Dead", [])]
 
 
 def test_a_topic_is_made_with_its_settings():
@@ -188,12 +193,14 @@ def test_a_topic_is_made_with_its_settings():
     assert wire.decode_delete_topic(pack(">ii", 0, 1) + text("t") + pack(">h", 3)) == 3
 
 
-def test_a_join_offers_its_strategies_in_order():
-    body = groupwire.encode_join("g", 10000, 20000, "", {"range": b"r", "roundrobin": b"q"})
+@pytest.mark.parametrize(("version", "named"), [(2, b""), (4, b""), (5, text("mine"))])
+def test_a_join_offers_its_strategies_in_order_and_its_own_name_where_the_broker_knows_such(version, named):
+    body = groupwire.encode_join(version, "g", 10000, 20000, "", "mine", {"range": b"r", "roundrobin": b"q"})
     assert body == (
         text("g")
         + pack(">ii", 10000, 20000)
         + text("")
+        + named
         + text("consumer")
         + pack(">i", 2)
         + text("range")
@@ -205,15 +212,28 @@ def test_a_join_offers_its_strategies_in_order():
     )
 
 
-def test_the_leader_hears_of_the_members():
-    answer = pack(">ihi", 0, 0, 5) + text("range") + text("me") + text("me") + pack(">i", 1) + text("me")
+@pytest.mark.parametrize(("version", "named"), [(4, b""), (5, pack(">h", -1)), (5, text("mine"))])
+def test_the_leader_hears_of_the_members(version, named):
+    answer = pack(">ihi", 0, 0, 5) + text("range") + text("me") + text("me") + pack(">i", 1) + text("me") + named
     answer += pack(">i", 2) + b"md"
-    assert groupwire.decode_join(answer) == groupwire.Joined(0, 5, "range", "me", "me", [("me", b"md")])
+    assert groupwire.decode_join(version, answer) == groupwire.Joined(0, 5, "range", "me", "me", [("me", b"md")])
 
 
 @given(st.lists(names, max_size=5))
 def test_a_members_topics_are_read_whatever_later_versions_add_behind_them(topics):
-    assert groupwire.decode_metadata(groupwire.encode_metadata(topics) + b"more") == sorted(topics)
+    said = groupwire.decode_metadata(groupwire.encode_metadata(topics, {"t": [1, 2]}, 7) + b"more")
+    assert said == groupwire.Metadata(sorted(topics), {"t": [1, 2]}, 7)
+
+
+def test_a_member_of_before_cooperation_holds_nothing():
+    old = pack(">h", 0) + pack(">i", 1) + text("t") + pack(">i", -1)
+    assert groupwire.decode_metadata(old) == groupwire.Metadata(["t"], {}, -1)
+
+
+def test_generation_is_read_from_the_user_data_of_a_java_client_before_version_2():
+    owned = pack(">i", 1) + text("t") + pack(">ii", 1, 3)
+    old = pack(">h", 1) + pack(">i", 1) + text("t") + pack(">ii", 4, 9) + owned
+    assert groupwire.decode_metadata(old) == groupwire.Metadata(["t"], {"t": [3]}, 9)
 
 
 @given(st.dictionaries(names, st.lists(st.integers(0, 99), max_size=5), max_size=5))

@@ -591,12 +591,14 @@ def test_connections_far_beyond_the_limit_are_just_closed() -> None:
 
 def test_draining_closes_idle_connections_now_and_busy_ones_after_their_response(wire: Wire) -> None:
     idle, idle_transport = wire.connect()
+    idle.dataReceived(GET % b"")
+    wire.exchanges[0].respond(Response(200, [], b""))
     wire.send(GET % b"")
     empty = wire.factory.empty()
     wire.factory.drain()
     assert idle_transport.disconnecting
     assert not wire.transport.disconnecting
-    wire.exchanges[0].respond(Response(200, [], b""))
+    wire.exchanges[1].respond(Response(200, [], b""))
     assert b"Connection: close\r\n" in wire.transport.value()
     assert wire.transport.disconnecting
     assert not empty.called
@@ -604,6 +606,51 @@ def test_draining_closes_idle_connections_now_and_busy_ones_after_their_response
     wire.lose()
     assert empty.called
     assert wire.factory.connections == 0
+
+
+def test_draining_leaves_a_connection_that_was_just_accepted_the_time_for_its_request(wire: Wire) -> None:
+    silent, silent_transport = wire.connect()
+    wire.factory.drain()
+    assert not silent_transport.disconnecting
+    wire.send(GET % b"")
+    wire.exchanges[0].respond(Response(200, [], b""))
+    assert b"Connection: close\r\n" in wire.transport.value()
+    wire.clock.pump([0.5] * 3)
+    assert silent_transport.disconnecting
+    silent.connectionLost(Failure(ConnectionDone()))
+    wire.lose()
+
+
+def test_connection_that_cannot_be_passed_on_ends_with_its_next_response_or_soon(wire: Wire) -> None:
+    idle, idle_transport = wire.connect()
+    idle.dataReceived(GET % b"")
+    wire.exchanges[0].respond(Response(200, [], b""))
+    wire.send(GET % b"")
+    wire.exchanges[1].respond(Response(200, [], b""))
+    wire.factory.drain(lambda _descriptor: False)
+    wire.clock.pump([0.25] * 4)
+    assert not idle_transport.disconnecting
+    assert not wire.transport.disconnecting
+    wire.send(GET % b"")
+    wire.exchanges[2].respond(Response(200, [], b""))
+    assert b"Connection: close\r\n" in wire.transport.value()
+    assert wire.transport.disconnecting
+    wire.clock.pump([0.25] * 8)
+    assert idle_transport.disconnecting
+    idle.connectionLost(Failure(ConnectionDone()))
+    wire.lose()
+
+
+def test_stop_that_is_announced_closes_connections_after_their_responses_and_leaves_the_others(wire: Wire) -> None:
+    wire.factory.lead_away()
+    silent, silent_transport = wire.connect()
+    wire.send(GET % b"")
+    wire.exchanges[0].respond(Response(200, [], b""))
+    assert b"Connection: close\r\n" in wire.transport.value()
+    assert wire.transport.disconnecting
+    assert not silent_transport.disconnecting
+    silent.connectionLost(Failure(ConnectionDone()))
+    wire.lose()
 
 
 def test_a_handler_hears_once_that_its_client_has_gone(wire: Wire) -> None:
@@ -697,8 +744,7 @@ def test_connection_that_fails_to_end_is_cut_and_keeps_no_other_open(
         channel.makeConnection(transport)
     if what == "drain":
         wire.factory.drain()
-    else:
-        wire.clock.pump([0.5] * 30)
+    wire.clock.pump([0.5] * 30)
     for transport in transports:
         assert transport.aborted if isinstance(transport, Broken) else transport.disconnecting
     assert {event["log_failure"].type for event in logged_errors} == {ZeroDivisionError}

@@ -33,7 +33,9 @@ ELSEWHERE = {"max_pipelined_requests", "max_connections", "max_connections_per_a
     "body_idle_timeout_seconds", "keepalive_idle_seconds", "lingering_close_seconds", "half_close_seconds",
     "max_queue_seconds", "refused_pause_seconds", "write_stall_timeout_seconds", "max_unsent_bytes",
     # outside this package: what a stop waits for, and what each request or stream is given when it begins
-    "drain_seconds", "drain_delay_seconds", "heartbeat_seconds", "cors_origins"}  # fmt: skip
+    "drain_seconds", "drain_delay_seconds", "heartbeat_seconds", "cors_origins",
+    # of proxies: tests/edge/test_proxies.py
+    "proxies"}  # fmt: skip
 
 
 @pytest.fixture

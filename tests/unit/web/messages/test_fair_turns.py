@@ -58,6 +58,8 @@ class World:
     def __init__(self, max_wait_seconds: float = 5.0) -> None:
         self.clock = Clock()
         self.handled: list[str] = []
+        self.work: dict[str, float] = {}
+        """Of applications whose requests take longer."""
         self.asked: list[Asked] = []
         self.failing = False
         self.turns = FairTurns(self.clock, self._handle, self._patience, max_wait_seconds)
@@ -65,7 +67,7 @@ class World:
     def _handle(self, exchange: Any) -> None:
         exchange.handled_at = self.clock.seconds()
         self.handled.append(exchange.application)
-        self.clock.rightNow += WORK_SECONDS
+        self.clock.rightNow += self.work.get(exchange.application, WORK_SECONDS)
         if self.failing:
             raise ZeroDivisionError("a fault")
 
@@ -152,6 +154,34 @@ def test_application_that_begins_is_not_owed_the_time_before() -> None:
     world.turn()
     world.turn()
     assert "old" in world.handled
+
+
+def test_application_with_one_slow_request_at_a_time_has_no_more_than_its_share() -> None:
+    world = World()
+    world.work["slow"] = 0.1
+    world.ask("flood", 3000)
+    world.turn()
+    before = len(world.handled)
+    while world.turns.waiting > 100:
+        slow = world.ask("slow")[0]
+        while slow.handled_at is None and world.turns.waiting > 100:
+            world.turn()
+    handled = world.handled[before:]
+    seconds_slow, seconds_flood = handled.count("slow") * 0.1, handled.count("flood") * WORK_SECONDS
+    assert abs(seconds_slow - seconds_flood) <= 0.2
+
+
+def test_request_whose_patience_cannot_be_read_is_answered_and_those_behind_it_are_handled(
+    logged_errors: list[Any],
+) -> None:
+    world = World()
+    world.ask("app", 30)
+    odd = world.ask("other")[0]
+    world.asked.remove(odd)
+    world.all_turns()
+    assert odd.answer.status == 500
+    assert len(world.handled) == 30
+    logged_errors.clear()
 
 
 def test_requests_without_an_application_are_told_apart_by_address() -> None:

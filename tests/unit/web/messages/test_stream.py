@@ -12,7 +12,10 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Batch
 from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.groups.memberships import Memberships
+from kateway.core.groups.wanted import Wanted
 from kateway.errors import Denied, KatewayError, Unavailable
+from kateway.observe.series import Series
+from kateway.web.messages.read_counts import ReadCounts
 from kateway.web.messages.stream import FIRST_BATCH_BYTES, Bounds, Feed
 
 HEARTBEAT_SECONDS = 7.0
@@ -84,9 +87,20 @@ class World:
         groups = Memberships(lambda _name: self.store, self.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
         self.outlet = Outlet()
         self.ended = 0
-        reader = groups.reader("default", "g", "t", connection=self.outlet)
+        reader = groups.reader(("default", "g", "t"), Wanted(), self.outlet)
+        self.series = Series(self.clock.seconds, max_series=40000)
+        self.cells = self.series.group("shop", "t", "v1", "g", "till")
+        self.counts = ReadCounts(self.cells, reader, self.clock.seconds)
         given = {"records": 1000, "bytes": math.inf, "first_seconds": 30.0, "idle_seconds": 1.0, **bounds}
-        self.feed = Feed(reader, self.outlet, Bounds(**given), self.clock, HEARTBEAT_SECONDS, pause)  # type: ignore[arg-type]
+        self.feed = Feed(
+            reader,
+            self.outlet,
+            Bounds(**given),  # type: ignore[arg-type]
+            self.clock,
+            HEARTBEAT_SECONDS,
+            pause,
+            self.counts,
+        )
         self.feed.start(self._ended)
         if joined:
             self.join()
@@ -341,3 +355,55 @@ def test_stream_that_breaks_unforeseen_fails_and_gives_its_reader_back(logged_er
     assert world.ended == 1
     assert logged_errors
     logged_errors.clear()
+
+
+def test_records_and_their_bytes_are_counted_as_they_are_sent() -> None:
+    world = World()
+    world.write(b"aa", b"bbb")
+    world.write(b"c")
+    assert (world.cells.records.value, world.cells.bytes.value, world.cells.redelivered.value) == (3, 6, 0)
+
+
+def test_time_without_room_is_counted_while_it_lasts_and_no_longer() -> None:
+    world = World(idle_seconds=math.inf)
+    world.outlet.room = True
+    world.write(b"a")
+    world.clock.advance(5.0)
+    assert world.cells.blocked.value == 0, "a client that waits is not blocked"
+    drained = world.outlet.drained
+    send = world.outlet.send
+
+    def filling(batch: Batch) -> tuple[int, Span]:
+        world.outlet.room = False
+        return send(batch)
+
+    world.outlet.send = filling  # type: ignore[method-assign]
+    world.write(b"b")
+    world.clock.advance(3.0)
+    world.counts.count_blocked()
+    assert world.cells.blocked.value == 3.0
+    world.clock.advance(2.0)
+    world.outlet.room = True
+    world.outlet.send = send  # type: ignore[method-assign]
+    assert drained is not None
+    drained()
+    world.clock.advance(4.0)
+    world.counts.count_blocked()
+    assert world.cells.blocked.value == 5.0
+
+
+def test_time_without_room_is_counted_to_the_end_of_the_stream() -> None:
+    world = World(idle_seconds=math.inf)
+    send = world.outlet.send
+
+    def filling(batch: Batch) -> tuple[int, Span]:
+        world.outlet.room = False
+        return send(batch)
+
+    world.outlet.send = filling  # type: ignore[method-assign]
+    world.write(b"a")
+    world.clock.advance(3.0)
+    world.feed.fail(Denied("no more"))
+    world.clock.advance(3.0)
+    world.counts.count_blocked()
+    assert world.cells.blocked.value == 3.0

@@ -1,0 +1,1 @@
+"""Links gateways, and finds in a directory which gateway holds what."""

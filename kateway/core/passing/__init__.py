@@ -1,0 +1,1 @@
+"""Passes on what another gateway holds: readers, acknowledgements, questions about a group."""

@@ -1,0 +1,79 @@
+"""Stops the parts in order: clients first, then groups and links, what is counted, stores, plugins, the registry."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from kateway.daemon.http_parts import HttpParts
+from kateway.daemon.parts import Parts
+from kateway.daemon.processes.handing_over import Successor
+from kateway.daemon.processes.in_place import InPlace
+from kateway.daemon.processes.notify import STOPPING, notify
+from kateway.daemon.quietly import quietly
+
+_log = Logger()
+
+
+async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | None) -> None:
+    """Drains: no new connections, long polls end with their records so far, publishes finish, confirmed and
+    acknowledged records are committed, groups are left. Takes at most ``drain_seconds``. Connections are given to
+    the ``successor`` where there is one.
+    """
+    listening, reactor = http.listening, parts.reactor
+    listening.draining = successor is None
+    if parts.worker is None:
+        notify(STOPPING)
+    parts.counting.changes.note("drain", "gateway", "ok")
+    parts.regular.stop()
+    parts.counting.stop()
+    config = parts.settings.http
+    deadline = reactor.seconds() + config.drain_seconds
+
+    def left() -> float:
+        seconds: float = deadline - reactor.seconds()
+        return max(seconds, 1.0)
+
+    if config.drain_delay_seconds and listening.ports and successor is None:
+        listening.public.lead_away()
+        await deferLater(reactor, config.drain_delay_seconds)
+    await listening.close()
+    http.operating.drain()
+    listening.drain(successor)
+    parts.edges.drain()
+    if parts.clustering is not None:
+        parts.clustering.drain()
+    await listening.emptied(deadline)
+    parts.growing.stop()
+    if parts.leaving is not None:
+        parts.leaving.stop()
+    if successor is not None:
+        successor.close()
+    listening.cut()
+    await quietly("ending what operators began", Deferred.fromCoroutine(http.operating.stop()))
+    if http.observing is not None:
+        await quietly("keeping the history", Deferred.fromCoroutine(http.observing.stop()))
+    # a successor beside it is a member of its own: a place that is kept would keep its partitions from it
+    leaving = parts.groups.stop(left(), returning=not isinstance(successor, Successor))
+    await quietly("leaving the groups", Deferred.fromCoroutine(leaving))
+    if parts.clustering is not None:
+        # behind the groups: what other gateways' clients have read is settled over them
+        await quietly("ending the links", Deferred.fromCoroutine(parts.clustering.stop()))
+    last_figures = http.exposing.send_last(min(left(), parts.settings.metrics.influx.timeout_seconds))
+    await quietly("sending the last figures", Deferred.fromCoroutine(last_figures))
+    last_spans = parts.spans.stop(min(left(), parts.settings.tracing.timeout_seconds))
+    await quietly("sending the last spans", Deferred.fromCoroutine(last_spans))
+    await parts.storing.stop(left)
+    for doing, sinks in (
+        ("closing the sinks of metrics", http.exposing.sinks),
+        ("stopping the audit", parts.audit),
+    ):
+        # a plugin's write may never end
+        patience = max(left(), parts.settings.plugins.plugin_max_write_seconds)
+        await quietly(doing, Deferred.fromCoroutine(sinks.stop()).addTimeout(patience, reactor))
+    await quietly("stopping the registry", Deferred.fromCoroutine(parts.registry.stop()))
+    listening.close_log()
+    if parts.worker is not None:
+        await quietly("ending what the supervisor is told", Deferred.fromCoroutine(parts.worker.stop()))
+    _log.info("kateway has stopped")
