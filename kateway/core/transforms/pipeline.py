@@ -80,6 +80,8 @@ class Pipeline:
     skips: bool = False
     """A step that fails is skipped, and those behind it are run (``on_error`` is ``pass``, on the way out)."""
     _seconds: Callable[[], float] = attrs.field(default=time.perf_counter, repr=False, eq=False)
+    _used: Callable[[], float] = attrs.field(default=time.thread_time, repr=False, eq=False)
+    """What the thread has used of the processor: a machine that stands still between two steps fails no record."""
 
     @classmethod
     def compile(
@@ -90,10 +92,11 @@ class Pipeline:
         *,
         generation: int = 1,
         seconds: Callable[[], float] = time.perf_counter,
+        used: Callable[[], float] = time.thread_time,
     ) -> Pipeline:
         """Compiles one direction of a document. ``ExpressionInvalid`` or ``BadRequest`` names every fault and place."""
         transforms = documents.read(document, plugins)
-        return cls.of(transforms, direction, generation=generation, seconds=seconds)
+        return cls.of(transforms, direction, generation=generation, seconds=seconds, used=used)
 
     @classmethod
     def of(
@@ -103,19 +106,22 @@ class Pipeline:
         *,
         generation: int = 1,
         seconds: Callable[[], float] = time.perf_counter,
+        used: Callable[[], float] = time.thread_time,
     ) -> Pipeline:
         """The pipeline of one direction of transforms that were read."""
         steps = transforms.in_ if direction == "in" else transforms.out
         skips = direction == "out" and transforms.on_error == "pass"
-        return cls(steps, transforms.on_error, generation, skips, seconds)
+        return cls(steps, transforms.on_error, generation, skips, seconds, used)
 
     def apply(self, source: R, now: float, partition: int | None = None) -> Kept[R] | Dropped | Rejected:
         """Runs the steps. ``now``: seconds since the epoch; ``partition``: of a record, which does not know its own."""
         first = view = RecordView.of(source, partition)
-        begun = self._seconds() if len(self.steps) > 1 else 0.0
+        several = len(self.steps) > 1
+        begun, used = (self._seconds(), self._used()) if several else (0.0, 0.0)
         for number, step in enumerate(self.steps):
             try:
-                if number and self._seconds() - begun > MAX_SECONDS:
+                # the cheaper clock first: the other takes 0.7 µs
+                if number and self._seconds() - begun > MAX_SECONDS and self._used() - used > MAX_SECONDS:
                     raise TransformFailed(f"the steps before {number} took longer than {MAX_SECONDS:g} seconds")
                 found = step.run(view, now)
             except Exception as error:

@@ -241,10 +241,17 @@ def test_change_and_change_back_gives_the_same_message() -> None:
 
 
 def test_steps_that_take_too_long_together_fail() -> None:
-    times = iter([0.0, 0.04, 0.06])
+    times, used = iter([0.0, 0.04, 0.06]), iter([7.0, 7.06])
     told = {"in": [{"require": "true"}] * 3}
-    lines = Pipeline.compile(told, "in", {}, seconds=lambda: next(times))
+    lines = Pipeline.compile(told, "in", {}, seconds=lambda: next(times), used=lambda: next(used))
     assert "took longer" in rejected(lines.apply(message({}), NOW)).detail
+
+
+def test_record_is_not_failed_by_a_machine_that_stood_still_between_two_steps() -> None:
+    times, used = iter([0.0, 5.0, 9.0]), iter([7.0, 7.01, 7.02])
+    told = {"in": [{"require": "true"}] * 3}
+    lines = Pipeline.compile(told, "in", {}, seconds=lambda: next(times), used=lambda: next(used))
+    assert kept(lines.apply(message({}), NOW)) == message({})
 
 
 def test_on_error_and_direction_are_of_the_document() -> None:
