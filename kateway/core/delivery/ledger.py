@@ -596,6 +596,13 @@ class Ledger:
             since = min(since, lease.since)
         return count, max(now - since, 0.0)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether something of a batch may still be heard that a last commit would say: what its client has read, or,
+        of leased records that went to another gateway, that its client has them.
+        """
+        return bool(self.in_flight) or any(lease.unsent for lease in self.leases.items.values())
+
     def busy(self) -> bool:
         """Whether a reader still has a record of this partition, or one is on its way to the dead letters."""
         if self.in_flight:

@@ -421,6 +421,8 @@ class Membership:
 
     def leased(self, batch: Batch) -> None:
         """A batch of leased records was written to its client: the ledger has seen it."""
+        if self._revocations:
+            self._revocations.look(self.now())
 
     def confirmed(self, batch: Batch) -> None:
         """A batch has arrived with its client."""

@@ -54,7 +54,7 @@ class Revocations:
 
     def begin(self, owned_partitions: list[OwnedPartition], now: float) -> Deferred[None] | None:
         """Begins to give partitions up: the result fires when they may go, ``None`` at once."""
-        if not any(owned.delivery.in_flight for owned in owned_partitions):
+        if not any(owned.delivery.undecided for owned in owned_partitions):
             return self._end(owned_partitions, now)
         done: Deferred[None] = Deferred()
         self._under_way.append((owned_partitions, now + HAND_OVER_SECONDS, done))
@@ -69,12 +69,12 @@ class Revocations:
                     owned.delivery.live = False
 
     def look(self, now: float) -> None:
-        """Ends those that have nothing in flight any more, or whose time is over."""
+        """Ends those of which nothing more is to be heard, or whose time is over."""
         for each in list(self._under_way):
             owned_partitions, until, done = each
             if each not in self._under_way:
                 continue  # a call from inside ended it
-            if now < until and any(owned.delivery.live and owned.delivery.in_flight for owned in owned_partitions):
+            if now < until and any(owned.delivery.live and owned.delivery.undecided for owned in owned_partitions):
                 continue
             sent = self._end(owned_partitions, now)
             # only now, when they can be found among those that may come back

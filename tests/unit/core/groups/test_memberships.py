@@ -14,6 +14,7 @@ from kateway.config.schema import DeliveryConfig
 from kateway.core.delivery.batch import Ack, Batch
 from kateway.core.delivery.confirmation import Span, Watcher
 from kateway.core.delivery.ledger import Ledger
+from kateway.core.delivery.moved_leases import decode
 from kateway.core.groups.dispatch import OwnedPartition
 from kateway.core.groups.membership import Membership
 from kateway.core.groups.memberships import MOVING, Memberships
@@ -437,6 +438,29 @@ def test_a_revocation_waits_for_what_is_on_its_way_and_commits_it(world: World) 
     world.member.give(0)
     world.turn()
     assert client.read(1) == [5]
+
+
+def test_revocation_waits_until_it_is_known_whether_a_client_has_leased_records(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit", ack_timeout=30))
+    batch = client.reader.take(5, 1 << 20)  # on its way to a client at another gateway
+    assert batch is not None
+    held = world.member.revoke(0)
+    assert held is not None
+    assert not held.called
+    client.reader.sent(batch, client.wire.write(batch))
+    assert held.called
+    stored = world.store.commits["g", "t", 0]
+    assert [(lease.offset, lease.attempts) for lease in decode(0, stored.metadata).leases] == [(n, 1) for n in range(5)]
+
+
+def test_revocation_moves_no_lease_of_records_that_no_client_got_in_time(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit", ack_timeout=30))
+    assert client.reader.take(5, 1 << 20) is not None
+    held = world.member.revoke(0)
+    world.clock.pump([0.25] * 5)
+    assert held is not None
+    assert held.called
+    assert decode(0, world.store.commits["g", "t", 0].metadata).leases == ()
 
 
 @pytest.mark.parametrize("send", [True, False], ids=["sent", "not-sent"])
