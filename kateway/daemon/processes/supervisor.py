@@ -15,7 +15,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
-from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 
 from kateway.config.schema import Config
@@ -455,14 +454,13 @@ class Supervisor(Service):
         http = self.settings.http
         children = tuple(self._all)
         gone = [self._until_ended(child) for child in children]
-        for child in children:
-            child.signal(signal.SIGTERM)
-        if http.drain_delay_seconds and children:
-            await deferLater(self._reactor, http.drain_delay_seconds)
+        # first: each process accepts once more right before it closes its own, which then has to be the last
         for by_kind in self._sockets:
             for by_endpoint in by_kind.values():
                 for one in by_endpoint.values():
                     one.close()
+        for child in children:
+            child.signal(signal.SIGTERM)
         try:
             await gatherResults(gone).addTimeout(http.drain_seconds + KILL_SECONDS, self._reactor)
         except CancelledError:

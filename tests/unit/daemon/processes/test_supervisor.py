@@ -5,10 +5,12 @@ The processes are real and do nothing: what they say is said by the test, as it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,8 +116,16 @@ def supervisor(reactor: ProcessReactor, signals: list[tuple[int, int]]) -> Itera
     stopping = made.stopService()
     for one in reactor.live():
         one.end()
-    reactor.advance(settings.http.drain_delay_seconds)
     assert stopping.called
+
+
+def listened() -> int:
+    """How many sockets of this process listen."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
+            found += one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return found
 
 
 def start(supervisor: Supervisor, reactor: ProcessReactor) -> list[Started]:
@@ -267,3 +277,16 @@ async def test_fault_of_ours_in_a_look_does_not_end_the_looks(
     logged_errors.clear()
     reactor.advance(KILL_SECONDS)
     logged_errors.clear()
+
+
+def test_processes_hold_the_last_descriptors_of_their_sockets_when_they_are_told_to_end(
+    supervisor: Supervisor, reactor: ProcessReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # each accepts once more and closes: what comes until another descriptor is closed would be reset
+    before = listened()
+    start(supervisor, reactor)
+    assert listened() > before
+    held: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, _number: held.append(listened()))
+    supervisor.stopService()
+    assert held == [before] * COUNT
