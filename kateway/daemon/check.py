@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -140,8 +141,11 @@ def _no_directory(path: str, folder: Path) -> list[str]:
     nearest = next(one for one in (folder, *folder.parents) if one.exists())
     if not nearest.is_dir():
         return [f"{path}: {nearest} is no directory"]
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f"{path}: {nearest} cannot be written to"]
+    try:
+        # rights alone say yes to root where the file system says no, as on ``/proc``
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        return [f"{path}: {nearest} cannot be written to ({error.strerror or error})"]
     return []
 
 

@@ -147,6 +147,10 @@ def test_configuration_that_can_start_has_no_problem_and_leaves_nothing_behind(
         ({"audit": {"sinks": ["carrier-pigeon"]}}, "audit.sinks: there is no 'carrier-pigeon'"),
         ({"audit": {"sinks": ["topic"], "topic": "t", "cluster": "none"}}, "audit.cluster: there is no [storage.none]"),
         ({"log": {"access_file": "no/such/access.log"}}, "log.access_file: "),
+        (
+            {"storage": {"default": {"driver": "embedded", "path": "/proc/kateway/data"}}},
+            "storage.default.path: /proc ",
+        ),
     ],
 )
 def test_option_that_refuses_the_start_is_named_by_its_path(table: dict[str, Any], told: str) -> None:
