@@ -3,7 +3,7 @@
 Such work is examining records, and what the operator looks at: lists of all groups, ``/metrics``, histories.
 Examining costs 5 to 20 µs a record, without an end while a reader is behind. A request on its way through the store
 and back needs the loop twice or more, and waits each time for what the loop is doing. So a slice is short, all readers
-share it, and when a request came meanwhile the next slice begins when the request's answer is likely to be there.
+share it, and when a request came meanwhile the next slice begins when the store has answered.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ leave a twentieth of the loop to all readers.
 LONGEST_SLICE_SECONDS = 0.002
 OVERDUE_SECONDS = 0.0015
 """Beyond a slice, where records cost more than those before. What was fetched is dropped then, and fetched again."""
-REST_SECONDS = 0.001
-"""From a request to the next slice: as long as most publishes take."""
+LONGEST_REST_SECONDS = 0.004
+"""Before a slice, while the store has not answered: with ``LEAST_SHARE`` readers have a fifth of the loop then."""
 
 _goes_on = Logger().failureHandler("a reader broke when it was its turn to examine records; the others go on")
 
@@ -45,6 +45,8 @@ class LoopTurns:
         self._clock = clock
         self.last_request: Callable[[], float] = _never
         """When the loop last began to handle requests, by the same clock."""
+        self.under_way: Callable[[], bool] = _nothing
+        """Whether the store is yet to answer requests."""
         self.used_seconds: Callable[[], float] = clock.seconds
         """What the thread has used of the processor: on a busy machine it stands still in the middle of a slice."""
         self._most = FIRST_EXAMINED
@@ -65,6 +67,14 @@ class LoopTurns:
         self._next: IDelayedCall | None = None
         """The end of the turn in which a slice was begun, or of the rest behind it."""
         self._serving = False
+        self._resting = False
+        """Whether ``_next`` waits for the store's answers."""
+
+    def answered(self) -> None:
+        """The store has answered all requests: what rests goes on in the next turn, behind their responses."""
+        if self._resting and self._next is not None:
+            self._resting = False
+            self._next.reset(0)
 
     def begin(self) -> bool:
         """Begins to examine, where there is something left of this turn's slice."""
@@ -140,9 +150,9 @@ class LoopTurns:
         self._next = None
         if self._used_up:
             self._learn()
-            request = self.last_request()
-            if request >= self._turn_began and (rest := request + REST_SECONDS - self._clock.seconds()) > 0:
-                self._next = self._clock.callLater(rest, self._serve)
+            if self.last_request() >= self._turn_began and self.under_way():
+                self._resting = True
+                self._next = self._clock.callLater(LONGEST_REST_SECONDS, self._serve)
                 return
         self._serve()
 
@@ -162,6 +172,7 @@ class LoopTurns:
     def _serve(self) -> None:
         """Calls readers back until the slice is used up."""
         self._next = None
+        self._resting = False
         now = self._clock.seconds()
         waited = now - self._waiting_since if self._line else 0.0
         self._waiting_since = now
@@ -180,3 +191,7 @@ class LoopTurns:
 
 def _never() -> float:
     return -inf
+
+
+def _nothing() -> bool:
+    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kateway.model import Message
 from kateway.storage.interface import RECORD_OVERHEAD_BYTES
@@ -18,12 +18,19 @@ class InflightShares:
     set apart for those that send nothing, and one that begins finds room.
     """
 
-    __slots__ = ("_held", "_max_bytes", "_total")
+    __slots__ = ("_held", "_max_bytes", "_total", "on_empty")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held: dict[str, int] = {}
         self._total = 0
+        self.on_empty: Callable[[], None] | None = None
+        """Called when nothing is under way any more."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether messages are on their way."""
+        return self._total > 0
 
     def take(self, application: str, size: int) -> bool:
         """Counts bytes that are sent on their way; false where the application has its share already. Hot."""
@@ -44,6 +51,8 @@ class InflightShares:
             self._held[application] = left
         else:
             del self._held[application]
+        if not self._total and self.on_empty is not None:
+            self.on_empty()
 
     def held(self, application: str) -> int:
         """Returns an application's bytes under way."""

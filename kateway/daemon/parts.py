@@ -129,6 +129,7 @@ class Parts:
             if worker is None
             else LeavingForDead(worker, stores, reactor, settings.delivery.session_timeout_seconds)
         )
+        shares = build_shares(settings)
         self.gateway = Gateway(
             topic_creation(settings),
             storing.breakers,
@@ -136,7 +137,7 @@ class Parts:
             self.groups,
             reactor,
             storing.handoffs,
-            build_shares(settings),
+            shares,
             counting.stores,
             elastic=self.growing.topics.topics,
             passing=None if self.clustering is None else self.clustering.passing,
@@ -164,6 +165,9 @@ class Parts:
         )
         self.groups.turns.last_request = lambda: self.edges.turns.handled_at
         self.groups.turns.used_seconds = time.thread_time
+        self.groups.turns.under_way = lambda: any(one.under_way for one in shares.values())
+        for one in shares.values():
+            one.on_empty = self.groups.turns.answered
         self.names = Names(stores, None if open_mode(settings) else admitting.snapshot)
 
     def configure_transforms(self, entries: Iterable[Transforms]) -> None:

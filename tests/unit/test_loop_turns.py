@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 from kateway.loop_turns import (
     FIRST_EXAMINED,
     LEAST_SHARE,
+    LONGEST_REST_SECONDS,
     LONGEST_SLICE_SECONDS,
     MOST_EXAMINED,
     OVERDUE_SECONDS,
-    REST_SECONDS,
     SLICE_SECONDS,
     LoopTurns,
 )
@@ -114,29 +114,43 @@ def test_readers_of_few_records_have_the_same_slice(clock: Clock, turns: LoopTur
     assert turns.begin()
 
 
-def test_request_meanwhile_puts_the_next_slice_off_until_its_answer_is_likely_there(
-    clock: Clock, turns: LoopTurns
-) -> None:
+def test_request_meanwhile_puts_the_next_slice_off_until_the_store_has_answered(clock: Clock, turns: LoopTurns) -> None:
     requests = [-1.0]
+    under_way = True
     turns.last_request = lambda: requests[-1]
+    turns.under_way = lambda: under_way
     reader = Reader(clock, turns)
     reader.take()
     requests.append(clock.seconds())
     loop(clock, 5)
     assert len(reader.slices) == 1
-    clock.rightNow += REST_SECONDS
+    under_way = False
+    clock.rightNow += 0.0001
+    turns.answered()
+    assert len(reader.slices) == 1, "behind the response, which this turn writes"
     loop(clock, 1)
     assert len(reader.slices) == 2
+    under_way = True
     loop(clock, 5)
     assert len(reader.slices) == 7, "one rest for each slice that a request came behind"
 
 
-def test_requests_without_end_leave_a_slice_behind_each_rest(clock: Clock, turns: LoopTurns) -> None:
+def test_request_that_the_store_has_answered_at_once_puts_nothing_off(clock: Clock, turns: LoopTurns) -> None:
     turns.last_request = clock.seconds
     reader = Reader(clock, turns)
     reader.take()
+    loop(clock, 5)
+    assert len(reader.slices) == 6
+    turns.answered()  # nothing rests
+
+
+def test_requests_without_end_leave_a_slice_behind_each_rest(clock: Clock, turns: LoopTurns) -> None:
+    turns.last_request = clock.seconds
+    turns.under_way = lambda: True
+    reader = Reader(clock, turns)
+    reader.take()
     for _ in range(10):
-        clock.rightNow += REST_SECONDS
+        clock.rightNow += LONGEST_REST_SECONDS
         loop(clock, 2)
     assert len(reader.slices) == 10
 
@@ -211,10 +225,11 @@ def test_work_that_pauses_has_turns_of_its_own_beside_readers(clock: Clock, turn
 
 def test_work_that_pauses_rests_behind_a_request_too(clock: Clock, turns: LoopTurns) -> None:
     turns.last_request = clock.seconds
+    turns.under_way = lambda: True
     paused = ensureDeferred(turns.pause())
     loop(clock, 5)
     assert not paused.called
-    clock.rightNow += REST_SECONDS
+    clock.rightNow += LONGEST_REST_SECONDS
     loop(clock, 1)
     assert paused.called
 
@@ -224,6 +239,7 @@ def test_turns_that_requests_fill_leave_readers_their_share(
     clock: Clock, turns: LoopTurns, turn_seconds: float
 ) -> None:
     turns.last_request = clock.seconds
+    turns.under_way = lambda: True
     reader = Reader(clock, turns, 10e-6)
     reader.take()
     loop(clock, 20)

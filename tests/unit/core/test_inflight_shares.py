@@ -72,3 +72,16 @@ def test_weight_of_messages_is_the_same_one_by_one_and_together() -> None:
     messages = [Message(b"value", b"key"), Message(None, b"key"), Message(b"", None)]
     assert weight(messages) == sum(weight([each]) for each in messages)
     assert weight(messages[1:2]) == 3 + RECORD_OVERHEAD_BYTES
+
+
+def test_end_of_all_that_is_under_way_is_told_once() -> None:
+    shares = InflightShares(1000)
+    told: list[bool] = []
+    shares.on_empty = lambda: told.append(shares.under_way)
+    assert shares.take("a", 10)
+    assert shares.take("b", 20)
+    shares.release("a", 10)
+    assert shares.under_way
+    assert told == []
+    shares.release("b", 20)
+    assert told == [False]
