@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from managed import Gateway, Watch
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 Go = Callable[[str], Page]
 
@@ -166,6 +166,30 @@ def test_application_is_made_and_a_record_published_by_keyboard_alone(go: Go, ga
     assert [record["value"] for record in records] in (["hello!"], ["!hello"])
     page.keyboard.press("?")
     page.get_by_role("dialog", name="Keys").get_by_role("button", name="Close").click()
+
+
+def test_focus_that_was_moved_while_a_page_was_loading_stays_there(go: Go, gateway: Gateway) -> None:
+    gateway.topic("slow/words/v1")
+    page = go("topics")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/admin/v1/producers?**", hold)
+    page.goto(f"{gateway.url}#/topics/slow/words/v1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("slow/words/v1")
+    publish = page.get_by_role("link", name="Publish")
+    publish.focus()
+    expect(page.get_by_role("table", name="Partitions")).to_be_visible()
+    page.wait_for_timeout(100)
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("table", name="Producers")).to_be_visible()
+    expect(publish).to_be_focused()
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    expect(page.get_by_role("heading", name="Groups", level=1)).to_be_focused()
 
 
 def test_topic_is_deprecated_retired_and_given_partitions(go: Go, gateway: Gateway) -> None:

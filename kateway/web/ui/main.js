@@ -90,8 +90,8 @@ async function show() {
     element.append(problemBox(error));
     if (error.status === undefined) console.error(error);
   }
-  // a page that is gone to says so to who cannot see it; the first one is read from its beginning
-  if (turn > 1 && turn === shown) document.getElementById("title")?.focus({ preventScroll: true });
+  // says to a screen reader that this is another page, but not over a focus that was moved while the page was loading
+  if (turn > 1 && turn === shown && !element.contains(document.activeElement)) document.getElementById("title")?.focus({ preventScroll: true });
 }
 
 onSignedOut(() => {
