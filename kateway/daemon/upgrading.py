@@ -65,7 +65,9 @@ class Upgrading:
         parts.reactor.callLater(0, upgrade.start)
         return upgrade.generation
 
-    def retire(self, successor: socket.socket) -> None:
-        """Gives way to the process at the other end: connections go there at the boundary of a request."""
-        self.successor = Successor(successor)
+    def retire(self, successor: socket.socket | None) -> None:
+        """Gives way to the process at the other end: connections go there at the boundary of a request; to none: they
+        end behind an answer.
+        """
+        self.successor = None if successor is None else Successor(successor)
         self._parts.reactor.stop()
