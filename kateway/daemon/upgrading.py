@@ -40,6 +40,9 @@ class Upgrading:
             raise Conflict(f"{gateway} is another process: ask it to drain at {where}")
         if self._parts.worker is not None:
             await self._parts.worker.ask("drain")
+        elif isinstance(self.successor, InPlace):
+            # it drains already, for what is installed now
+            self.successor.end()
         elif not self._listening.draining:
             self._parts.reactor.callLater(ANSWERED_SECONDS, self.end)
 

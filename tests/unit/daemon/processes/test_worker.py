@@ -1,4 +1,4 @@
-"""A process and its supervisor understand each other whatever the size of a message, and though descriptors are lost."""
+"""A process and its supervisor understand each other, however long a message is, and though descriptors are lost."""
 
 from __future__ import annotations
 
