@@ -216,9 +216,10 @@ class Memberships:
         while self._clock.seconds() < deadline and any(not group.idle() for group in self._groups.values()):
             await deferLater(self._clock, min(LOOK_SECONDS, deadline - self._clock.seconds()))
         for key, member in list(self._groups.items()):
-            with _goes_on:
-                for reader in list(member.readers):
+            for reader in list(member.readers):
+                with _goes_on:
                     reader.fail(Draining())
+            with _goes_on:
                 self._close(key, member, returning=returning)
         await DeferredList([shield(closing) for closing in self._closing.values()])
         self._kept.stop()

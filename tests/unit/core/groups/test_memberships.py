@@ -1161,3 +1161,37 @@ def test_records_that_another_response_did_not_send_stand_behind_no_later_ones_i
         world.turn()
         assert third.read(6) == [0, 1, 2, 3, 4, 17]
         assert {attempt for _, _, attempt in third.got} == {1}
+
+
+def test_reader_that_breaks_when_the_gateway_stops_keeps_no_group_from_being_left(
+    world: World, logged_errors: list[dict[str, object]]
+) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(3) == [0, 1, 2]
+    world.acknowledge(Ack(0, 2, upto=True))
+
+    def broken(_error: KatewayError) -> None:
+        raise ZeroDivisionError
+
+    client.reader.on_failed(broken)
+    stop(world)
+    assert (world.committed(), world.groups.groups) == (3, 0)
+    assert len(logged_errors) == 1
+    logged_errors.clear()
+
+
+def test_commit_is_made_though_the_look_before_broke(world: World, logged_errors: list[dict[str, object]]) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(3) == [0, 1, 2]
+    position = world.member.position
+
+    def broken(_partition: int) -> int:
+        world.member.position = position  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    world.acknowledge(Ack(0, 2, upto=True))
+    world.member.position = broken  # type: ignore[method-assign, assignment]
+    world.clock.advance(1)
+    world.clock.advance(1)
+    assert (world.committed(), len(logged_errors)) == (3, 1)
+    logged_errors.clear()
