@@ -34,7 +34,8 @@ DEAD_LETTER_WAIT_SECONDS = 5.0
 """How long a reader of dead letters waits for those that are being written."""
 NOT_DELIVERED = NotFound("this gateway has delivered no such record")
 MOVING = NotHere("the record's lease is on its way to the next owner of its partition; try again")
-_goes_on = Logger().failureHandler("leaving a group broke; the others are left all the same")
+_log = Logger()
+_goes_on = _log.failureHandler("leaving a group broke; the others are left all the same")
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -275,3 +276,6 @@ def _start_behind(_: None, member: Membership) -> None:
         member.start()
     except KatewayError as error:
         member.end(error)
+    except Exception:
+        _log.failure("joining a group behind a former membership broke")
+        member.end(KatewayError("the gateway failed to join the group; its log says why"))
