@@ -42,8 +42,8 @@ class Reloading:
             await self._parts.worker.ask("reload")
 
     async def reload_here(self, *, only_check: bool = False) -> None:
-        """Reloads this process alone; ``only_check`` changes nothing, and raises as that would. One whose caller has gone
-        goes on to its end: else its outcome would be said to be a failure without a reason.
+        """Reloads this process alone; ``only_check`` changes nothing, and raises as that would. One whose caller has
+        gone goes on to its end: else its outcome would be said to be a failure without a reason.
         """
         await shield(self._lock.run(lambda: Deferred.fromCoroutine(self._reload(only_check))))
 

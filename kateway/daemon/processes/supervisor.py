@@ -84,7 +84,7 @@ class Supervisor(Service):
         self._looked = 0.0
         self._looking = RegularWork(reactor)
         self._one_at_a_time = DeferredLock()
-        self._answers: dict[int, Deferred[list[str]]] = {}
+        self._answers: dict[int, tuple[Child, Deferred[list[str]]]] = {}
         self._asked = 0
         self._ended: dict[Child, list[Deferred[None]]] = {}
         self._serving: dict[Child, Deferred[list[str]]] = {}
@@ -217,9 +217,9 @@ class Supervisor(Service):
                 _log.info("all {count} processes serve", count=self._count)
                 notify(READY)
         if "answer" in message:
-            waiting = self._answers.pop(message["answer"], None)
-            if waiting is not None:
-                waiting.callback([str(problem) for problem in message.get("problems", [])])
+            _asked, answer = self._answers.pop(message["answer"], (None, None))
+            if answer is not None:
+                answer.callback([str(problem) for problem in message.get("problems", [])])
         if "not-stood-in" in message:
             self._stand_ins.failed(message["not-stood-in"], child)
         if message.get("ask") == "drain":
@@ -278,6 +278,11 @@ class Supervisor(Service):
             self._readers.clear(row_of(child.index, child.generation))
         for deferred in self._ended.pop(child, []):
             deferred.callback(None)
+        for number, (asked, answer) in list(self._answers.items()):
+            if asked is child:
+                # its successor starts with what is in force by then
+                del self._answers[number]
+                answer.callback([])
         waiting = self._serving.pop(child, None)
         if waiting is not None:
             why = child.problems or [f"it {child.exit} before it served; the log says more"]
@@ -329,7 +334,7 @@ class Supervisor(Service):
         self._asked += 1
         number = self._asked
         deferred: Deferred[list[str]] = Deferred()
-        self._answers[number] = deferred
+        self._answers[number] = child, deferred
         deferred.addTimeout(ANSWER_SECONDS, self._reactor)
 
         def silent(_failure: object) -> list[str]:

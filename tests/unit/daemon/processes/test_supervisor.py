@@ -373,3 +373,27 @@ def test_processes_are_told_of_each_other_though_their_figures_are_large(
     (said,) = orders.told
     assert len(encode(said)) <= MAX_MESSAGE_BYTES
     assert said["peers"][0]["figures"]["connections"] == 3
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["while it checks", "while it reloads"])
+async def test_reload_waits_for_no_process_that_has_ended_and_comes_into_force(
+    supervisor: Supervisor, reactor: ProcessReactor, logged_errors: list[dict[str, Any]], checked: bool
+) -> None:
+    one, two = start(supervisor, reactor)
+    ending, remaining = Orders(one), Orders(two)
+    told: list[list[str]] = []
+    supervisor.reload().addCallback(told.append)
+    if checked:
+        ending.answers()
+        remaining.answers()
+    one.end(killed=True)
+    logged_errors.clear()
+    remaining.answers()
+    if not checked:
+        remaining.answers()
+    assert told == [[]]
+    reactor.advance(0)
+    late = reactor.live()[-1]
+    orders = Orders(late)
+    late.serves()
+    assert (orders.asked(), late.child.reloads) == ([], 1)
