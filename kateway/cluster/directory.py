@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeVar
 from twisted.internet.defer import Deferred
 
 from kateway.bounded_cache import BoundedCache
-from kateway.cluster.interface import NO_HOLDERS, Holders, Home
+from kateway.cluster.interface import NO_HOLDERS, UNIX, Holders, Home
+from kateway.config.addresses import parse_address
 from kateway.shield import shield
 from kateway.storage.interface import GroupMember, GroupMembers
 
@@ -32,7 +33,15 @@ def label(home: Home) -> str:
 def labelled(client_id: str) -> Home | None:
     """The gateway of a member; ``None`` where it is none."""
     found = _LABEL.search(client_id)
-    return None if found is None else Home(found[1], found[2])
+    if found is None:
+        return None
+    home = Home(found[1], found[2])
+    if not home.address.startswith(UNIX):
+        try:
+            parse_address(home.address.partition("/")[0]).host.encode("idna")
+        except ValueError:
+            return None  # another program's, in which such signs mean something else
+    return home
 
 
 class _Heard(NamedTuple):

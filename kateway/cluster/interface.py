@@ -13,6 +13,9 @@ from twisted.internet.defer import Deferred
 
 from kateway.errors import KatewayError
 
+UNIX = "unix:"
+"""Begins the address of a process on this host."""
+
 
 class Home(NamedTuple):
     """A gateway that holds partitions."""

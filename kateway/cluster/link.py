@@ -95,6 +95,11 @@ class Link(Protocol):
         if self.relay is not None:
             self.relay.forward(data)
             return
+        if self._handshake is None and self.session is None:
+            # it waits for another process, and a dialer says nothing before that has answered; TLS gives what was read
+            # already, and each record would make one more way to the process
+            self._cut("it goes on before it is answered")
+            return
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
@@ -166,6 +171,7 @@ class Link(Protocol):
         if self._pass_through is None:
             self._refuse("it looks for another process")
             return
+        self._handshake = None
         # nothing is read before the process is there to take it
         self.transport.pauseProducing()
         self._pass_through(self, elsewhere)

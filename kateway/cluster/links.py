@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from kateway.cluster.handshake import Acceptor, Dialer, Elsewhere
-from kateway.cluster.interface import Answering, Home, Linked
+from kateway.cluster.interface import UNIX, Answering, Home, Linked
 from kateway.cluster.link import Link
 from kateway.cluster.rare_log import RareLog
 from kateway.cluster.relay import Relay, Siblings, index_in
@@ -27,7 +27,6 @@ from kateway.shield import shield
 
 T = TypeVar("T")
 
-UNIX = "unix:"
 MISLED_SECONDS = 20.0
 """A gateway that has ended is a member of its groups for no longer than its session (10 s)."""
 
@@ -107,7 +106,11 @@ class Links:
         if dialing is None:
             if self._stopped or len(self._known) + len(self._dialing) >= self._config.max_links:
                 raise GatewayUnavailable("this gateway has no room for another link ([cluster] max_links)")
-            dialing = self._dial(home).addCallbacks(self._dialed, self._not_dialed, (home,), {}, (home,), {})
+            try:
+                dialed = self._dial(home)
+            except ValueError as error:
+                raise GatewayUnavailable(f"{home.address} is no address of a gateway: is advertise right?") from error
+            dialing = dialed.addCallbacks(self._dialed, self._not_dialed, (home,), {}, (home,), {})
             self._dialing[home] = dialing
             dialing.addBoth(self._over, home)
         return shield(dialing)

@@ -78,7 +78,10 @@ class Session:
         return stream
 
     def receive(self, frame: Frame) -> None:
-        """Takes a frame. ``BadFrame``."""
+        """Takes a frame; one behind the end is passed over. ``BadFrame``."""
+        if self.broken is not None:
+            # TLS gives what has arrived until the other end has answered ours: a stream would be opened for good
+            return
         kind, number, payload = frame
         if kind is Kind.HEARTBEAT:
             return
@@ -105,9 +108,13 @@ class Session:
         self._writable.clear()
         for answer in answers.values():
             answer.cancel()
+        # the end of one may give up, or close, others
         for call in calls.values():
-            call.errback(error)
+            if not call.called:
+                call.errback(error)
         for stream in streams.values():
+            if stream.over:
+                continue
             stream.over = True
             with _goes_on:
                 if stream.end is not None:

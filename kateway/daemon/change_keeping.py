@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -30,6 +31,7 @@ class ChangeKeeping:
         self._saved = -1
         """How many changes there had been when they were last written; -1: not yet."""
         self._failing = False
+        self._one_at_a_time = DeferredLock()
 
     async def load(self) -> None:
         """Takes over what the file has: it was before all that was noted since the start."""
@@ -41,7 +43,12 @@ class ChangeKeeping:
         self._changes.restore(kept)
 
     async def save(self) -> None:
-        """Writes the file where something has changed; a failure is said once, until it goes well again."""
+        """Writes the file where something has changed; a failure is said once, until it goes well again. One after the
+        other: a stop does not wait for the regular work, and both write beside the file under the same name.
+        """
+        await self._one_at_a_time.run(lambda: Deferred.fromCoroutine(self._save()))
+
+    async def _save(self) -> None:
         noted = self._changes.noted
         if noted == self._saved:
             return

@@ -77,7 +77,8 @@ class LeavingForDead:
     async def _note(self) -> None:
         noted = [[name, *member] for name, store in self._stores.items() for member in store.own_members()]
         noted += self._inherited
-        if self._own is not None and noted != self._noted:
+        # news: the other generation of an upgrade has written its own, and may be gone by now
+        if self._own is not None and (self._own.news() is not None or noted != self._noted):
             with self._own.changing(lambda: None):
                 if self._own.write(_document(os.getpid(), noted)):
                     self._noted = noted

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.logger import Logger
+
 from kateway.config.schema import HttpConfig
 from kateway.core.gateway import Gateway
 from kateway.daemon.counting import Counting
@@ -21,6 +23,8 @@ from kateway.web.messages.topic_list import TopicListEdge
 from kateway.web.messages.topics import TopicEdge
 from kateway.web.messages.websocket_publish import SocketPublishEdge
 from kateway.web.site.tree import in_plane
+
+_goes_on = Logger().failureHandler("what waited could not be ended; the rest is")
 
 
 class MessageEdges:
@@ -90,4 +94,5 @@ class MessageEdges:
     def drain(self) -> None:
         """Ends what waits: long polls with their records so far."""
         for each in (self.topics, self.subscriptions, self.pub_sockets):
-            each.drain()
+            with _goes_on:
+                each.drain()

@@ -17,6 +17,7 @@ from kateway.daemon.pushing import build_push
 from kateway.daemon.reload import cannot_change
 from kateway.daemon.spans import build_spans
 from kateway.errors import ConfigError, Problems
+from kateway.shield import shield
 
 _log = Logger()
 
@@ -41,8 +42,10 @@ class Reloading:
             await self._parts.worker.ask("reload")
 
     async def reload_here(self, *, only_check: bool = False) -> None:
-        """Reloads this process alone; ``only_check`` changes nothing, and raises as that would."""
-        await self._lock.run(lambda: Deferred.fromCoroutine(self._reload(only_check)))
+        """Reloads this process alone; ``only_check`` changes nothing, and raises as that would. One whose caller has
+        gone goes on to its end: else its outcome would be said to be a failure without a reason.
+        """
+        await shield(self._lock.run(lambda: Deferred.fromCoroutine(self._reload(only_check))))
 
     async def _reload(self, only_check: bool) -> None:
         parts, http = self._parts, self._http

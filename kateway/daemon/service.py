@@ -223,8 +223,10 @@ class GatewayService(Service):
         """Has what is installed now take over; gives its generation. ``ConfigError`` names every problem."""
         return await self.upgrading.upgrade()
 
-    def retire(self, successor: socket.socket) -> None:
-        """Gives way to the process at the other end: connections go there at the boundary of a request."""
+    def retire(self, successor: socket.socket | None) -> None:
+        """Gives way to the process at the other end: connections go there at the boundary of a request; to none: they
+        end behind an answer.
+        """
         self.upgrading.retire(successor)
 
     # --- stopping --------------------------------------------------------------------------------------------

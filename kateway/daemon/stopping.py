@@ -14,6 +14,7 @@ from kateway.daemon.processes.notify import STOPPING, notify
 from kateway.daemon.quietly import quietly
 
 _log = Logger()
+_goes_on = _log.failureHandler("a step of the stop failed; the next ones are taken")
 
 
 async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | None) -> None:
@@ -39,15 +40,18 @@ async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | N
         listening.public.lead_away()
         await deferLater(reactor, config.drain_delay_seconds)
     await listening.close()
-    http.operating.drain()
-    listening.drain(successor)
-    parts.edges.drain()
+    for drain in (http.operating.drain, lambda: listening.drain(successor), parts.edges.drain):
+        with _goes_on:
+            drain()
     if parts.clustering is not None:
-        parts.clustering.drain()
+        with _goes_on:
+            parts.clustering.drain()
     await listening.emptied(deadline)
-    parts.growing.stop()
+    with _goes_on:
+        parts.growing.stop()
     if parts.leaving is not None:
-        parts.leaving.stop()
+        with _goes_on:
+            parts.leaving.stop()
     if successor is not None:
         successor.close()
     listening.cut()

@@ -40,6 +40,9 @@ class Upgrading:
             raise Conflict(f"{gateway} is another process: ask it to drain at {where}")
         if self._parts.worker is not None:
             await self._parts.worker.ask("drain")
+        elif isinstance(self.successor, InPlace):
+            # it drains already, for what is installed now
+            self.successor.end()
         elif not self._listening.draining:
             self._parts.reactor.callLater(ANSWERED_SECONDS, self.end)
 
@@ -65,7 +68,9 @@ class Upgrading:
         parts.reactor.callLater(0, upgrade.start)
         return upgrade.generation
 
-    def retire(self, successor: socket.socket) -> None:
-        """Gives way to the process at the other end: connections go there at the boundary of a request."""
-        self.successor = Successor(successor)
+    def retire(self, successor: socket.socket | None) -> None:
+        """Gives way to the process at the other end: connections go there at the boundary of a request; to none: they
+        end behind an answer.
+        """
+        self.successor = None if successor is None else Successor(successor)
         self._parts.reactor.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest_twisted
@@ -51,3 +52,26 @@ async def test_draining_ends_a_read_that_waits_at_the_end(gateway: RunningGatewa
     stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
     assert (await waiting).status == 204
     await stopping
+
+
+class Broken:
+    """A publisher that cannot be drained."""
+
+    def drain(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest_twisted.ensureDeferred
+async def test_fault_in_one_connection_keeps_no_step_of_a_stop_from_being_taken(
+    gateway: RunningGateway, logged_errors: list[dict[str, Any]]
+) -> None:
+    assert (await gateway.request("POST", T, b"a")).status == 201
+    assert (await gateway.request("GET", f"{T}/group1")).status == 200
+    parts = gateway.service.parts
+    broken: Any = Broken()
+    parts.edges.pub_sockets._sockets.add(broken)
+    assert parts.groups.groups == 1
+    await gateway.stop()
+    assert parts.groups.groups == 0
+    assert len(logged_errors) == 1
+    logged_errors.clear()

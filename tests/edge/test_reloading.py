@@ -19,7 +19,7 @@ from cryptography import x509
 from gateways import Client, eventually
 from test_tls_listener import issue, save
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
@@ -342,3 +342,13 @@ async def test_breaker_opened_by_hand_is_audited_once_and_stays_open_over_a_relo
     breakers._tell("default")
     assert events[2:] == [("gateway", "breaker.open")]
     breakers.set_by_hand("default", "closed")
+
+
+@here
+async def test_reload_whose_caller_has_gone_comes_into_force_all_the_same(gateway: FromFile) -> None:
+    gateway.write("max_body_bytes = 1234")
+    reloading = Deferred.fromCoroutine(gateway.service.reload())
+    reloading.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    reloading.cancel()
+    await eventually(lambda: gateway.service.settings.http.max_body_bytes == 1234)
+    assert (await gateway.last_reload())["last_reload"]["ok"] is True

@@ -163,7 +163,13 @@ class Commits:
 
     def _commit(self) -> None:
         self._call = None
-        found = self._collect()
+        try:
+            found = self._collect()
+        except Exception:
+            # else nothing would be committed before something else is settled
+            _log.failure("a look for what can be committed broke, the next one comes")
+            self._in(self._interval_seconds)
+            return
         self._look_at_waiters(found)
         if not found:
             if self._waiting:

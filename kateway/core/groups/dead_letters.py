@@ -249,6 +249,8 @@ class DeadLetterWriter:
         left = {lease for _delivery, lease in self._queue}
         waiting, self._waiting = self._waiting, []
         for done, awaited in waiting:
+            if done.called:
+                continue  # the end of another has given it up
             if error is not None and not awaited.isdisjoint(failed):
                 done.errback(error)
             elif awaited.isdisjoint(left):

@@ -34,7 +34,8 @@ DEAD_LETTER_WAIT_SECONDS = 5.0
 """How long a reader of dead letters waits for those that are being written."""
 NOT_DELIVERED = NotFound("this gateway has delivered no such record")
 MOVING = NotHere("the record's lease is on its way to the next owner of its partition; try again")
-_goes_on = Logger().failureHandler("leaving a group broke; the others are left all the same")
+_log = Logger()
+_goes_on = _log.failureHandler("leaving a group broke; the others are left all the same")
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -216,9 +217,10 @@ class Memberships:
         while self._clock.seconds() < deadline and any(not group.idle() for group in self._groups.values()):
             await deferLater(self._clock, min(LOOK_SECONDS, deadline - self._clock.seconds()))
         for key, member in list(self._groups.items()):
-            with _goes_on:
-                for reader in list(member.readers):
+            for reader in list(member.readers):
+                with _goes_on:
                     reader.fail(Draining())
+            with _goes_on:
                 self._close(key, member, returning=returning)
         await DeferredList([shield(closing) for closing in self._closing.values()])
         self._kept.stop()
@@ -274,3 +276,6 @@ def _start_behind(_: None, member: Membership) -> None:
         member.start()
     except KatewayError as error:
         member.end(error)
+    except Exception:
+        _log.failure("joining a group behind a former membership broke")
+        member.end(KatewayError("the gateway failed to join the group; its log says why"))

@@ -68,7 +68,9 @@ class PassingOn:
         self._links = links
         self._clock = clock
         self._config = config
-        self._moving: dict[Key, Deferred[None]] = {}
+        self._moving: dict[Membership, Deferred[None]] = {}
+        """Whose readers are moved. One that has ended may be among them beside the one in its place."""
+        self._stopped = False
         self.counts: dict[str, int] = {}
         """How many requests were passed on, by what they ask."""
         self.acknowledge = Acknowledging(name, groups, self._find, self._call, clock, config).acknowledge
@@ -76,6 +78,7 @@ class PassingOn:
 
     def stop(self) -> None:
         """Moves no reader any more."""
+        self._stopped = True
         for moving in list(self._moving.values()):
             moving.cancel()
 
@@ -264,11 +267,11 @@ class PassingOn:
 
     def _empty_handed(self, key: Key, member: Membership) -> None:
         """A rebalance has left this gateway's membership without partitions."""
-        if member.readers and key not in self._moving:
-            moving = self._moving[key] = Deferred.fromCoroutine(self._move_all(key, member))
+        if member.readers and member not in self._moving and not self._stopped:
+            moving = self._moving[member] = Deferred.fromCoroutine(self._move_all(key, member))
             moving.addErrback(lambda failure: failure.trap(CancelledError) and None)
             moving.addErrback(lambda failure: _log.failure("moving readers to another gateway broke", failure))
-            moving.addBoth(lambda _: self._moving.pop(key, None) and None)
+            moving.addBoth(lambda _: self._moving.pop(member, None) and None)
 
     async def _move_all(self, key: Key, member: Membership) -> None:
         """Moves the readers of a membership without partitions to gateways that have some, until none is left, or some

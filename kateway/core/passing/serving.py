@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from kateway.cluster.interface import Stream, StreamEnd
 from kateway.core.delivery.batch import Ack, Client
@@ -25,6 +26,8 @@ CellsFor = Callable[[Sequence[str], str], DeliveryCells | None]
 """Finds what the deliveries of a group (its names) of a cluster are counted in."""
 STATE_SECONDS = 0.25
 """How often other gateways whose readers wait are told of a membership's state where it has changed."""
+
+_goes_on = Logger().failureHandler("a reader of another gateway could not be told; the others are")
 
 
 class Serving:
@@ -55,13 +58,15 @@ class Serving:
         """Tells of changed memberships; regular work."""
         for passed in list(self._readers):
             if passed.waits:
-                passed.tell_state()
+                with _goes_on:
+                    passed.tell_state()
 
     def drain(self) -> None:
         """Ends the readers of other gateways' clients with what they have; what they were sent can still be settled."""
         self._draining = True
         for passed in list(self._readers):
-            passed.fail(Draining())
+            with _goes_on:
+                passed.fail(Draining())
 
     def call(self, request: bytes) -> Deferred[bytes]:
         """Answers a call."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -19,8 +20,10 @@ from typing import Any
 
 import attrs
 from twisted.internet import tcp
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 
 from kateway.daemon.processes import settings_text
 from kateway.daemon.processes.link import close_all
@@ -29,6 +32,8 @@ from kateway.daemon.processes.settings_text import settings_memory
 from kateway.errors import ConfigError
 
 VARIABLE = "_KATEWAY_IN_PLACE"
+
+_log = Logger()
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +79,7 @@ class InPlace:
         self._kept = Kept(generation=generation)
         self._settings = -1
         self._ports: list[tcp.Port] = []
+        self._ended = False
 
     async def check(self, timeout_seconds: float, text: str) -> None:
         """``ConfigError`` names every problem of what is installed and of its configuration, whose file has this
@@ -131,11 +137,27 @@ class InPlace:
         """No more connections come; the rest happens when the reactor has stopped."""
 
     def start(self) -> None:
-        """Stops the reactor, and then runs the new code."""
+        """Stops the reactor, and then runs the new code, unless the process is told to end meanwhile."""
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            return  # it was told so a moment ago
         self._reactor.addSystemEventTrigger("after", "shutdown", self._execute)
-        self._reactor.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                # the reactor's own handler would stop it once more, and the new code would run all the same
+                signal.signal(number, lambda *_: self.end())
+            except ValueError:
+                _log.debug("not the main thread: signals stay as they are")
+
+    def end(self) -> None:
+        """Has the process end when it has drained, as TERM does: the new code is not run."""
+        self._ended = True
 
     def _execute(self) -> None:
+        if self._ended:
+            _log.info("the process was told to end while it drained: what is installed now is not started")
+            return
         kept = self._kept
         for descriptor in (
             *(one for by_endpoint in kept.listeners.values() for one in by_endpoint.values()),

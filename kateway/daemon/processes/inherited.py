@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from kateway.daemon.processes.peers import encode
+from kateway.daemon.processes.peers import MOST_PROBLEM_BYTES, encode, fitting
 
 READERS = "readers"
 DOCUMENTS = ("sessions", "links")
@@ -73,7 +73,7 @@ def tell_problems(environ: Mapping[str, str], problems: list[str]) -> None:
         return
     link = socket.socket(fileno=os.dup(from_text(text).link))
     try:
-        link.send(encode({"failed": problems}))
+        link.send(encode({"failed": fitting(problems, MOST_PROBLEM_BYTES)}))
     except OSError:
         pass  # it is gone: the problems are on standard error all the same
     finally:

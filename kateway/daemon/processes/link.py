@@ -17,6 +17,7 @@ from zope.interface import implementer
 from kateway.daemon.processes.peers import encode
 
 MAX_MESSAGE_BYTES = 131072
+"""What is longer would arrive cut off."""
 MAX_DESCRIPTORS = 64
 _MOST_IN_A_TURN = 64
 
@@ -48,12 +49,18 @@ class Link:
         reactor.addReader(self)
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> bool:
-        """Sends a message; ``False`` where the other end is gone, or has not read for so long that there is no room."""
+        """Sends a message; ``False`` where the other end is gone, or has not read for so long that there is no room,
+        and where it is too long.
+        """
         if not self.open:
+            return False
+        data = encode(message)
+        if len(data) > MAX_MESSAGE_BYTES:
+            _log.warn("a message of {size} bytes does not fit between processes", size=len(data))
             return False
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            self._end.sendmsg([encode(message)], rights)
+            self._end.sendmsg([data], rights)
         except OSError:
             return False
         return True

@@ -67,6 +67,11 @@ class Listeners:
         before = len(ports)
         whole = True
         for kind, endpoint in places:
+            if not descriptors:
+                # the kernel leaves out those that a process has no room for
+                self._rarely.warn(f"there is no room for the sockets of process {index}: see the limit of open files")
+                whole = False
+                break
             descriptor = descriptors.pop(0)
             if kind not in self._kinds or (kind, endpoint) in ports:
                 os.close(descriptor)

@@ -10,6 +10,11 @@ from typing import Any
 
 import attrs
 
+MOST_PROBLEM_BYTES = 65536
+"""Of problems in an answer between a process and its supervisor."""
+MOST_BRIEF_BYTES = 2048
+"""Of those that go to all processes twice a second."""
+
 
 @attrs.frozen(kw_only=True)
 class Figures:
@@ -93,8 +98,10 @@ class Peers:
                 changed()
 
 
-def peer_table(peer: Peer) -> dict[str, Any]:
-    """A peer as it goes over the link."""
+def peer_table(peer: Peer, *, brief: bool = False) -> dict[str, Any]:
+    """A peer as it goes over the link; ``brief``: without those of its figures that have no bound of a few bytes."""
+    if brief:
+        peer = attrs.evolve(peer, figures=attrs.evolve(peer.figures, links=(), configuration={}))
     return attrs.asdict(peer)
 
 
@@ -119,3 +126,15 @@ def figures_from_table(table: Mapping[str, Any]) -> Figures:
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message of the link between a process and its supervisor."""
     return json.dumps(message).encode()
+
+
+def fitting(problems: Sequence[str], most_bytes: int) -> list[str]:
+    """Returns as many problems as fit into so much of a message, which a link carries whole or not at all; a last line
+    says how many there are beyond: a file with a thousand faults of one kind has 130 kB of them.
+    """
+    size = 0
+    for number, problem in enumerate(problems):
+        size += len(json.dumps(problem)) + 2
+        if size > most_bytes:
+            return [*problems[:number], f"and {len(problems) - number} more, which the log names"]
+    return list(problems)

@@ -53,6 +53,8 @@ class Child(ProcessProtocol):
         self.serves = False
         self.retiring = False
         self.killed = False
+        self.reloads = 0
+        """How many reloads had come into force when it read its configuration."""
         self.problems: list[str] = []
         """Why it could not start."""
         self.exit = ""

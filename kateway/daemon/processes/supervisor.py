@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -25,9 +25,9 @@ from kateway.daemon import logs
 from kateway.daemon.periodic import RegularWork
 from kateway.daemon.processes import shared_document
 from kateway.daemon.processes.inherited import DOCUMENTS, READERS, Inherited, members_of
-from kateway.daemon.processes.link import pair
+from kateway.daemon.processes.link import MAX_MESSAGE_BYTES, pair
 from kateway.daemon.processes.notify import READY, STOPPING, notify
-from kateway.daemon.processes.peers import peer_table
+from kateway.daemon.processes.peers import MOST_BRIEF_BYTES, MOST_PROBLEM_BYTES, encode, fitting, peer_table
 from kateway.daemon.processes.place import Child, own_command
 from kateway.daemon.processes.plan import process_count
 from kateway.daemon.processes.restarts import FIRST_PAUSE_SECONDS, Restarts
@@ -83,7 +83,7 @@ class Supervisor(Service):
         self._looked = 0.0
         self._looking = RegularWork(reactor)
         self._one_at_a_time = DeferredLock()
-        self._answers: dict[int, Deferred[list[str]]] = {}
+        self._answers: dict[int, tuple[Child, Deferred[list[str]]]] = {}
         self._asked = 0
         self._ended: dict[Child, list[Deferred[None]]] = {}
         self._serving: dict[Child, Deferred[list[str]]] = {}
@@ -94,6 +94,8 @@ class Supervisor(Service):
         self._settings = -1
         """The text of the configuration in force, in which a successor starts."""
         self._stand_ins = StandIns(())
+        self._reloads = 0
+        """How many have come into force."""
         self._missing: dict[int, str] = {}
         """Why the process of a place does not serve, where it did."""
 
@@ -179,6 +181,7 @@ class Supervisor(Service):
             self._heard,
             self._has_ended,
         )
+        child.reloads = self._reloads
         self._all.add(child)
         _log.info(
             "process {index} of generation {generation} is started: {pid}",
@@ -207,14 +210,15 @@ class Supervisor(Service):
                 waiting.callback([])
             self._tell_peers()
             self._arrange()
+            self._catch_up(child)
             if not self._was_up and all(each.serves for each in self._current.values()):
                 self._was_up = True
                 _log.info("all {count} processes serve", count=self._count)
                 notify(READY)
         if "answer" in message:
-            waiting = self._answers.pop(message["answer"], None)
-            if waiting is not None:
-                waiting.callback([str(problem) for problem in message.get("problems", [])])
+            _asked, answer = self._answers.pop(message["answer"], (None, None))
+            if answer is not None:
+                answer.callback([str(problem) for problem in message.get("problems", [])])
         if "not-stood-in" in message:
             self._stand_ins.failed(message["not-stood-in"], child)
         if message.get("ask") == "drain":
@@ -227,7 +231,8 @@ class Supervisor(Service):
                 do().addCallback(self._answer, child, message["id"])
 
     def _answer(self, problems: list[str], child: Child, number: int) -> list[str]:
-        child.link.send({"answered": number, "problems": problems, "generation": self._generation})
+        told = fitting(problems, MOST_PROBLEM_BYTES)
+        child.link.send({"answered": number, "problems": told, "generation": self._generation})
         return problems
 
     async def _look(self) -> None:
@@ -258,9 +263,13 @@ class Supervisor(Service):
             self._stand_ins.arrange(self._current)
 
     def _tell_peers(self) -> None:
-        peers = [peer_table(child.peer()) for child in self._current.values() if child.serves]
+        serving = [child.peer() for child in self._current.values() if child.serves]
+        message = {"peers": [peer_table(peer) for peer in serving], "missing": self._missing}
+        if len(encode(message)) > MAX_MESSAGE_BYTES:
+            # of hundreds of processes that have links to hundreds of gateways
+            message["peers"] = [peer_table(peer, brief=True) for peer in serving]
         for child in self._all:
-            child.link.send({"peers": peers, "missing": self._missing})
+            child.link.send(message)
 
     def _has_ended(self, child: Child) -> None:
         self._all.discard(child)
@@ -268,6 +277,11 @@ class Supervisor(Service):
             self._readers.clear(row_of(child.index, child.generation))
         for deferred in self._ended.pop(child, []):
             deferred.callback(None)
+        for number, (asked, answer) in list(self._answers.items()):
+            if asked is child:
+                # its successor starts with what is in force by then
+                del self._answers[number]
+                answer.callback([])
         waiting = self._serving.pop(child, None)
         if waiting is not None:
             why = child.problems or [f"it {child.exit} before it served; the log says more"]
@@ -278,7 +292,7 @@ class Supervisor(Service):
         if expected:
             return
         del self._current[child.index]
-        self._missing[child.index] = "; ".join([f"it {child.exit}", *child.problems])
+        self._missing[child.index] = "; ".join([f"it {child.exit}", *fitting(child.problems, MOST_BRIEF_BYTES)])
         self._tell_peers()
         self._arrange()
         if not self._was_up:
@@ -319,7 +333,7 @@ class Supervisor(Service):
         self._asked += 1
         number = self._asked
         deferred: Deferred[list[str]] = Deferred()
-        self._answers[number] = deferred
+        self._answers[number] = child, deferred
         deferred.addTimeout(ANSWER_SECONDS, self._reactor)
 
         def silent(_failure: object) -> list[str]:
@@ -330,8 +344,7 @@ class Supervisor(Service):
         child.link.send({"do": do, "id": number})
         return deferred.addCallback(lambda found: [f"process {child.index}: {problem}" for problem in found])
 
-    async def _ask_all(self, do: str) -> list[str]:
-        children = [child for child in self._current.values() if child.serves]
+    async def _ask_all(self, children: Sequence[Child], do: str) -> list[str]:
         found = await gatherResults([self._ask(child, do) for child in children])
         # each names the same faults of the same file
         return list(dict.fromkeys(problem.partition(": ")[2] for problems in found for problem in problems))
@@ -341,14 +354,39 @@ class Supervisor(Service):
         return self._one_at_a_time.run(lambda: Deferred.fromCoroutine(_told(self._reload())))
 
     async def _reload(self) -> list[str]:
-        problems = await self._ask_all("check-reload")
+        problems = await self._ask_all(self._that_serve(), "check-reload")
         if not problems:
-            problems = await self._ask_all("reload")
-        if not problems:
-            self._keep_text()
+            children = self._that_serve()
+            problems = await self._ask_all(children, "reload")
+            if not problems:
+                self._keep_text()
+                self._reloads += 1
+                for child in children:
+                    child.reloads = self._reloads
+                for child in self._that_serve():
+                    self._catch_up(child)
         for problem in problems:
             _log.warn("nothing was reloaded: {problem}", problem=problem)
         return problems
+
+    def _that_serve(self) -> list[Child]:
+        return [child for child in self._current.values() if child.serves]
+
+    def _catch_up(self, child: Child) -> None:
+        """Has a process reload that was still starting, with the text before, when the others did. Where it cannot, for
+        the file was broken since, its successor starts with what is in force.
+        """
+        if child.reloads == self._reloads:
+            return
+        child.reloads = self._reloads
+
+        def reloaded(problems: list[str]) -> None:
+            for problem in problems:
+                _log.warn("{problem}: it is started again", problem=problem)
+            if problems:
+                child.signal(signal.SIGTERM)
+
+        self._ask(child, "reload").addCallback(reloaded)
 
     def _keep_text(self) -> None:
         """Keeps the text that has come into force, for a successor."""

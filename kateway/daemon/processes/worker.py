@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,14 @@ from kateway.daemon.processes.asking import Answerer, Answering, Others, free_pa
 from kateway.daemon.processes.inherited import READERS, Inherited
 from kateway.daemon.processes.link import Link
 from kateway.daemon.processes.listeners import Listeners
-from kateway.daemon.processes.peers import Figures, Peers, peer_from_table
+from kateway.daemon.processes.peers import (
+    MOST_BRIEF_BYTES,
+    MOST_PROBLEM_BYTES,
+    Figures,
+    Peers,
+    fitting,
+    peer_from_table,
+)
 from kateway.daemon.processes.receiving import Receiving
 from kateway.daemon.processes.running import runs
 from kateway.daemon.processes.shared_document import SharedDocument
@@ -52,7 +60,7 @@ class Gateway(Protocol):
 
     def figures(self) -> Figures: ...
     async def reload_here(self, *, only_check: bool) -> None: ...
-    def retire(self, successor: socket.socket) -> None: ...
+    def retire(self, successor: socket.socket | None) -> None: ...
 
 
 class Worker:
@@ -77,6 +85,7 @@ class Worker:
         self._link: Link | None = None
         self._beating = RegularWork(reactor)
         self._asked: dict[int, Deferred[dict[str, Any]]] = {}
+        self._numbers = count(1)
         self._receiving: Receiving | None = None
         self._factories: Mapping[str, IProtocolFactory] = {}
         self._listeners = Listeners(reactor)
@@ -144,7 +153,7 @@ class Worker:
 
     def failed(self, problems: list[str]) -> None:
         """Tells the supervisor why this process cannot start."""
-        self._send({"failed": problems})
+        self._send({"failed": fitting(problems, MOST_PROBLEM_BYTES)})
 
     async def stop(self) -> None:
         """Ends what belongs to a running process; the supervisor gives one that still runs its time."""
@@ -172,13 +181,17 @@ class Worker:
 
     async def ask(self, what: str) -> dict[str, Any]:
         """Has the supervisor do something for all processes. ``ConfigError`` names every problem."""
-        number = len(self._asked) + round(self._reactor.seconds() * 1000)
+        number = next(self._numbers)
         deferred: Deferred[dict[str, Any]] = Deferred()
         self._asked[number] = deferred
         try:
             if not self._send({"ask": what, "id": number}):
                 raise KatewayError("the supervisor of the processes does not answer")
             answered = await deferred.addTimeout(ANSWER_SECONDS, self._reactor)
+        except TookTooLong as error:
+            raise KatewayError(
+                f"the supervisor of the processes has not answered within {ANSWER_SECONDS:g} s; its log says more"
+            ) from error
         finally:
             self._asked.pop(number, None)
         if answered["problems"]:
@@ -197,8 +210,14 @@ class Worker:
 
     def _tell_figures(self) -> None:
         figures = Figures() if self._gateway is None else self._gateway.figures()
-        figures = attrs.evolve(figures, cpu_seconds=cpu_seconds(), resident_bytes=resident_bytes())
-        self._send({"figures": attrs.asdict(figures)})
+        figures = attrs.evolve(
+            figures,
+            configuration=_brief(figures.configuration),
+            cpu_seconds=cpu_seconds(),
+            resident_bytes=resident_bytes(),
+        )
+        if not self._send({"figures": attrs.asdict(figures)}):
+            self._send({})  # else the supervisor would kill it as one that hangs
 
     def _orphaned(self) -> None:
         _log.error("the supervisor is gone: this process ends")
@@ -220,8 +239,9 @@ class Worker:
         assert gateway is not None
         if order == "take" and descriptors:
             self._receiving = Receiving(self._reactor, socket.socket(fileno=descriptors.pop()), self._factories)
-        elif order == "retire" and descriptors:
-            gateway.retire(socket.socket(fileno=descriptors.pop()))
+        elif order == "retire":
+            # without the way to its successor, for which this process had no room, connections end behind an answer
+            gateway.retire(socket.socket(fileno=descriptors.pop()) if descriptors else None)
         elif order == "stand-in":
             places = [(kind, endpoint) for kind, endpoint in message["places"]]
             if not self._listeners.stand_in(message["index"], places, descriptors):
@@ -246,14 +266,22 @@ class Worker:
             problems = [repr(error)]
         else:
             problems = []
-        self._send({"answer": number, "problems": problems})
+        self._send({"answer": number, "problems": fitting(problems, MOST_PROBLEM_BYTES)})
+
+
+def _brief(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the configuration as the other processes are told it every second."""
+    last = configuration.get("last_reload")
+    if not last:
+        return configuration
+    return {**configuration, "last_reload": {**last, "problems": fitting(last["problems"], MOST_BRIEF_BYTES)}}
 
 
 def _forget_ended(run: Path) -> None:
     """Takes the sockets of processes away that were killed, and the locks of these: their names have the process's
-    number.
+    number. One with this process's number was another's: in a container the numbers are the same after each start.
     """
     for path in run.glob("*-*-*.sock*"):
         number = path.name.partition(".")[0].rpartition("-")[2]
-        if not (number.isdecimal() and runs(int(number))):
+        if not number.isdecimal() or int(number) == os.getpid() or not runs(int(number)):
             path.unlink(missing_ok=True)

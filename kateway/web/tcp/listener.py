@@ -101,6 +101,8 @@ def build_endpoint(reactor: Any, endpoint_string: str) -> tuple[IStreamServerEnd
 
 
 def bound_address(port: IListeningPort) -> str:
-    """Where a listener listens: ``host:port``, or a Unix socket's path."""
+    """Where a listener listens: ``host:port``, ``[v6]:port``, or a Unix socket's path."""
     host: Any = port.getHost()
-    return f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
+    if not hasattr(host, "port"):
+        return str(getattr(host, "name", host))
+    return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"

@@ -47,7 +47,10 @@ def test_label_is_read_from_any_client_id_that_ends_with_it(name: str, port: int
     assert labelled(f"kateway-default{label(home)}") == home
 
 
-@pytest.mark.parametrize("client_id", ["", "rdkafka", "kateway-default", "a@b", "@@", "kateway@name@"])
+@pytest.mark.parametrize(
+    "client_id",
+    ["", "rdkafka", "kateway-default", "a@b", "@@", "kateway@name@", "app@node@rack", "app@node@..:1", "a@b@c:0"],
+)
 def test_client_id_without_a_label_is_no_gateways(client_id: str) -> None:
     assert labelled(client_id) is None
 

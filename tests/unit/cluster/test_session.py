@@ -226,3 +226,48 @@ class SessionMachine(RuleBasedStateMachine):
 
 SessionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestSessions = SessionMachine.TestCase
+
+
+def test_broken_link_fails_all_though_the_end_of_one_call_gives_another_up() -> None:
+    pipe = Pipe(Clock(), Answering(lambda _: Deferred()))
+    first, second = pipe.near.call(b"x"), pipe.near.call(b"y")
+    given_up = outcome(second)
+    first.addErrback(lambda _: second.cancel())
+    third = outcome(pipe.near.call(b"z"))
+    pipe.near.open(b"x", end := End())
+    pipe.pump()
+    pipe.lose(GatewayUnavailable("it broke"))
+    assert (len(given_up), len(third), len(end.closings)) == (1, 1, 1)
+
+
+def test_stream_that_another_ones_end_closes_hears_nothing_of_the_broken_link() -> None:
+    pipe = Pipe(Clock(), Answering())
+    streams: list[Stream] = []
+
+    class Closing(End):
+        def closed(self, error: KatewayError | None) -> None:
+            super().closed(error)
+            streams[1].close()
+
+    streams.append(pipe.near.open(b"x", Closing()))
+    streams.append(pipe.near.open(b"x", other := End()))
+    pipe.pump()
+    pipe.lose(GatewayUnavailable("it broke"))
+    assert other.closings == []
+
+
+@pytest.mark.parametrize("kind", [Kind.OPEN, Kind.CALL])
+def test_frame_behind_the_end_of_a_link_begins_nothing(kind: Kind) -> None:
+    called: list[bytes] = []
+
+    def call(request: bytes) -> Deferred[bytes]:
+        called.append(request)
+        return Deferred()
+
+    answering = Answering(call)
+    pipe = Pipe(Clock(), answering)
+    pipe.far.lose(GatewayUnavailable("the gateway is shutting down"))
+    # TLS gives what had arrived before the other end has answered the end
+    pipe.far.receive(Frame(kind, 1, b"x"))
+    assert (answering.ends, called) == ([], [])
+    assert pipe.far.idle

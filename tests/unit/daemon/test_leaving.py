@@ -206,3 +206,17 @@ async def test_groups_of_processes_that_died_together_are_left_by_the_one_that_i
     last.live((2, 1))
     assert last.store.left == [MEMBER]
     last.regular.stop()
+
+
+async def test_note_that_a_predecessor_wrote_over_during_an_upgrade_is_written_again(
+    tmp_path: Path, memories: dict[str, int]
+) -> None:
+    successor = started(tmp_path, memories, 0)
+    successor.store.members = [OwnMember("g9", "member-9", False)]
+    successor.clock.advance(NOTE_SECONDS)
+    # it lives on until it is told to give way
+    note(memories, 0, os.getppid())
+    successor.clock.advance(NOTE_SECONDS)
+    noted = SharedDocument(memories[members_of(0)]).news()
+    assert noted == b'{"pid":%d,"members":[["default","g9","member-9",false]]}' % os.getpid()
+    successor.regular.stop()

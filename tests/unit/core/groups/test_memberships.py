@@ -1161,3 +1161,70 @@ def test_records_that_another_response_did_not_send_stand_behind_no_later_ones_i
         world.turn()
         assert third.read(6) == [0, 1, 2, 3, 4, 17]
         assert {attempt for _, _, attempt in third.got} == {1}
+
+
+def test_reader_that_breaks_when_the_gateway_stops_keeps_no_group_from_being_left(
+    world: World, logged_errors: list[dict[str, object]]
+) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(3) == [0, 1, 2]
+    world.acknowledge(Ack(0, 2, upto=True))
+
+    def broken(_error: KatewayError) -> None:
+        raise ZeroDivisionError
+
+    client.reader.on_failed(broken)
+    stop(world)
+    assert (world.committed(), world.groups.groups) == (3, 0)
+    assert len(logged_errors) == 1
+    logged_errors.clear()
+
+
+def test_commit_is_made_though_the_look_before_broke(world: World, logged_errors: list[dict[str, object]]) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(3) == [0, 1, 2]
+    position = world.member.position
+
+    def broken(_partition: int) -> int:
+        world.member.position = position  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    world.acknowledge(Ack(0, 2, upto=True))
+    world.member.position = broken  # type: ignore[method-assign, assignment]
+    world.clock.advance(1)
+    world.clock.advance(1)
+    assert (world.committed(), len(logged_errors)) == (3, 1)
+    logged_errors.clear()
+
+
+def test_membership_that_breaks_when_it_starts_behind_another_fails_its_readers(
+    world: World, logged_errors: list[dict[str, object]]
+) -> None:
+    former = joined(world, world.reader())
+    former.read(2)
+    former.reader.finish()
+    # what it was sent is on its way: the group is left a second later
+    Deferred.fromCoroutine(world.groups.let_go("default", "g", "t"))
+    client = world.reader()
+
+    def broken(*_told: object) -> MemorySubscription:
+        raise ZeroDivisionError
+
+    world.store.subscribe = broken  # type: ignore[method-assign]
+    world.clock.pump([0.5] * 4)
+    assert (len(client.failed), world.groups.groups, len(logged_errors)) == (1, 0, 1)
+    logged_errors.clear()
+
+
+def test_waiters_for_dead_letters_are_all_told_though_one_gives_another_up(world: World) -> None:
+    client = joined(world, world.reader(mode="explicit"))
+    assert client.read(2) == [0, 1]
+    world.store.refuse_publish = Unavailable("no broker answers")
+    world.acknowledge(Ack(0, 0, outcome="dead"), Ack(0, 1, outcome="dead"))
+    waiting = [world.membership.dead_letters_written() for _ in range(3)]
+    told: list[object] = []
+    waiting[0].addErrback(lambda _: waiting[1].cancel())
+    for each in waiting:
+        each.addErrback(told.append)
+    world.clock.advance(60)
+    assert [each.called for each in waiting] == [True] * 3

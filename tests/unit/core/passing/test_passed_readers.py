@@ -283,3 +283,26 @@ def test_batch_that_is_cut_off_is_refused(cut: int) -> None:
     assert (whole.partition, whole.start, whole.records, whole.attempts) == (3, 5, records, [2, 1])
     with pytest.raises(Malformed):
         messages.batch_of(message[:cut], 1.0)
+
+
+def test_reader_of_another_gateway_that_cannot_be_told_keeps_no_other_from_being_told(
+    world: LinkedWorld, logged_errors: list[dict[str, Any]]
+) -> None:
+    class Broken:
+        waits = True
+
+        def tell_state(self) -> None:
+            raise ZeroDivisionError
+
+        def fail(self, _error: object) -> None:
+            raise ZeroDivisionError
+
+    broken: Any = Broken()
+    world.serving._readers[broken] = None
+    client = world.remote(mode="explicit", short=False)
+    Deferred.fromCoroutine(world.serving.tell_states())
+    world.serving.drain()
+    world.turn()
+    assert [type(error) for error in client.failed] == [Draining]
+    assert len(logged_errors) == 2
+    logged_errors.clear()

@@ -460,3 +460,28 @@ def test_reader_of_another_gateway_hears_that_the_partitions_have_gone(world: Tw
     world.member.give()
     world.pass_time(1)
     assert [error.code for error in client.failed] == ["not-here"]
+
+
+def test_readers_move_though_those_of_a_membership_that_ended_were_about_to(world: TwoGateways) -> None:
+    world.directory.kept = Holders(0, {})
+    world.ask_reader(mode="explicit")
+    world.member.give()
+    # its topic was unregistered and made again, say: another membership takes its place
+    world.member.listener.failed(Conflict("the topic is gone"))
+    world.turn()
+    world.directory.kept = Holders(0, {})
+    client = world.ask_reader(mode="explicit")
+    world.directory.kept = Holders(2, {0: HOME})
+    world.member.give()
+    world.pass_time(3)
+    assert client.reader.gateway == "home"
+
+
+def test_no_reader_moves_when_a_rebalance_comes_while_the_gateway_stops(world: TwoGateways) -> None:
+    world.directory.kept = Holders(0, {})
+    world.ask_reader(mode="explicit")
+    world.passing.stop()
+    count = len(world.directory.asked)
+    world.member.give()
+    world.pass_time(3)
+    assert len(world.directory.asked) == count

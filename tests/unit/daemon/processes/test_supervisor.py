@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 
 from kateway.config.file import from_table
 from kateway.core.access.shared_readers import GENERATIONS
-from kateway.daemon.processes.link import Link
+from kateway.daemon.processes.link import MAX_MESSAGE_BYTES, Link
+from kateway.daemon.processes.peers import Figures, encode
 from kateway.daemon.processes.place import Child
 from kateway.daemon.processes.supervisor import KILL_SECONDS, LOOK_SECONDS, Supervisor
 
@@ -290,3 +291,132 @@ def test_processes_hold_the_last_descriptors_of_their_sockets_when_they_are_told
     monkeypatch.setattr(os, "kill", lambda _pid, _number: held.append(listened()))
     supervisor.stopService()
     assert held == [before] * COUNT
+
+
+class Orders:
+    """What a process is told over its link."""
+
+    def __init__(self, one: Started) -> None:
+        self._child = one.child
+        self.open = True
+        self.told: list[dict[str, Any]] = []
+        one.child.link.close()
+        one.child.link = self  # type: ignore[assignment]
+
+    def send(self, message: dict[str, Any], _descriptors: object = ()) -> bool:
+        self.told.append(message)
+        return True
+
+    def close(self) -> None:
+        self.open = False
+
+    def doRead(self) -> None:
+        """It has said nothing more when it ends."""
+
+    def asked(self) -> list[str]:
+        return [message["do"] for message in self.told if "do" in message]
+
+    def answers(self, *problems: str) -> None:
+        (number,) = [message["id"] for message in self.told if "id" in message][-1:]
+        self._child._message({"answer": number, "problems": problems}, [])
+
+
+async def test_process_that_started_during_a_reload_reloads_before_it_goes_on(
+    supervisor: Supervisor, reactor: ProcessReactor, logged_errors: list[dict[str, Any]]
+) -> None:
+    one, two = start(supervisor, reactor)
+    remaining = Orders(two)
+    one.end(killed=True)
+    reactor.advance(0)
+    logged_errors.clear()
+    late = Orders(reactor.live()[-1])
+    reloaded = supervisor.reload()
+    for _ in range(2):
+        remaining.answers()
+    assert await reloaded == []
+    assert late.asked() == []
+    reactor.live()[-1].serves()
+    assert late.asked() == ["reload"]
+    late.answers()
+    assert late.asked() == ["reload"]
+
+
+async def test_process_that_started_during_a_reload_and_cannot_reload_is_started_with_what_is_in_force(
+    supervisor: Supervisor,
+    reactor: ProcessReactor,
+    signals: list[tuple[int, int]],
+    logged_errors: list[dict[str, Any]],
+) -> None:
+    one, two = start(supervisor, reactor)
+    remaining = Orders(two)
+    one.end(killed=True)
+    reactor.advance(0)
+    logged_errors.clear()
+    late = reactor.live()[-1]
+    orders = Orders(late)
+    reloaded = supervisor.reload()
+    for _ in range(2):
+        remaining.answers()
+    assert await reloaded == []
+    late.serves()
+    orders.answers("http.public: the file was broken since")
+    assert (late.pid, signal.SIGTERM) in signals
+    late.end()
+    reactor.advance(supervisor.settings.process.max_restart_pause_seconds)
+    newest = reactor.live()[-1]
+    told = Orders(newest)
+    newest.serves()
+    assert told.asked() == []
+    logged_errors.clear()
+
+
+async def test_process_that_started_before_a_reload_failed_does_not_reload(
+    supervisor: Supervisor, reactor: ProcessReactor, logged_errors: list[dict[str, Any]]
+) -> None:
+    one, two = start(supervisor, reactor)
+    remaining = Orders(two)
+    one.end(killed=True)
+    reactor.advance(0)
+    logged_errors.clear()
+    late = Orders(reactor.live()[-1])
+    reloaded = supervisor.reload()
+    remaining.answers("http.publik: there is no such option")
+    assert len(await reloaded) == 1
+    reactor.live()[-1].serves()
+    assert late.asked() == []
+
+
+def test_processes_are_told_of_each_other_though_their_figures_are_large(
+    supervisor: Supervisor, reactor: ProcessReactor
+) -> None:
+    one, two = start(supervisor, reactor)
+    orders = Orders(two)
+    one.child.figures = Figures(connections=3, links=[f"gateway-{number:012}" for number in range(10000)])
+    supervisor._tell_peers()
+    (said,) = orders.told
+    assert len(encode(said)) <= MAX_MESSAGE_BYTES
+    assert said["peers"][0]["figures"]["connections"] == 3
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["while it checks", "while it reloads"])
+async def test_reload_waits_for_no_process_that_has_ended_and_comes_into_force(
+    supervisor: Supervisor, reactor: ProcessReactor, logged_errors: list[dict[str, Any]], checked: bool
+) -> None:
+    one, two = start(supervisor, reactor)
+    ending, remaining = Orders(one), Orders(two)
+    told: list[list[str]] = []
+    supervisor.reload().addCallback(told.append)
+    if checked:
+        ending.answers()
+        remaining.answers()
+    one.end(killed=True)
+    logged_errors.clear()
+    remaining.answers()
+    if not checked:
+        remaining.answers()
+    assert told == [[]]
+    reactor.advance(0)
+    late = reactor.live()[-1]
+    orders = Orders(late)
+    late.serves()
+    assert (orders.asked(), late.child.reloads) == ([], 1)
