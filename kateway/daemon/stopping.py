@@ -6,12 +6,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from kateway.daemon.going_on import taker
 from kateway.daemon.http_parts import HttpParts
 from kateway.daemon.parts import Parts
 from kateway.daemon.processes.handing_over import Successor
 from kateway.daemon.processes.in_place import InPlace
 from kateway.daemon.processes.notify import STOPPING, notify
 from kateway.daemon.quietly import quietly
+
+EMPTIED_SECONDS = 0.5
+"""How long memberships wait for connections to be handed over, most of which takes milliseconds."""
+CONFIRMED_SECONDS = 0.5
+"""And then for clients to confirm what they were sent; a second more where records are in flight (``revocation``)."""
 
 _log = Logger()
 
@@ -44,6 +50,9 @@ async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | N
     parts.edges.drain()
     if parts.clustering is not None:
         parts.clustering.drain()
+    if isinstance(successor, Successor):
+        # its clients are at the successor by now, which waits
+        await quietly("passing the groups on", Deferred.fromCoroutine(_pass_on(parts, http, successor)))
     await listening.emptied(deadline)
     parts.growing.stop()
     if parts.leaving is not None:
@@ -54,8 +63,11 @@ async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | N
     await quietly("ending what operators began", Deferred.fromCoroutine(http.operating.stop()))
     if http.observing is not None:
         await quietly("keeping the history", Deferred.fromCoroutine(http.observing.stop()))
-    # a successor beside it is a member of its own: a place that is kept would keep its partitions from it
-    leaving = parts.groups.stop(left(), returning=not isinstance(successor, Successor))
+    # what a successor beside it was not given is left: a name's place that is kept would keep its partitions from it
+    beside = isinstance(successor, Successor)
+    leaving = parts.groups.stop(
+        left(), returning=not beside, taker=taker(successor) if isinstance(successor, InPlace) else None
+    )
     await quietly("leaving the groups", Deferred.fromCoroutine(leaving))
     if parts.clustering is not None:
         # behind the groups: what other gateways' clients have read is settled over them
@@ -77,3 +89,20 @@ async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | N
     if parts.worker is not None:
         await quietly("ending what the supervisor is told", Deferred.fromCoroutine(parts.worker.stop()))
     _log.info("kateway has stopped")
+
+
+async def _pass_on(parts: Parts, http: HttpParts, successor: Successor) -> None:
+    """Passes the memberships on while connections that have not had their answers go on, within seconds."""
+    await successor.listens()
+    if not successor.clusters:
+        return  # of an older version, or without a cluster that has members
+    await successor.announce(parts.groups.live)
+    await http.listening.emptied(parts.reactor.seconds() + EMPTIED_SECONDS, cut=False)
+    if parts.leaving is not None:
+        # the note of the members is the successor's from now on
+        parts.leaving.stop()
+    await quietly("ending what operators began", Deferred.fromCoroutine(http.operating.stop()))
+    await parts.groups.stop(CONFIRMED_SECONDS, returning=False, taker=taker(successor))
+    if parts.clustering is not None and parts.worker is not None:
+        parts.clustering.gives_way_to(parts.worker.successor_name)
+        await parts.clustering.give_way()

@@ -276,6 +276,9 @@ class Siblings:
     def socket_path(self, index: int) -> Path:
         return self._folder / f"process-{index}.sock"
 
+    def path_of(self, index: int, _pid: int) -> Path:
+        return self.socket_path(index)
+
 
 async def processes(ends: Make, folder: Path) -> tuple[list[End], list[Home]]:
     """Two processes behind one address; the first one takes the connections."""

@@ -10,6 +10,9 @@ nothing is assigned anew (``cooperative.keep``), everything is handed over, and 
 With a name of its own (``instance``; KIP-345) a member that goes without leaving keeps its place until its session is
 over: the process that comes back under the name before that is given the same partitions, and nothing rebalances.
 
+A member that another process has passed on goes on without a join: its id and generation are all that the coordinator
+knows it by, and the first heartbeat says whether it does.
+
 On the wire rather than on afkak's ``Coordinator``: that one gives up its partitions at every failed connection
 instead of keeping them as long as the session lives, waits 10 s after a timeout, speaks JoinGroup v0 only, and on
 stopping queues its leave request behind a join that the broker holds back (a Kafka connection is serial).
@@ -45,6 +48,7 @@ from kateway.storage.kafka.consumer.membership import (
 from kateway.storage.kafka.protocol import group_requests as wire
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
+from kateway.storage.passed_member import PassedMember
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
 HELD_CHECK_SECONDS = 3.0
@@ -98,6 +102,21 @@ class Membership:
         """Whether the coordinator may be in another generation already, of which the answer is on its way, or was lost:
         then the next join says so.
         """
+        self._staying = False
+        """Whether nothing but heartbeats is sent just now: this generation goes on."""
+        self._client_id = ""
+        """As the coordinator knows the member: what it called itself when it was new."""
+        self._unconfirmed = joining.passed
+        """What another process has passed on, until the coordinator says that it has the member."""
+        if joining.passed is not None:
+            self._take_up(joining.passed)
+
+    def _take_up(self, passed: PassedMember) -> None:
+        self._member, self._client_id = passed.member, passed.client_id
+        self._session_seconds = passed.session_seconds
+        self._holding, self._cooperative = True, passed.cooperative
+        self._partitions = frozenset(passed.partitions)
+        self.generation = Generation(passed.generation, passed.member)
 
     by_consumer_protocol = False
 
@@ -107,8 +126,32 @@ class Membership:
         return self._member
 
     def start(self) -> None:
-        """Begins to join."""
+        """Begins to join, or goes on as the member that was passed on."""
+        if self._unconfirmed is not None:
+            self._life.session.heard(self._unconfirmed.heard_at, self._session_seconds)
         self._life.start()
+
+    async def pass_on(self) -> PassedMember | None:
+        """Stops without leaving; ``None`` where a rebalance is under way, or the coordinator was not heard lately."""
+        generation, session = self.generation, self._life.session
+        if not self._staying or generation is None or not session.lately(self._session_seconds):
+            return None
+        passed = PassedMember(
+            group=self.group,
+            topic=self.topic,
+            member=generation.member,
+            generation=generation.number,
+            by_consumer_protocol=False,
+            partitions=sorted(self._partitions),
+            session_seconds=self._session_seconds,
+            heard_at=session.heard_at,
+            client_id=self._client_id,
+            instance=self._instance,
+            cooperative=self._cooperative,
+            led=self._leading.counts,
+        )
+        await self._end_turns()
+        return passed
 
     async def stop(self, *, returning: bool = False) -> None:
         """Leaves the group, without a word to the holder. Takes at most twice ``LEAVE_SECONDS``. ``returning``: does
@@ -118,6 +161,13 @@ class Membership:
         if self._first_join is not None and not stays:
             # only the answer has our member id: a member that left without it would hold the group up
             await at_most(self._reactor, LEAVE_SECONDS, self._first_join)
+        await self._end_turns()
+        if self._member and not stays:
+            body = wire.encode_leave(self.group, self._member)
+            leave = wire.LEAVE_GROUP, wire.LEAVE_GROUP_VERSION
+            await self._life.leave(lambda node: self._pool.request(node, *leave, body, timeout_seconds=LEAVE_SECONDS))
+
+    async def _end_turns(self) -> None:
         self._life.stop()
         self.generation = None
         self._holding = False
@@ -126,26 +176,53 @@ class Membership:
             self._pool.abort(self._held_at)
         if self._joining_pool is not None:
             await self._joining_pool.close()
-        if self._member and not stays:
-            body = wire.encode_leave(self.group, self._member)
-            leave = wire.LEAVE_GROUP, wire.LEAVE_GROUP_VERSION
-            await self._life.leave(lambda node: self._pool.request(node, *leave, body, timeout_seconds=LEAVE_SECONDS))
 
     # --- the life ----------------------------------------------------------------------------------------------
 
     async def _turn(self) -> float | None:
         """Joins, and stays for one generation."""
         try:
-            if self._holding and not self._cooperative:
-                await self._give_up(self._partitions)
-                self._holding = False
-            assigned = await self._join()
-            self._life.succeeded()
-            await self._change_to(assigned)
-            await self._stay()
+            if self._unconfirmed is not None:
+                await self._go_on(self._unconfirmed)
+            else:
+                await self._go_over()
+            try:
+                self._staying = True
+                await self._stay()
+            finally:
+                self._staying = False
         except _Rejoin:
             return None if self._holding else RETRY_SECONDS[0]
         return None
+
+    async def _go_over(self) -> None:
+        """Goes over to the next generation."""
+        if self._holding and not self._cooperative:
+            await self._give_up(self._partitions)
+            self._holding = False
+        assigned = await self._join()
+        self._life.succeeded()
+        await self._change_to(assigned)
+
+    async def _go_on(self, passed: PassedMember) -> None:
+        """Asks whether the coordinator has the member that was passed on, and takes over what it holds: also where the
+        generation is about to end, for it is held until then.
+        """
+        await self._topic_must_be_there()
+        await self._leading.go_on(passed.led)
+        node = await self._coordinators.find(self.group)
+        generation, sent_at = self.generation, self._reactor.seconds()
+        if generation is None:
+            raise Expelled  # its session was over before it was heard
+        error = await self._beat(node, generation)
+        if not self._holding:
+            raise Expelled
+        if error in {0, REBALANCE}:
+            self._unconfirmed = None
+            self._life.session.heard(sent_at, self._session_seconds)
+            self._life.succeeded()
+            self._holder.take_over(self._partitions)
+        self._check(error)
 
     async def _change_to(self, assigned: frozenset[int]) -> None:
         """Goes over to what a rebalance has assigned; ``_Rejoin`` where something had to be given up for it."""
@@ -231,6 +308,8 @@ class Membership:
 
     async def _ask_to_join(self, node: int, pool: Pool) -> wire.Joined:
         version = await self._coordinators.join_version(node)
+        if not self._member:
+            self._client_id = self._pool.client_id
         if version < wire.STATIC_JOIN_GROUP_VERSION:
             self._instance = None
         session_ms = int(self._session_seconds * 1000)
@@ -373,6 +452,7 @@ class Membership:
 
     def _lose(self) -> None:
         self._life.session.cancel()
+        self._unconfirmed = None
         self.generation = None
         self._rejoining = False
         if self._holding:
