@@ -46,7 +46,12 @@ class GoingOn:
 
     def take(self, membership: Mapping[str, Any]) -> None:
         """Goes on with a membership, or leaves the group on behalf of the process before."""
-        passed = membership_from_table(membership)
+        try:
+            passed = membership_from_table(membership)
+        except (KeyError, TypeError) as error:
+            # of another version: its session ends
+            _log.warn("a membership that was passed on cannot be read: {error!r}", error=error)
+            return
         if passed.cluster not in self.clusters:
             return  # its session ends: there is no store to leave it by
         if self._is_led_here(passed.member.client_id) and self._groups.go_on(passed):

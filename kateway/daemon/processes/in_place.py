@@ -64,7 +64,7 @@ def take_kept(environ: MutableMapping[str, str]) -> Kept:
     return Kept(
         generation=table["generation"],
         gateway=table.get("gateway", ""),
-        memberships=_read_rows(table.get("memberships", -1)),
+        memberships=_read_rows(table.get("memberships_in", -1)),
         listeners=table["listeners"],
         connections=[(listener, descriptor) for listener, descriptor in table["connections"]],
     )
@@ -176,7 +176,7 @@ class InPlace:
         sys.stderr.flush()
         environment = {
             **os.environ,
-            VARIABLE: json.dumps({**attrs.asdict(kept), "memberships": memberships}),
+            VARIABLE: json.dumps({**attrs.asdict(kept), "memberships_in": memberships}),
             settings_text.VARIABLE: str(self._settings),
         }
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -74,8 +74,10 @@ class Receiving:
             goes_on.take(message["membership"])
         if goes_on is not None and "not-coming" in message:
             goes_on.does_not_come(message["not-coming"])
-        factory = self._factories.get(message.get("listener", ""))
-        while descriptors and factory is not None:
+        if not descriptors:
+            return
+        factory = self._factories[message["listener"]]
+        while descriptors:
             try:
                 adopt(self._reactor, descriptors.pop(0), factory)
                 self.taken += 1
