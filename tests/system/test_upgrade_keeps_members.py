@@ -1,0 +1,230 @@
+"""Upgrades on a real Kafka: new processes go on as the members that the old ones were, without a rebalance."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.daemon import Daemon
+from servers.kafka import KafkaCluster
+from servers.oracle import Oracle
+
+pytestmark = [pytest.mark.system, pytest.mark.kafka]
+Gateways = Callable[..., Daemon]
+PARTITIONS = 4
+
+
+@pytest.fixture(scope="module")
+def cluster(kafka_cluster: Callable[..., KafkaCluster]) -> KafkaCluster:
+    return kafka_cluster(version="4.3.1")
+
+
+@pytest.fixture
+def oracle(cluster: KafkaCluster) -> Oracle:
+    return Oracle(cluster.direct)
+
+
+@pytest.fixture
+def topic(oracle: Oracle, topic_name: str) -> str:
+    oracle.create_topic(topic_name, PARTITIONS)
+    return topic_name
+
+
+@pytest.fixture
+def gateway(daemon: Gateways, cluster: KafkaCluster, tmp_path: Path) -> Gateways:
+    def start(count: int, protocol: str, more: str = "") -> Daemon:
+        path = tmp_path / "gateway.toml"
+        path.write_text(
+            f'data_directory = "{tmp_path}/data"\n[process]\ncount = {count}\n'
+            f'[storage.default]\ndriver = "kafka"\nbrokers = {json.dumps(cluster.addresses)}\n'
+            f'group_protocol = "{protocol}"\n{more}'
+        )
+        started = daemon("--config", str(path)).start()
+        if count > 1:
+            started.process.wait_until(lambda: f"all {count} processes serve" in started.log, 60)
+        started.wait_for_ready()
+        return started
+
+    return start
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"Accept": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+        return response.status, json.loads(content) if content else None
+    finally:
+        connection.close()
+
+
+def processes(gateway: Daemon) -> dict[int, dict[str, Any]]:
+    try:
+        status, told = ask(gateway.admin_port, "GET", "/admin/v1/processes")
+    except (OSError, http.client.HTTPException):
+        return {}
+    return {row["index"]: row for row in told["items"]} if status == 200 else {}
+
+
+def upgraded(gateway: Daemon, generation: int) -> None:
+    gateway.process.signal(signal.SIGUSR2)
+    gateway.process.wait_until(lambda: {row["generation"] for row in processes(gateway).values()} == {generation}, 60)
+
+
+def members(oracle: Oracle, group: str) -> dict[str, list[int]]:
+    """The partitions of each member."""
+    found = oracle.admin.describe_consumer_groups([group])[group].result(10).members
+    return {each.member_id: sorted(place.partition for place in each.assignment.topic_partitions) for each in found}
+
+
+class Stream:
+    """Publishes a record each few milliseconds, and notes when a client that follows the group has it."""
+
+    def __init__(self, port: int, topic: str, group: str) -> None:
+        self._port, self._topic, self._group = port, topic, group
+        self.got: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.written: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self._going = True
+        self._publishing = True
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._publish, self._follow)]
+        for each in self._threads:
+            each.start()
+
+    def _publish(self) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while self._publishing:
+            value = str(len(self.written))
+            self.written[value] = time.monotonic()
+            try:
+                connection = connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+                connection.request("POST", f"/v1/topics/{self._topic}", value.encode())
+                response = connection.getresponse()
+                response.read()
+                if response.status != 201:
+                    self.faults.append(f"publish {response.status}")
+                if response.will_close:
+                    connection = None
+            except (OSError, http.client.HTTPException) as error:
+                self.faults.append(f"publish {error!r}")
+                connection = None
+            time.sleep(0.005)
+
+    def _follow(self) -> None:
+        while self._going:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+            try:
+                while self._going:
+                    connection.request("GET", f"/v1/topics/{self._topic}/{self._group}?follow=1&limit=1000000")
+                    response = connection.getresponse()
+                    if response.status != 200:
+                        self.faults.append(f"stream {response.status}")
+                        break
+                    for line in response:
+                        value = line.decode().strip()
+                        if value:
+                            self.got[value] += 1
+                            if value in self.written:
+                                self.seconds.setdefault(value, time.monotonic() - self.written[value])
+            except (OSError, http.client.HTTPException) as error:
+                if self._going:
+                    self.faults.append(f"stream {error!r}")
+            finally:
+                connection.close()
+
+    def missing(self) -> set[str]:
+        return set(self.written) - set(self.got)
+
+    def stop(self) -> None:
+        """Waits until everything has come."""
+        self._publishing = False
+        self._threads[0].join(60)
+        end = time.monotonic() + 60
+        while self.missing() and time.monotonic() < end:
+            time.sleep(0.05)
+        self._going = False
+
+    def check(self, what: str) -> None:
+        assert self.faults == []
+        assert not self.missing()
+        assert [value for value, count in self.got.items() if count > 1] == []
+        print(f"{what}: the slowest of {len(self.seconds)} records took {max(self.seconds.values()) * 1000:.0f} ms")
+
+
+def lease(gateway: Daemon, topic: str, count: int) -> list[dict[str, Any]]:
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    while len(found) < count:
+        path = f"/v1/topics/{topic}/leased?ack=explicit&limit=1&timeout=5&ack_timeout=120"
+        status, records = ask(gateway.public_port, "GET", path)
+        assert status in {200, 204}
+        for record in records or ():
+            place = record["partition"], record["offset"]
+            assert place not in found
+            found[place] = record
+    return list(found.values())
+
+
+def acknowledge(gateway: Daemon, topic: str, record: dict[str, Any]) -> None:
+    ack = json.dumps([{name: record[name] for name in ("partition", "offset", "lease")}])
+    status, told = ask(gateway.public_port, "POST", f"/v1/topics/{topic}/leased/acks", ack.encode())
+    assert status == 200, told
+    assert told["results"][0]["status"] == 200, told
+
+
+@pytest.mark.parametrize("protocol", ["auto", "classic"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_upgrades_keep_members_assignments_streams_and_leases(
+    gateway: Gateways, oracle: Oracle, topic: str, count: int, protocol: str
+) -> None:
+    up = gateway(count, protocol)
+    for number in range(40):
+        path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
+        assert ask(up.public_port, "POST", path, b"leased-%d" % number)[0] == 201
+    leases = lease(up, topic, 24)
+    stream = Stream(up.public_port, topic, "followed")
+    up.process.wait_until(lambda: len(stream.got) > 100, 60)
+    pids = {row["pid"] for row in processes(up).values()}
+    before = {group: members(oracle, group) for group in ("followed", "leased")}
+    assert all(before.values())
+    for generation in (2, 3):
+        upgraded(up, generation)
+        acknowledge(up, topic, leases.pop())
+        so_far = len(stream.got)
+        up.process.wait_until(lambda n=so_far: len(stream.got) > n + 100, 60)
+        time.sleep(2.5)  # a rebalance would be heard of by now
+        assert {group: members(oracle, group) for group in before} == before
+    stream.stop()
+    # the followed group's client has also had what was leased in the other
+    for value in [value for value in stream.got if value.startswith("leased")]:
+        del stream.got[value]
+    stream.check(f"{count} processes, {protocol}")
+    for record in leases:
+        acknowledge(up, topic, record)
+    assert (pids == {row["pid"] for row in processes(up).values()}) is (count == 1)
+
+
+def test_member_of_a_process_that_dies_behind_an_upgrade_is_left_on_its_behalf(
+    gateway: Gateways, oracle: Oracle, topic: str
+) -> None:
+    up = gateway(2, "classic")
+    for number in range(40):
+        path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
+        assert ask(up.public_port, "POST", path, b"%d" % number)[0] == 201
+    lease(up, topic, 20)
+    up.process.wait_until(lambda: len(members(oracle, "leased")) == 2, 30)
+    upgraded(up, 2)
+    up.process.wait_until(lambda: "memberships were taken over" in up.log, 30)
+    os.kill(processes(up)[1]["pid"], signal.SIGKILL)
+    up.process.wait_until(lambda: "groups were left for process 1" in up.log, 8)
+    up.process.wait_until(lambda: sum(map(len, members(oracle, "leased").values())) == PARTITIONS, 30)
