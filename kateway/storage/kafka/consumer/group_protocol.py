@@ -21,16 +21,18 @@ stopping queues its leave request behind a join that the broker holds back (a Ka
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from kateway.errors import KatewayError, Unavailable, Unprocessable
+from kateway.errors import Unavailable, Unprocessable
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.coordinators import NOT_HERE
 from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.cluster.waiting import at_most
+from kateway.storage.kafka.consumer.held_requests import HeldRequests
 from kateway.storage.kafka.consumer.leading import COOPERATIVE, PROTOCOLS, Leading
 from kateway.storage.kafka.consumer.member_life import Expelled, MemberLife
 from kateway.storage.kafka.consumer.membership import (
@@ -51,9 +53,6 @@ from kateway.storage.kafka.protocol.primitives import MalformedResponse
 from kateway.storage.passed_member import PassedMember
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
-HELD_CHECK_SECONDS = 3.0
-HELD_AT_MOST_SECONDS = 330.0
-"""A join is held back until all members have joined: for Java members up to their max.poll.interval, 5 minutes."""
 
 INVALID_SESSION_TIMEOUT, MEMBER_ID_REQUIRED = 26, 79
 COORDINATOR_NOT_AVAILABLE = 15
@@ -77,8 +76,7 @@ class Membership:
         self._instance = joining.instance
         self._session_seconds = joining.session_timeout_seconds
         self._member = ""
-        self._held_at: int | None = None
-        self._first_join: Deferred[None] | None = None
+        self._held = HeldRequests(self._client, self._coordinators, self.group)
         self._leading = Leading(self._client)
         self._holding = False
         """Whether there is a generation in which partitions may be ours."""
@@ -158,9 +156,9 @@ class Membership:
         not leave it where the member has a name to come back under.
         """
         stays = returning and self._instance is not None
-        if self._first_join is not None and not stays:
+        if self._held.unlearned is not None and not stays:
             # only the answer has our member id: a member that left without it would hold the group up
-            await at_most(self._reactor, LEAVE_SECONDS, self._first_join)
+            await at_most(self._reactor, LEAVE_SECONDS, self._held.unlearned)
         await self._end_turns()
         if self._member and not stays:
             body = wire.encode_leave(self.group, self._member)
@@ -172,8 +170,8 @@ class Membership:
         self.generation = None
         self._holding = False
         self._partitions = frozenset()
-        if self._held_at is not None:
-            self._pool.abort(self._held_at)
+        if self._held.node is not None:
+            self._pool.abort(self._held.node)
         if self._joining_pool is not None:
             await self._joining_pool.close()
 
@@ -290,7 +288,7 @@ class Membership:
             assignments = await self._leading.assign(joined)
         sent_at = self._reactor.seconds()
         error, assignment = wire.decode_sync(
-            await self._held(
+            await self._held.ask(
                 pool,
                 node,
                 wire.SYNC_GROUP,
@@ -318,7 +316,9 @@ class Membership:
         metadata = wire.encode_metadata([self.topic], owned, generation)
         protocols = dict.fromkeys(PROTOCOLS, metadata)
         body = wire.encode_join(version, self.group, session_ms, session_ms, self._member, self._instance, protocols)
-        joined = wire.decode_join(version, await self._held(pool, node, wire.JOIN_GROUP, version, body))
+        learn = None if self._member else partial(self._learn_member, version=version)
+        answer = await self._held.ask(pool, node, wire.JOIN_GROUP, version, body, learn)
+        joined = wire.decode_join(version, answer)
         if joined.error in {MEMBER_ID_REQUIRED, 0}:
             self._member = joined.member
         elif joined.error == UNKNOWN_MEMBER:
@@ -403,39 +403,9 @@ class Membership:
             raise Unavailable(f"the coordinator of group {self.group} is moving (error {error})")
         raise error_for(error, f"group {self.group}")
 
-    async def _held(self, pool: Pool, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
-        """A request that the coordinator may hold back for minutes; given up when another one has taken its place."""
-        answer = pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
-        first: Deferred[None] | None = None
-        if api_key == wire.JOIN_GROUP and not self._member:
-            self._first_join = first = Deferred()
-            answer.addCallback(self._learn_member, api_version)
-        self._held_at = node
-        watching = Deferred.fromCoroutine(self._watch_held(pool, node))
-        watching.addErrback(_quietly)
-        try:
-            return await answer
-        finally:
-            self._held_at = None
-            watching.cancel()
-            if first is not None:
-                self._first_join = None
-                first.callback(None)
-
     def _learn_member(self, body: bytes, version: int) -> bytes:
         self._member = wire.decode_join(version, body).member
         return body
-
-    async def _watch_held(self, pool: Pool, node: int) -> None:
-        while True:
-            await deferLater(self._reactor, HELD_CHECK_SECONDS)
-            try:
-                moved = await self._coordinators.ask(self.group) != node
-            except KatewayError:
-                moved = not self._client.health().healthy
-            if moved:
-                pool.abort(node)
-                return
 
     # --- the session -------------------------------------------------------------------------------------------
 
