@@ -24,8 +24,8 @@ _log = Logger()
 
 async def stop(parts: Parts, http: HttpParts, successor: Successor | InPlace | None) -> None:
     """Drains: no new connections, long polls end with their records so far, publishes finish, confirmed and
-    acknowledged records are committed, groups are left. Takes at most ``drain_seconds``. Connections are given to
-    the ``successor`` where there is one.
+    acknowledged records are committed, groups are left. Takes at most ``drain_seconds``. Connections and memberships
+    are given to the ``successor`` where there is one.
     """
     listening, reactor = http.listening, parts.reactor
     listening.draining = successor is None

@@ -164,6 +164,8 @@ class InPlace:
         kept = self._kept
         # hundreds are more than a variable of the environment may hold
         memberships = settings_memory(json.dumps(kept.memberships))
+        table = {**attrs.asdict(kept), "memberships_in": memberships}
+        del table["memberships"]
         for descriptor in (
             *(one for by_endpoint in kept.listeners.values() for one in by_endpoint.values()),
             *(descriptor for _listener, descriptor in kept.connections),
@@ -176,7 +178,7 @@ class InPlace:
         sys.stderr.flush()
         environment = {
             **os.environ,
-            VARIABLE: json.dumps({**attrs.asdict(kept), "memberships_in": memberships}),
+            VARIABLE: json.dumps(table),
             settings_text.VARIABLE: str(self._settings),
         }
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
