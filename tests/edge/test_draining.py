@@ -51,3 +51,16 @@ async def test_draining_ends_a_read_that_waits_at_the_end(gateway: RunningGatewa
     stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
     assert (await waiting).status == 204
     await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_reader_that_comes_when_its_group_was_passed_on_is_ended_as_those_before_it(
+    gateway: RunningGateway,
+) -> None:
+    assert (await gateway.request("POST", T, b"a")).status == 201
+    parts = gateway.service.parts
+    parts.edges.drain()
+    await parts.groups.stop(0)
+    polled = await gateway.request("GET", f"{T}/group1")
+    followed = await gateway.request("GET", f"{T}/group1?follow=1")
+    assert [(each.status, each.body) for each in (polled, followed)] == [(204, b""), (200, b"")]
