@@ -102,13 +102,6 @@ class ConsumerMembership:
         if joining.passed is not None:
             self._take_up(joining.passed)
 
-    def _take_up(self, passed: PassedMember) -> None:
-        self._member, self._epoch, self._asked_to_join = passed.member, passed.generation, True
-        self._session_seconds = passed.session_seconds
-        self._topic_id = bytes.fromhex(passed.topic_id) or None
-        self._places.go_on((self._topic_id, partition) for partition in passed.partitions if self._topic_id)
-        self.generation = Generation(passed.generation, passed.member, by_consumer_protocol=True)
-
     by_consumer_protocol = True
 
     @property
@@ -121,6 +114,13 @@ class ConsumerMembership:
         if self._unconfirmed is not None:
             self._life.session.heard(self._unconfirmed.heard_at, self._session_seconds)
         self._life.start()
+
+    def _take_up(self, passed: PassedMember) -> None:
+        self._member, self._epoch, self._asked_to_join = passed.member, passed.generation, True
+        self._session_seconds = passed.session_seconds
+        self._topic_id = bytes.fromhex(passed.topic_id) or None
+        self._places.go_on((self._topic_id, partition) for partition in passed.partitions if self._topic_id)
+        self.generation = Generation(passed.generation, passed.member, by_consumer_protocol=True)
 
     async def pass_on(self) -> PassedMember | None:
         """Stops without leaving; ``None`` where partitions come or go, or the coordinator was not heard lately."""

@@ -109,13 +109,6 @@ class Membership:
         if joining.passed is not None:
             self._take_up(joining.passed)
 
-    def _take_up(self, passed: PassedMember) -> None:
-        self._member, self._client_id = passed.member, passed.client_id
-        self._session_seconds = passed.session_seconds
-        self._holding, self._cooperative = True, passed.cooperative
-        self._partitions = frozenset(passed.partitions)
-        self.generation = Generation(passed.generation, passed.member)
-
     by_consumer_protocol = False
 
     @property
@@ -128,6 +121,13 @@ class Membership:
         if self._unconfirmed is not None:
             self._life.session.heard(self._unconfirmed.heard_at, self._session_seconds)
         self._life.start()
+
+    def _take_up(self, passed: PassedMember) -> None:
+        self._member, self._client_id = passed.member, passed.client_id
+        self._session_seconds = passed.session_seconds
+        self._holding, self._cooperative = True, passed.cooperative
+        self._partitions = frozenset(passed.partitions)
+        self.generation = Generation(passed.generation, passed.member)
 
     async def pass_on(self) -> PassedMember | None:
         """Stops without leaving; ``None`` where a rebalance is under way, or the coordinator was not heard lately."""
