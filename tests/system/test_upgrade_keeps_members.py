@@ -191,7 +191,7 @@ def test_upgrades_keep_members_assignments_streams_and_leases(
     for number in range(40):
         path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
         assert ask(up.public_port, "POST", path, b"leased-%d" % number)[0] == 201
-    leases = lease(up, topic, 24)
+    leases = lease(up, topic, 40)  # in each partition: else a member would leave after a while
     stream = Stream(up.public_port, topic, "followed")
     up.process.wait_until(lambda: len(stream.got) > 100, 60)
     pids = {row["pid"] for row in processes(up).values()}
