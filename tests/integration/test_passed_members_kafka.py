@@ -141,6 +141,7 @@ async def test_member_that_the_coordinator_has_forgotten_joins_anew_from_the_las
     await until(lambda: len(first.seen) == 10)
     passed = await passed_on(first)
     store = await kafka_store(kafka, protocol=protocol)
+    await store.topic(topic)  # else it knows no broker yet
     await store.leave_for(OwnMember(group, passed.member, passed.by_consumer_protocol))
     second = Next(store, passed)
     await until(lambda: len(second.owned) == 4)

@@ -40,6 +40,7 @@ NOT_DELIVERED = NotFound("this gateway has delivered no such record")
 MOVING = NotHere("the record's lease is on its way to the next owner of its partition; try again")
 _log = Logger()
 _goes_on = _log.failureHandler("leaving a group broke; the others are left all the same")
+LEAVE_AGAIN_SECONDS = 0.25
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -275,11 +276,18 @@ class Memberships:
 
     async def leave_for(self, cluster: str, member: PassedMember) -> None:
         """Leaves a group that no process goes on with; where that fails, its session ends."""
-        try:
-            own = OwnMember(member.group, member.member, member.by_consumer_protocol)
-            await cast(OwnMembers, self._lookup(cluster)).leave_for(own)
-        except KatewayError as error:
-            _log.info("the group {group} was not left: {why}", group=member.group, why=error)
+        own = OwnMember(member.group, member.member, member.by_consumer_protocol)
+        until = self._clock.seconds() + member.session_seconds
+        while True:
+            try:
+                await cast(OwnMembers, self._lookup(cluster)).leave_for(own)
+                return
+            except KatewayError as error:
+                # a store that has just been started knows no broker yet
+                if self._draining or self._clock.seconds() >= until:
+                    _log.info("the group {group} was not left: {why}", group=member.group, why=error)
+                    return
+            await deferLater(self._clock, LEAVE_AGAIN_SECONDS)
 
     # --- beginning and ending ----------------------------------------------------------------------------------------
 
