@@ -6,10 +6,11 @@ import http.client
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,13 @@ def topic(oracle: Oracle, topic_name: str) -> str:
 
 @pytest.fixture
 def gateway(daemon: Gateways, cluster: KafkaCluster, tmp_path: Path) -> Gateways:
-    def start(count: int, protocol: str, more: str = "") -> Daemon:
+    def start(count: int, protocol: str) -> Daemon:
         path = tmp_path / "gateway.toml"
         path.write_text(
             f'data_directory = "{tmp_path}/data"\n[process]\ncount = {count}\n'
             f'[storage.default]\ndriver = "kafka"\nbrokers = {json.dumps(cluster.addresses)}\n'
-            f'group_protocol = "{protocol}"\n{more}'
+            # a process whose partitions clients of the other have read would leave for want of readers of its own
+            f'group_protocol = "{protocol}"\n[delivery]\nlinger_seconds = 600\n'
         )
         started = daemon("--config", str(path)).start()
         if count > 1:
@@ -96,6 +98,7 @@ class Stream:
         self.faults: list[str] = []
         self.written: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        self._following: http.client.HTTPConnection | None = None
         self._going = True
         self._publishing = True
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._publish, self._follow)]
@@ -115,33 +118,39 @@ class Stream:
                 if response.status != 201:
                     self.faults.append(f"publish {response.status}")
                 if response.will_close:
+                    connection.close()
                     connection = None
             except (OSError, http.client.HTTPException) as error:
                 self.faults.append(f"publish {error!r}")
                 connection = None
             time.sleep(0.005)
+        if connection is not None:
+            connection.close()
 
     def _follow(self) -> None:
         while self._going:
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+            connection = self._following = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
             try:
                 while self._going:
                     connection.request("GET", f"/v1/topics/{self._topic}/{self._group}?follow=1&limit=1000000")
-                    response = connection.getresponse()
-                    if response.status != 200:
-                        self.faults.append(f"stream {response.status}")
-                        break
-                    for line in response:
-                        value = line.decode().strip()
-                        if value:
-                            self.got[value] += 1
-                            if value in self.written:
-                                self.seconds.setdefault(value, time.monotonic() - self.written[value])
+                    with connection.getresponse() as response:
+                        if response.status != 200:
+                            self.faults.append(f"stream {response.status}")
+                            break
+                        self._take(response)
             except (OSError, http.client.HTTPException) as error:
                 if self._going:
                     self.faults.append(f"stream {error!r}")
             finally:
                 connection.close()
+
+    def _take(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            value = line.decode().strip()
+            if value:
+                self.got[value] += 1
+                if value in self.written:
+                    self.seconds.setdefault(value, time.monotonic() - self.written[value])
 
     def missing(self) -> set[str]:
         return set(self.written) - set(self.got)
@@ -154,6 +163,9 @@ class Stream:
         while self.missing() and time.monotonic() < end:
             time.sleep(0.05)
         self._going = False
+        if self._following is not None and self._following.sock is not None:
+            self._following.sock.shutdown(socket.SHUT_RDWR)
+        self._threads[1].join(60)
 
     def check(self, what: str) -> None:
         assert self.faults == []
@@ -191,7 +203,7 @@ def test_upgrades_keep_members_assignments_streams_and_leases(
     for number in range(40):
         path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
         assert ask(up.public_port, "POST", path, b"leased-%d" % number)[0] == 201
-    leases = lease(up, topic, 40)  # in each partition: else a member would leave after a while
+    leases = lease(up, topic, 40)
     stream = Stream(up.public_port, topic, "followed")
     up.process.wait_until(lambda: len(stream.got) > 100, 60)
     pids = {row["pid"] for row in processes(up).values()}
@@ -202,6 +214,7 @@ def test_upgrades_keep_members_assignments_streams_and_leases(
         acknowledge(up, topic, leases.pop())
         so_far = len(stream.got)
         up.process.wait_until(lambda n=so_far: len(stream.got) > n + 100, 60)
+        up.process.wait_until(lambda g=generation: up.log.count("memberships were taken over") >= count * (g - 1), 60)
         time.sleep(2.5)  # a rebalance would be heard of by now
         assert {group: members(oracle, group) for group in before} == before
     stream.stop()
