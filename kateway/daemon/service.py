@@ -140,6 +140,8 @@ class GatewayService(Service):
             await parts.clustering.start(regular)
         for membership in parts.kept.memberships:
             parts.going_on.take(membership)
+        if parts.kept.memberships:
+            parts.going_on.end()
         if self._worker is not None:
             self._worker.start(self, self._reactor, http.listening.factories, http.answerers)
             await self._worker.introduced()
