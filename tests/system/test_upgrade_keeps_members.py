@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,73 +99,70 @@ class Stream:
         self.faults: list[str] = []
         self.written: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
-        self._following: http.client.HTTPConnection | None = None
-        self._going = True
-        self._publishing = True
+        self._going = self._publishing = True
+        self._following: socket.socket | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._publish, self._follow)]
         for each in self._threads:
             each.start()
 
     def _publish(self) -> None:
-        connection: http.client.HTTPConnection | None = None
         while self._publishing:
-            value = str(len(self.written))
-            self.written[value] = time.monotonic()
             try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-                connection.request("POST", f"/v1/topics/{self._topic}", value.encode())
-                response = connection.getresponse()
-                response.read()
-                if response.status != 201:
-                    self.faults.append(f"publish {response.status}")
-                if response.will_close:
-                    connection.close()
-                    connection = None
+                with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
+                    while self._publishing and self._publish_one(connection):
+                        time.sleep(0.005)
             except (OSError, http.client.HTTPException) as error:
                 self.faults.append(f"publish {error!r}")
-                connection = None
-            time.sleep(0.005)
-        if connection is not None:
-            connection.close()
+
+    def _publish_one(self, connection: http.client.HTTPConnection) -> bool:
+        """Whether the connection may be used again."""
+        value = str(len(self.written))
+        self.written[value] = time.monotonic()
+        connection.request("POST", f"/v1/topics/{self._topic}", value.encode())
+        with connection.getresponse() as response:
+            response.read()
+            if response.status != 201:
+                self.faults.append(f"publish {response.status}")
+            return not response.will_close
 
     def _follow(self) -> None:
         while self._going:
-            connection = self._following = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
             try:
-                while self._going:
-                    connection.request("GET", f"/v1/topics/{self._topic}/{self._group}?follow=1&limit=1000000")
-                    with connection.getresponse() as response:
-                        if response.status != 200:
-                            self.faults.append(f"stream {response.status}")
-                            break
-                        self._take(response)
+                with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
+                    while self._going and self._follow_one(connection):
+                        pass
             except (OSError, http.client.HTTPException) as error:
                 if self._going:
                     self.faults.append(f"stream {error!r}")
-            finally:
-                connection.close()
 
-    def _take(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            value = line.decode().strip()
-            if value:
-                self.got[value] += 1
-                if value in self.written:
-                    self.seconds.setdefault(value, time.monotonic() - self.written[value])
+    def _follow_one(self, connection: http.client.HTTPConnection) -> bool:
+        connection.request("GET", f"/v1/topics/{self._topic}/{self._group}?follow=1&limit=1000000")
+        self._following = connection.sock
+        with connection.getresponse() as response:
+            if response.status != 200:
+                self.faults.append(f"stream {response.status}")
+            for line in response:
+                value = line.decode().strip()
+                if value:
+                    self.got[value] += 1
+                    if value in self.written:
+                        self.seconds.setdefault(value, time.monotonic() - self.written[value])
+            return not response.will_close
 
     def missing(self) -> set[str]:
         return set(self.written) - set(self.got)
 
-    def stop(self) -> None:
+    def stop(self, patience_seconds: float = 60) -> None:
         """Waits until everything has come."""
         self._publishing = False
         self._threads[0].join(60)
-        end = time.monotonic() + 60
+        end = time.monotonic() + patience_seconds
         while self.missing() and time.monotonic() < end:
             time.sleep(0.05)
         self._going = False
-        if self._following is not None and self._following.sock is not None:
-            self._following.sock.shutdown(socket.SHUT_RDWR)
+        if self._following is not None:
+            with suppress(OSError):
+                self._following.shutdown(socket.SHUT_RDWR)
         self._threads[1].join(60)
 
     def check(self, what: str) -> None:
@@ -174,10 +172,24 @@ class Stream:
         print(f"{what}: the slowest of {len(self.seconds)} records took {max(self.seconds.values()) * 1000:.0f} ms")
 
 
+@pytest.fixture
+def stream() -> Iterator[Callable[[int, str, str], Stream]]:
+    """Starts streams, which end with the test."""
+    made: list[Stream] = []
+
+    def start(port: int, topic: str, group: str) -> Stream:
+        made.append(Stream(port, topic, group))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.stop(0)
+
+
 def lease(gateway: Daemon, topic: str, count: int) -> list[dict[str, Any]]:
     found: dict[tuple[int, int], dict[str, Any]] = {}
     while len(found) < count:
-        path = f"/v1/topics/{topic}/leased?ack=explicit&limit=1&timeout=5&ack_timeout=120"
+        path = f"/v1/topics/{topic}/leased-{topic}?ack=explicit&limit=1&timeout=5&ack_timeout=120"
         status, records = ask(gateway.public_port, "GET", path)
         assert status in {200, 204}
         for record in records or ():
@@ -189,7 +201,7 @@ def lease(gateway: Daemon, topic: str, count: int) -> list[dict[str, Any]]:
 
 def acknowledge(gateway: Daemon, topic: str, record: dict[str, Any]) -> None:
     ack = json.dumps([{name: record[name] for name in ("partition", "offset", "lease")}])
-    status, told = ask(gateway.public_port, "POST", f"/v1/topics/{topic}/leased/acks", ack.encode())
+    status, told = ask(gateway.public_port, "POST", f"/v1/topics/{topic}/leased-{topic}/acks", ack.encode())
     assert status == 200, told
     assert told["results"][0]["status"] == 200, told
 
@@ -197,31 +209,38 @@ def acknowledge(gateway: Daemon, topic: str, record: dict[str, Any]) -> None:
 @pytest.mark.parametrize("protocol", ["auto", "classic"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_upgrades_keep_members_assignments_streams_and_leases(
-    gateway: Gateways, oracle: Oracle, topic: str, count: int, protocol: str
+    gateway: Gateways,
+    oracle: Oracle,
+    topic: str,
+    stream: Callable[[int, str, str], Stream],
+    count: int,
+    protocol: str,
 ) -> None:
     up = gateway(count, protocol)
     for number in range(40):
         path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
         assert ask(up.public_port, "POST", path, b"leased-%d" % number)[0] == 201
     leases = lease(up, topic, 40)
-    stream = Stream(up.public_port, topic, "followed")
-    up.process.wait_until(lambda: len(stream.got) > 100, 60)
+    followed, leased = f"followed-{topic}", f"leased-{topic}"
+    client = stream(up.public_port, topic, followed)
+    up.process.wait_until(lambda: len(client.got) > 100, 60)
     pids = {row["pid"] for row in processes(up).values()}
-    before = {group: members(oracle, group) for group in ("followed", "leased")}
-    assert all(before.values())
+    for group in (followed, leased):
+        up.process.wait_until(lambda g=group: sum(map(len, members(oracle, g).values())) == PARTITIONS, 60)
+    before = {group: members(oracle, group) for group in (followed, leased)}
     for generation in (2, 3):
         upgraded(up, generation)
         acknowledge(up, topic, leases.pop())
-        so_far = len(stream.got)
-        up.process.wait_until(lambda n=so_far: len(stream.got) > n + 100, 60)
+        so_far = len(client.got)
+        up.process.wait_until(lambda n=so_far: len(client.got) > n + 100, 60)
         up.process.wait_until(lambda g=generation: up.log.count("memberships were taken over") >= count * (g - 1), 60)
         time.sleep(2.5)  # a rebalance would be heard of by now
         assert {group: members(oracle, group) for group in before} == before
-    stream.stop()
+    client.stop()
     # the followed group's client has also had what was leased in the other
-    for value in [value for value in stream.got if value.startswith("leased")]:
-        del stream.got[value]
-    stream.check(f"{count} processes, {protocol}")
+    for value in [value for value in client.got if value.startswith("leased")]:
+        del client.got[value]
+    client.check(f"{count} processes, {protocol}")
     for record in leases:
         acknowledge(up, topic, record)
     assert (pids == {row["pid"] for row in processes(up).values()}) is (count == 1)
@@ -235,9 +254,9 @@ def test_member_of_a_process_that_dies_behind_an_upgrade_is_left_on_its_behalf(
         path = f"/v1/topics/{topic}?partition={number % PARTITIONS}"
         assert ask(up.public_port, "POST", path, b"%d" % number)[0] == 201
     lease(up, topic, 20)
-    up.process.wait_until(lambda: len(members(oracle, "leased")) == 2, 30)
+    up.process.wait_until(lambda: len(members(oracle, f"leased-{topic}")) == 2, 30)
     upgraded(up, 2)
     up.process.wait_until(lambda: "memberships were taken over" in up.log, 30)
     os.kill(processes(up)[1]["pid"], signal.SIGKILL)
     up.process.wait_until(lambda: "groups were left for process 1" in up.log, 8)
-    up.process.wait_until(lambda: sum(map(len, members(oracle, "leased").values())) == PARTITIONS, 30)
+    up.process.wait_until(lambda: sum(map(len, members(oracle, f"leased-{topic}").values())) == PARTITIONS, 30)
