@@ -99,7 +99,7 @@ class Membership:
         self._wall = wall
         self._revocations = Revocations(self._send, self._gone, self._leases_not_moved, wall)
         self._closing: Deferred[None] | None = None
-        self._left = False
+        self._left = self._passes_on = False
         self._commits = Commits(
             clock,
             config.commit_interval_seconds,
@@ -237,6 +237,7 @@ class Membership:
             elif give is None or not hasattr(subscription, "pass_on"):
                 closed = subscription.close(returning=returning)
             else:
+                self._passes_on = True
                 passing = cast(PassedSubscription, subscription).pass_on(returning=returning)
                 closed = passing.addCallback(lambda passed: give(passed, self._max_deliveries))
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
@@ -247,6 +248,11 @@ class Membership:
         assert self._closing is not None
         self.lost(frozenset(self.dispatch.owned_partitions))
         self._left = True
+        if self._passes_on:
+            # nothing looks after them any more, and their connections would wait for that
+            for reader in [*self.readers, *self._departed]:
+                with _goes_on:
+                    reader.give_up()
         for call in (self._ticking, self._lingering):
             if call is not None and call.active():
                 call.cancel()

@@ -107,6 +107,23 @@ def test_membership_is_passed_on_as_soon_as_nothing_of_it_is_unsettled(world: Wo
         world.reader()
 
 
+def test_connection_of_a_client_that_has_confirmed_nothing_is_free_when_its_group_was_passed_on(world: World) -> None:
+    client = joined(world, world.reader(short=False))
+    client.read(3)
+    client.reader.finish()
+    assert client.wire.watchers == [client.reader]
+    after = Next()
+    pass_on(world, after, 0.5)
+    assert client.wire.watchers == []
+    # what was not settled comes again
+    assert world.groups.go_on(after.given[0])
+    world.turn()
+    second = world.reader()
+    world.turn()
+    assert second.read(3) == [0, 1, 2]
+    stop(world)
+
+
 @pytest.mark.parametrize("gone", [True, False], ids=["the next process is gone", "the member cannot be passed on"])
 def test_membership_that_is_not_taken_is_left(world: World, gone: bool) -> None:
     joined(world, world.reader()).reader.finish()
