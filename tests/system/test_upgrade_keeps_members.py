@@ -90,6 +90,21 @@ def members(oracle: Oracle, group: str) -> dict[str, list[int]]:
     return {each.member_id: sorted(place.partition for place in each.assignment.topic_partitions) for each in found}
 
 
+def settled_members(gateway: Daemon, oracle: Oracle, group: str) -> dict[str, list[int]]:
+    """The same when nothing moves any more: a cooperative member gives up in steps."""
+    found: list[dict[str, list[int]]] = []
+
+    def settled() -> bool:
+        found.append(members(oracle, group))
+        if sum(map(len, found[-1].values())) != PARTITIONS:
+            return False
+        time.sleep(2.5)
+        return members(oracle, group) == found[-1]
+
+    gateway.process.wait_until(settled, 60)
+    return found[-1]
+
+
 class Stream:
     """Publishes a record each few milliseconds, and notes when a client that follows the group has it."""
 
@@ -225,9 +240,7 @@ def test_upgrades_keep_members_assignments_streams_and_leases(
     client = stream(up.public_port, topic, followed)
     up.process.wait_until(lambda: len(client.got) > 100, 60)
     pids = {row["pid"] for row in processes(up).values()}
-    for group in (followed, leased):
-        up.process.wait_until(lambda g=group: sum(map(len, members(oracle, g).values())) == PARTITIONS, 60)
-    before = {group: members(oracle, group) for group in (followed, leased)}
+    before = {group: settled_members(up, oracle, group) for group in (followed, leased)}
     for generation in (2, 3):
         upgraded(up, generation)
         acknowledge(up, topic, leases.pop())
