@@ -19,6 +19,7 @@ import pytest
 from servers.daemon import Daemon
 from servers.kafka import KafkaCluster
 from servers.oracle import Oracle
+from servers.ports import held_port
 
 pytestmark = [pytest.mark.system, pytest.mark.kafka]
 Gateways = Callable[..., Daemon]
@@ -43,15 +44,17 @@ def topic(oracle: Oracle, topic_name: str) -> str:
 
 @pytest.fixture
 def gateway(daemon: Gateways, cluster: KafkaCluster, tmp_path: Path) -> Gateways:
-    def start(count: int, protocol: str) -> Daemon:
-        path = tmp_path / "gateway.toml"
+    def start(count: int, protocol: str, name: str = "gateway", more: str = "") -> Daemon:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        path = folder / "gateway.toml"
         path.write_text(
-            f'data_directory = "{tmp_path}/data"\n[process]\ncount = {count}\n'
+            f'data_directory = "{folder}/data"\n[process]\ncount = {count}\n'
             f'[storage.default]\ndriver = "kafka"\nbrokers = {json.dumps(cluster.addresses)}\n'
             # a process whose partitions clients of the other have read would leave for want of readers of its own
-            f'group_protocol = "{protocol}"\n[delivery]\nlinger_seconds = 600\n'
+            f'group_protocol = "{protocol}"\n[delivery]\nlinger_seconds = 600\n{more}'
         )
-        started = daemon("--config", str(path)).start()
+        started = daemon("--config", str(path), name=name).start()
         if count > 1:
             started.process.wait_until(lambda: f"all {count} processes serve" in started.log, 60)
         started.wait_for_ready()
@@ -257,6 +260,47 @@ def test_upgrades_keep_members_assignments_streams_and_leases(
     for record in leases:
         acknowledge(up, topic, record)
     assert (pids == {row["pid"] for row in processes(up).values()}) is (count == 1)
+
+
+@pytest.mark.parametrize("protocol", ["auto", "classic"])
+def test_client_of_another_gateway_reads_on_while_the_home_of_its_group_is_upgraded(
+    gateway: Gateways,
+    oracle: Oracle,
+    unique_name: Callable[[str], str],
+    stream: Callable[[int, str, str], Stream],
+    tmp_path: Path,
+    protocol: str,
+) -> None:
+    secret = tmp_path / "cluster.secret"
+    secret.write_text("a-secret-of-many-characters")
+    secret.chmod(0o600)
+    home, other = (
+        gateway(
+            count,
+            protocol,
+            name,
+            f'[cluster]\nendpoint = "tcp:{held_port()}:interface=127.0.0.1"\nsecret_file = "{secret}"\n',
+        )
+        for name, count in (("home", 2), ("other", 1))
+    )
+    # one partition: the other gateway would get none, so its clients read at the home
+    topic, group = unique_name("topic"), unique_name("group")
+    oracle.create_topic(topic, 1)
+    assert ask(home.public_port, "POST", f"/v1/topics/{topic}", b"first")[0] == 201
+    assert ask(home.public_port, "GET", f"/v1/topics/{topic}/{group}?timeout=20")[0] == 200
+    client = stream(other.public_port, topic, group)
+    other.process.wait_until(lambda: len(client.got) > 100, 60)
+    before = members(oracle, group)
+    assert len(before) == 1
+    for generation in (2, 3):
+        upgraded(home, generation)
+        so_far = len(client.got)
+        other.process.wait_until(lambda n=so_far: len(client.got) > n + 100, 60)
+        time.sleep(2.5)
+        assert members(oracle, group) == before
+    client.stop()
+    client.got.pop("first", None)
+    client.check(f"at another gateway, {protocol}")
 
 
 def test_member_of_a_process_that_dies_behind_an_upgrade_is_left_on_its_behalf(
