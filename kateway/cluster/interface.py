@@ -6,6 +6,7 @@ streams with an error. Answers and messages come on the reactor's thread, never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,35 @@ class Home(NamedTuple):
     """Its name in the list of gateways."""
     address: str
     """``host:port`` of its endpoint, or ``unix:PATH`` of a process on this host."""
+
+
+class Place(NamedTuple):
+    """One process of several of a gateway; its successor in an upgrade has the same index and another number."""
+
+    gateway: str
+    number: int
+    """Its index."""
+    pid: int
+
+
+_PROCESS = re.compile(r"(.+)-(\d{1,4})-(\d{1,10})", re.ASCII)
+
+
+def process_name(place: Place) -> str:
+    """Names a process among all gateways."""
+    return f"{place.gateway}-{place.number}-{place.pid}"
+
+
+def place_of(name: str) -> Place | None:
+    """The process of this name; ``None`` where a gateway is one process."""
+    found = _PROCESS.fullmatch(name)
+    return None if found is None else Place(found[1], int(found[2]), int(found[3]))
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether the gateways of two names are one, or processes of which one came after the other in its place."""
+    mine, its = place_of(one), place_of(other)
+    return one == other or (mine is not None and its is not None and mine[:2] == its[:2])
 
 
 class Stream(Protocol):

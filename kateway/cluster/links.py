@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from kateway.cluster.handshake import Acceptor, Dialer, Elsewhere
-from kateway.cluster.interface import UNIX, Answering, Home, Linked
+from kateway.cluster.interface import UNIX, Answering, Home, Linked, place_of, same_place
 from kateway.cluster.link import Link
 from kateway.cluster.rare_log import RareLog
 from kateway.cluster.relay import Relay, Siblings, index_in
@@ -73,7 +73,7 @@ class Links:
         """Gateways at whose address another one answers, and since when."""
         self._rare_log = RareLog(reactor.seconds)
         self._relayed: set[Link] = set()
-        self._stopped = False
+        self._stopped = self._gives_way = False
         self.refused = 0
         """Connections that did not become links."""
         self.factory = _Factory(lambda: self._accept(certified))
@@ -120,7 +120,11 @@ class Links:
         return outcome
 
     def _dial(self, home: Home) -> Deferred[Link]:
-        dialer = Dialer(self._secret, self._name, home.address)
+        address = home.address
+        path = self._sibling_path(home)
+        if path and address.startswith(UNIX):
+            address = f"{UNIX}{path}"
+        dialer = Dialer(self._secret, self._name, address)
 
         def gone(link: Link) -> None:
             self._forget(link)
@@ -130,7 +134,8 @@ class Links:
         link = Link(
             self._reactor, self._config, dialer, self._answering, gone, address=home.address, log=self._rare_log
         )
-        connecting = self._endpoint(home.address).connect(_One(link))
+        endpoint = self._unix_endpoint(path) if path else self._endpoint(address)
+        connecting = endpoint.connect(_One(link))
         self._connecting.add(connecting)
         connecting.addTimeout(self._config.silence_seconds, self._reactor)
 
@@ -143,7 +148,8 @@ class Links:
             return link.established
 
         def check(found: Link) -> Link:
-            if home.gateway and found.peer != home.gateway:
+            # a member that was passed on in an upgrade is known by the name of the process that joined
+            if home.gateway and not same_place(found.peer, home.gateway):
                 found.close()
                 raise self._another(home, found.peer)
             self._misled.pop(home, None)
@@ -178,11 +184,10 @@ class Links:
 
     def _endpoint(self, address: str) -> IStreamClientEndpoint:
         if address.startswith(UNIX):
-            return UNIXClientEndpoint(self._reactor, address[len(UNIX) :], timeout=self._config.silence_seconds)
+            return self._unix_endpoint(address[len(UNIX) :])
         sibling = self._sibling(address)
         if sibling is not None and self._siblings is not None:
-            path = str(self._siblings.socket_path(sibling))
-            return UNIXClientEndpoint(self._reactor, path, timeout=self._config.silence_seconds)
+            return self._unix_endpoint(str(self._siblings.socket_path(sibling)))
         host, port = parse_address(address.partition("/")[0])
         endpoint: IStreamClientEndpoint
         if ":" in host:
@@ -193,8 +198,24 @@ class Links:
             endpoint = NamedEndpoint(self._reactor, host.encode("idna"), port)
         return endpoint if self._tls is None else wrapClientTLS(self._tls(host), endpoint)
 
+    def _unix_endpoint(self, path: str) -> IStreamClientEndpoint:
+        endpoint: IStreamClientEndpoint = UNIXClientEndpoint(self._reactor, path, timeout=self._config.silence_seconds)
+        return endpoint
+
+    def _sibling_path(self, home: Home) -> str:
+        """Where a process of this gateway listens, or the one that came after it; empty: another gateway's.
+        ``GatewayGone``: this one came after it.
+        """
+        place, own = place_of(home.gateway), place_of(self._name)
+        if self._siblings is None or place is None or own is None or place.gateway != own.gateway:
+            return ""
+        path = self._siblings.path_of(place.number, place.pid)
+        if path == self._siblings.socket_path(own.number):
+            raise GatewayGone(f"the process {home.gateway} has ended")
+        return str(path)
+
     def _accept(self, certified: bool) -> Link | None:
-        if self._stopped:
+        if self._stopped or self._gives_way:
             return None
         if len(self._handshakes) >= self._config.max_handshakes:
             # a gateway needs milliseconds: the oldest is most likely none
@@ -256,6 +277,12 @@ class Links:
             link.close()
 
         connecting.addCallbacks(connected, failed)
+
+    def give_way(self) -> None:
+        """Ends the links that came in, and takes no more: what they are for is found at this process's successor."""
+        self._gives_way = True
+        for link in [*(each for each, dialed in self._links.items() if not dialed), *self._handshakes]:
+            link.close()
 
     def stop(self) -> None:
         """Ends all links, and makes none any more."""

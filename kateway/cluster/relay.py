@@ -21,6 +21,9 @@ class Siblings(Protocol):
     def socket_path(self, index: int) -> Path:
         """Where a process listens for links."""
 
+    def path_of(self, index: int, pid: int) -> Path:
+        """Where the process of this number listens for links, or the one that came after it."""
+
 
 def address_of(address: str, index: int) -> str:
     """The address of one of several processes behind an address."""

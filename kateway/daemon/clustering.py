@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.ssl import Certificate as Trusted
 from twisted.internet.ssl import PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
 
-from kateway.cluster.directory import CoordinatorDirectory, label
-from kateway.cluster.interface import Home
+from kateway.cluster.directory import CoordinatorDirectory, label, labelled
+from kateway.cluster.interface import UNIX, Home, same_place
 from kateway.cluster.links import Links
 from kateway.cluster.relay import Siblings, address_of
 from kateway.config.addresses import parse_address
@@ -114,13 +114,38 @@ class Clustering:
         self.passing.stop()
         self.serving.drain()
 
+    async def give_way(self) -> None:
+        """Takes no more links, and ends those that came in: this process holds no group any more."""
+        await self._stop_listening()
+        self.links.give_way()
+
     async def stop(self) -> None:
         """Takes no more links, and ends all that there are."""
+        await self._stop_listening()
+        self.links.stop()
+
+    async def _stop_listening(self) -> None:
         ports, self._port, self._inner_port = (self._port, self._inner_port), None, None
         for port in ports:
             if port is not None:
                 await maybeDeferred(port.stopListening)
-        self.links.stop()
+
+    def goes_on_as(self, client_id: str) -> bool:
+        """Goes on as a member that another process was, which called itself so; ``False``: other gateways that look for
+        it by that would not come here.
+        """
+        home = labelled(client_id)
+        if home is None or not same_place(home.gateway, self._name):
+            return False
+        if home.address != self.address and not (home.address.startswith(UNIX) and self.address.startswith(UNIX)):
+            return False
+        if home.gateway != self._name:
+            self.passing.goes_on_as(home.gateway, self._name)
+        return True
+
+    def gives_way_to(self, name: str) -> None:
+        """The process of this name goes on with the memberships of this one."""
+        self.passing.goes_on_as(self._name, name)
 
     def label(self) -> str:
         """What the members of this gateway append to their client id."""

@@ -1,6 +1,7 @@
 """Leaves the groups of a process that has died, on its behalf: else its partitions would wait for its session's end.
 
-Each process notes its members of groups in memory that outlives it. The first of the processes that are left reads
+Each process notes its members of groups in memory that outlives it; a member that it has passed on to its successor
+stands in that one's note, in the same memory. The first of the processes that are left reads
 what a dead one has noted, and so does its successor, in case that none is left. The note is emptied when its groups
 were left. All of it is work in the background: where a coordinator does not answer nothing else waits.
 """
@@ -73,6 +74,10 @@ class LeavingForDead:
         """Gives up what is under way."""
         for each in tuple(self._leaving.values()):
             each.cancel()
+
+    def note_now(self) -> None:
+        """Notes what this process is a member of, without waiting for the next time."""
+        Deferred.fromCoroutine(self._note()).addErrback(_is_logged)
 
     async def _note(self) -> None:
         noted = [[name, *member] for name, store in self._stores.items() for member in store.own_members()]

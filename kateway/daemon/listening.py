@@ -157,13 +157,16 @@ class Listening:
         for kind, factory in self.factories.items():
             factory.drain(None if successor is None else successor.takes(kind))
 
-    async def emptied(self, deadline: float) -> None:
-        """Waits until every connection has had its answer and is gone, or the drain time is over."""
+    async def emptied(self, deadline: float, *, cut: bool = True) -> None:
+        """Waits until every connection has had its answer and is gone, or the time is over; those that are left are to
+        be ``cut`` then.
+        """
         for factory in self.factories.values():
             try:
                 await factory.empty().addTimeout(max(deadline - self._reactor.seconds(), 0), self._reactor)
             except TookTooLong:
-                _log.warn("{count} connections were cut: the drain time is over", count=factory.connections)
+                if cut:
+                    _log.warn("{count} connections were cut: the drain time is over", count=factory.connections)
 
     def cut(self) -> None:
         """Cuts what is still open."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from kateway import __version__
+from kateway.cluster.interface import Place, process_name
 from kateway.config.schema import Config
 from kateway.core.access.shared_rates import SharedRates
 from kateway.core.administration import Administration
@@ -38,6 +39,7 @@ from kateway.daemon.assembly import (
 from kateway.daemon.clustering import Clustering
 from kateway.daemon.counting import Counting
 from kateway.daemon.elastic_sharing import registry_faults, unshared
+from kateway.daemon.going_on import GoingOn
 from kateway.daemon.growing import Growing
 from kateway.daemon.leaving import LeavingForDead
 from kateway.daemon.message_edges import MessageEdges
@@ -63,8 +65,10 @@ class Parts:
         self.worker = worker
         self.began = time.time()
         self.kept = Kept() if worker is not None else take_kept(os.environ)
-        self.name = f"gateway-{secrets.token_hex(6)}" if worker is None else worker.inherited.gateway
-        member_name = self.name if worker is None else f"{self.name}-{worker.index}-{os.getpid()}"
+        self.name = self.kept.gateway or f"gateway-{secrets.token_hex(6)}"
+        if worker is not None:
+            self.name = worker.inherited.gateway
+        member_name = self.name if worker is None else process_name(Place(self.name, worker.index, os.getpid()))
         """What passes records on: each process has its own, and its successor in an upgrade another."""
         self.regular = RegularWork(reactor)
         self.reloads = Reloads(time.time)
@@ -129,6 +133,8 @@ class Parts:
             if worker is None
             else LeavingForDead(worker, stores, reactor, settings.delivery.session_timeout_seconds)
         )
+        goes_on_with = [name for name, store in stores.items() if hasattr(store, "go_on")]
+        self.going_on = GoingOn(goes_on_with, self.groups, self.clustering, self.leaving)
         shares = build_shares(settings)
         self.gateway = Gateway(
             topic_creation(settings),

@@ -24,6 +24,7 @@ from kateway.config.schema import Config
 from kateway.daemon import logs
 from kateway.daemon.assembly import data_directory, open_transforms
 from kateway.daemon.forgetting import SWEEP_SECONDS
+from kateway.daemon.going_on import GoingOn
 from kateway.daemon.http_parts import HttpParts
 from kateway.daemon.options import Options
 from kateway.daemon.parts import Parts
@@ -137,9 +138,14 @@ class GatewayService(Service):
         parts.growing.start(regular)
         if parts.clustering is not None:
             await parts.clustering.start(regular)
+        for membership in parts.kept.memberships:
+            parts.going_on.take(membership)
+        if parts.kept.memberships:
+            parts.going_on.end()
         if self._worker is not None:
             self._worker.start(self, self._reactor, http.listening.factories, http.answerers)
             await self._worker.introduced()
+            self._worker.hold_back()
             await http.operating.breakers.take_over()
         await http.listening.listen()
         if parts.leaving is not None:
@@ -206,6 +212,11 @@ class GatewayService(Service):
     def figures(self) -> Figures:
         """What the other processes are told of this one."""
         return self.http.status.figures()
+
+    @property
+    def goes_on(self) -> GoingOn:
+        """What a process that gives way to this one passes its memberships on to."""
+        return self.parts.going_on
 
     async def reload(self) -> None:
         """Re-reads configuration, certificates and registry in all processes (``Reloading``)."""

@@ -52,7 +52,7 @@ class Upgrading:
         if parts.worker is not None:
             answered = await parts.worker.ask("upgrade")
             return int(answered["generation"])
-        upgrade = InPlace(parts.reactor, parts.kept.generation + 1)
+        upgrade = InPlace(parts.reactor, parts.kept.generation + 1, parts.name)
         settings, text = self._read()
         try_out(parts.settings, settings)
         await upgrade.check(parts.settings.process.start_seconds, text)
@@ -60,6 +60,10 @@ class Upgrading:
             if self.successor is not None or self._listening.draining:
                 raise ConfigError(["the gateway is stopping"])
             self._listening.keep(upgrade)
+            before = parts.settings.storage
+            upgrade.clusters = frozenset(
+                name for name, cluster in settings.storage.items() if before.get(name) == cluster
+            )
         except BaseException:
             upgrade.give_up()
             raise
@@ -72,5 +76,5 @@ class Upgrading:
         """Gives way to the process at the other end: connections go there at the boundary of a request; to none: they
         end behind an answer.
         """
-        self.successor = None if successor is None else Successor(successor)
+        self.successor = None if successor is None else Successor(successor, self._parts.reactor)
         self._parts.reactor.stop()

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from kateway.errors import KatewayError, TooLarge
 from kateway.model import Committed, HandedOff, Health, Message, Receipt, Record, TopicInfo
+from kateway.storage.passed_member import PassedMember
 
 Outcome = Receipt | HandedOff | KatewayError
 """Of one message: where it was written, that it is kept to be written later (a store itself never says that), or an
@@ -254,6 +255,24 @@ class OwnMembers(Protocol):
 
     async def leave_for(self, member: OwnMember) -> None:
         """Leaves a group on behalf of a process that has died. ``KatewayError`` where that fails."""
+
+
+class PassedMembers(Protocol):
+    """A store whose members another process can go on as (``PassedSubscription``)."""
+
+    def go_on(self, passed: PassedMember, listener: Listener) -> Subscription | None:
+        """Goes on as a member that the process before this one was, without a join; the listener hears the rest.
+        ``None`` where it cannot be: the member is still to be left. ``Draining``.
+        """
+
+
+class PassedSubscription(Protocol):
+    """A subscription whose member can be passed on."""
+
+    def pass_on(self, *, returning: bool = False) -> Deferred[PassedMember | None]:
+        """Closes as ``close`` does, but for leaving the group. ``None`` where the member cannot be passed on, as while
+        the group rebalances: then the group was left.
+        """
 
 
 class CommittedGroups(Protocol):

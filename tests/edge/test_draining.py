@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from socket import socket as Socket
 from typing import Any
 
 import attrs
 import pytest_twisted
-from gateways import RunningGateway, config, eventually
+from gateways import Client, RunningGateway, config, eventually
 from wsclient import SocketClient
 from wsproto.events import CloseConnection
 
@@ -75,3 +77,46 @@ async def test_fault_in_one_connection_keeps_no_step_of_a_stop_from_being_taken(
     assert parts.groups.groups == 0
     assert len(logged_errors) == 1
     logged_errors.clear()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reader_that_comes_when_its_group_was_passed_on_is_ended_as_those_before_it(
+    gateway: RunningGateway,
+) -> None:
+    assert (await gateway.request("POST", T, b"a")).status == 201
+    parts = gateway.service.parts
+    parts.edges.drain()
+    await parts.groups.stop(0)
+    polled = await gateway.request("GET", f"{T}/group1")
+    followed = await gateway.request("GET", f"{T}/group1?follow=1")
+    assert [(each.status, each.body) for each in (polled, followed)] == [(204, b""), (200, b"")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_request_of_a_client_settles_what_it_was_sent_before_its_connection_is_passed_on(
+    tmp_path: Path,
+) -> None:
+    settings = config(tmp_path / "data")
+    gateway = RunningGateway(
+        attrs.evolve(settings, delivery=attrs.evolve(settings.delivery, settle_seconds=50.0)), "hot"
+    )
+    await gateway.start()
+    assert (await gateway.request("POST", T, b"a")).status == 201
+    client = await Client.connect(gateway.port)
+    client.send(f"GET {T}/group1?limit=1&timeout=5 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.until(b"\r\n\r\na")
+    taken: list[int] = []
+    gateway.service.http.listening.public.drain(lambda descriptor: taken.append(os.dup(descriptor)) or True)
+    (membership,) = gateway.service.parts.groups.members()
+    assert not membership.idle()
+    following = f"GET {T}/group1?timeout=0 HTTP/1.1\r\nHost: x\r\n\r\n"
+    client.send(following)
+    # the publisher's connection went at once
+    await eventually(lambda: len(taken) == 2)
+    assert membership.idle()
+    publisher, reader = (Socket(fileno=each) for each in taken)
+    with publisher, reader:
+        # it is the successor's to read
+        assert reader.recv(1000) == following.encode()
+    client.close()
+    await gateway.stop()

@@ -276,6 +276,9 @@ class Siblings:
     def socket_path(self, index: int) -> Path:
         return self._folder / f"process-{index}.sock"
 
+    def path_of(self, index: int, _pid: int) -> Path:
+        return self.socket_path(index)
+
 
 async def processes(ends: Make, folder: Path) -> tuple[list[End], list[Home]]:
     """Two processes behind one address; the first one takes the connections."""
@@ -325,3 +328,37 @@ async def test_link_meant_for_a_process_that_is_not_there_ends(ends: Make, tmp_p
     with pytest.raises(GatewayUnavailable):
         await ends("first").links.link(Home("process-7", homes[1].address.replace("/1", "/7")))
     assert not made[0].links._relayed
+
+
+@here
+async def test_link_for_a_process_that_was_replaced_goes_to_its_successor(ends: Make, tmp_path: Path) -> None:
+    successor = ends("gateway-0-18", siblings=Siblings(tmp_path, 0))
+    outer = await successor.listen()
+    address = f"{outer.address}/0"
+    successor.links.address = outer.address
+    path = f"unix:{tmp_path}/process-0.sock"
+    successor.inner = await listen(reactor, f"{path}:mode=600", successor.links.inner_factory)
+    sibling, other = ends("gateway-1-19", siblings=Siblings(tmp_path, 1)), ends("other")
+    sibling.links.address = outer.address
+    for dialer, said, known in ((sibling, address, address), (other, address, address), (sibling, "unix:old", path)):
+        successor.links.addresses = frozenset({known})
+        link = await dialer.links.link(Home("gateway-0-17", said))
+        assert link.peer == "gateway-0-18"
+        assert await link.call(b"x", 1.0) == b"x"
+    with pytest.raises(GatewayGone):
+        successor.links.link(Home("gateway-0-17", address))
+    successor.links.addresses = frozenset({address})
+    with pytest.raises(GatewayGone):
+        await other.links.link(Home("gateway-2-17", address))
+
+
+@here
+async def test_process_that_gives_way_ends_links_that_came_in_and_keeps_its_own(ends: Make) -> None:
+    first, second = ends("first"), ends("second")
+    there, back = await first.links.link(await second.listen()), await second.links.link(await first.listen())
+    second.links.give_way()
+    with pytest.raises(GatewayUnavailable):
+        await there.call(b"x", 1.0)
+    assert await back.call(b"x", 1.0) == b"x"
+    with pytest.raises(GatewayUnavailable):
+        await first.links.link(second.home)

@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from kateway.errors import Conflict, KatewayError, OffsetOutOfRange, OutcomeUnknown, TopicNotFound
 from kateway.model import Committed, Message, Receipt, Record, TopicInfo
-from kateway.storage.interface import At, Fetched, Listener, MetadataRefused, Outcome, Reset
+from kateway.storage.interface import At, Fetched, Listener, MetadataRefused, Outcome, OwnMember, Reset
+from kateway.storage.passed_member import PassedMember
 
 
 class MemorySubscription:
@@ -132,6 +133,11 @@ class MemorySubscription:
         partitions = tuple(self.positions)
         return (self.revoke(*partitions) if partitions else None) or succeed(None)
 
+    def pass_on(self, *, returning: bool = False) -> Deferred[PassedMember | None]:
+        partitions = sorted(self.positions)
+        member = PassedMember(self.group, self.topic, "member", 1, True, partitions, 10.0, self.store.clock.seconds())
+        return self.close(returning=returning).addCallback(lambda _: member if self.store.passes_on else None)
+
 
 class MemoryStore:
     def __init__(self, clock: Clock) -> None:
@@ -146,6 +152,11 @@ class MemoryStore:
         self.subscriptions: list[MemorySubscription] = []
         self.max_metadata_chars = 4000
         """Longer metadata is refused."""
+        self.passes_on = True
+        """Members can be passed on."""
+        self.goes_on = True
+        self.left: list[OwnMember] = []
+        """On behalf of other processes."""
         self.refuse_publish: KatewayError | None = None
         self.raise_on_publish: Exception | None = None
         self.hold_publish: Deferred[None] | None = None
@@ -173,6 +184,17 @@ class MemoryStore:
         subscription = MemorySubscription(self, group, topic, listener)
         self.subscriptions.append(subscription)
         return subscription
+
+    def go_on(self, passed: PassedMember, listener: Listener) -> MemorySubscription | None:
+        if not self.goes_on:
+            return None
+        subscription = MemorySubscription(self, passed.group, passed.topic, listener)
+        self.subscriptions.append(subscription)
+        self.clock.callLater(0, subscription.give, *passed.partitions)
+        return subscription
+
+    async def leave_for(self, member: OwnMember) -> None:
+        self.left.append(member)
 
     async def committed(self, group: str, topic: str) -> Mapping[int, Committed | None]:
         return {p: self.commits.get((group, topic, p)) for p in range(len(self.logs[topic]))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import inf
+from typing import cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -33,8 +34,11 @@ from kateway.loop_turns import LoopTurns
 from kateway.model import Committed
 from kateway.observe.delivery import DeliveryCells
 from kateway.shield import shield
-from kateway.storage.interface import Listener, Subscription
+from kateway.storage.interface import Listener, PassedSubscription, Subscription
+from kateway.storage.passed_member import PassedMember
 
+Give = Callable[[PassedMember | None, int], Deferred[None]]
+"""Gives another process a member, with how often a record is delivered at most; ``None``: it has left."""
 TICK_SECONDS = 0.25
 """How often is looked whether clients have confirmed and leases have ended, while there are any."""
 BLOCKED_TICK_SECONDS = 0.02
@@ -95,7 +99,7 @@ class Membership:
         self._wall = wall
         self._revocations = Revocations(self._send, self._gone, self._leases_not_moved, wall)
         self._closing: Deferred[None] | None = None
-        self._left = False
+        self._left = self._passes_on = False
         self._commits = Commits(
             clock,
             config.commit_interval_seconds,
@@ -219,14 +223,23 @@ class Membership:
                 reader.fail(NotHere("this gateway leaves the group: no client of its own reads it any more"))
         self._over(self)
 
-    def close(self, *, returning: bool = False) -> Deferred[None]:
+    def close(self, *, returning: bool = False, give: Give | None = None) -> Deferred[None]:
         """Leaves the group: commits settled records, gives up the others, fails the remaining readers. ``returning``:
-        the process may be back soon (``Subscription.close``).
+        the process may be back soon (``Subscription.close``). ``give``: the member does not leave but is passed on,
+        where the store can do that.
         """
         if self._closing is None:
             self._closing = Deferred()
             subscription = self.dispatch.subscription
-            closed = succeed(None) if subscription is None else subscription.close(returning=returning)
+            closed: Deferred[None]
+            if subscription is None:
+                closed = succeed(None)
+            elif give is None or not hasattr(subscription, "pass_on"):
+                closed = subscription.close(returning=returning)
+            else:
+                self._passes_on = True
+                passing = cast(PassedSubscription, subscription).pass_on(returning=returning)
+                closed = passing.addCallback(lambda passed: give(passed, self._max_deliveries))
             closed.addErrback(lambda failure: _log.warn("leaving a group: {e}", e=failure.getErrorMessage()))
             closed.addBoth(self._closed)
         return shield(self._closing)
@@ -235,6 +248,11 @@ class Membership:
         assert self._closing is not None
         self.lost(frozenset(self.dispatch.owned_partitions))
         self._left = True
+        if self._passes_on:
+            # nothing looks after them any more, and their connections would wait for that
+            for reader in [*self.readers, *self._departed]:
+                with _goes_on:
+                    reader.give_up()
         for call in (self._ticking, self._lingering):
             if call is not None and call.active():
                 call.cancel()

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -18,14 +20,16 @@ from kateway.core.delivery.confirmation import Connection
 from kateway.core.delivery.moved_leases import decode
 from kateway.core.delivery.offset_ranges import Ranges
 from kateway.core.groups.dead_letters import DeadLetterTopic
-from kateway.core.groups.membership import Membership
+from kateway.core.groups.membership import Give, Membership
+from kateway.core.groups.passed_membership import PassedMembership, Taker
 from kateway.core.groups.reader import Reader
 from kateway.core.groups.retained import RetainedState
 from kateway.core.groups.wanted import Wanted
-from kateway.errors import Draining, GroupBusy, KatewayError, NotFound, NotHere
+from kateway.errors import Conflict, Draining, GroupBusy, KatewayError, NotFound, NotHere
 from kateway.loop_turns import LoopTurns
 from kateway.shield import shield
-from kateway.storage.interface import Store
+from kateway.storage.interface import Listener, OwnMember, OwnMembers, PassedMembers, Store, Subscription
+from kateway.storage.passed_member import PassedMember
 
 Key = tuple[str, str, str]
 """Store, group and topic, as they are named in the store."""
@@ -36,6 +40,7 @@ NOT_DELIVERED = NotFound("this gateway has delivered no such record")
 MOVING = NotHere("the record's lease is on its way to the next owner of its partition; try again")
 _log = Logger()
 _goes_on = _log.failureHandler("leaving a group broke; the others are left all the same")
+LEAVE_AGAIN_SECONDS = 0.25
 LOOK_SECONDS = 0.05
 """How often a stop looks whether everything is settled."""
 
@@ -207,23 +212,85 @@ class Memberships:
         await DeferredList([shield(closing) for other, closing in self._closing.items() if other[:2] == key[:2]])
         self._kept.forget(key)
 
-    async def stop(self, grace_seconds: float, *, returning: bool = True) -> None:
+    async def stop(self, grace_seconds: float, *, returning: bool = True, taker: Taker | None = None) -> None:
         """Gives no more readers and leaves every group: as soon as nothing is unsettled, at the latest after
         ``grace_seconds``. Readers that are still there then fail with ``Draining``; what they sent comes back.
-        ``returning``: the process may be back soon (``Subscription.close``).
+        ``returning``: the process may be back soon (``Subscription.close``). A ``taker`` is given the memberships, each
+        as soon as nothing of it is unsettled; those that it is not given are left.
         """
         self._draining = True
         deadline = self._clock.seconds() + grace_seconds
         while self._clock.seconds() < deadline and any(not group.idle() for group in self._groups.values()):
+            if taker is not None:
+                for key, member in list(self._groups.items()):
+                    if member.idle():
+                        self._end(key, member, returning, taker)
             await deferLater(self._clock, min(LOOK_SECONDS, deadline - self._clock.seconds()))
         for key, member in list(self._groups.items()):
-            for reader in list(member.readers):
-                with _goes_on:
-                    reader.fail(Draining())
-            with _goes_on:
-                self._close(key, member, returning=returning)
+            self._end(key, member, returning, taker)
         await DeferredList([shield(closing) for closing in self._closing.values()])
         self._kept.stop()
+
+    def _end(self, key: Key, member: Membership, returning: bool, taker: Taker | None) -> None:
+        for reader in list(member.readers):
+            with _goes_on:
+                reader.fail(Draining())
+        with _goes_on:
+            give = None if taker is None or not taker.wants(key[0]) else partial(self._give, key, taker)
+            self._close(key, member, returning=returning, give=give)
+
+    def _give(self, key: Key, taker: Taker, member: PassedMember | None, max_deliveries: int) -> Deferred[None]:
+        async def give() -> None:
+            if member is not None:
+                if await taker.give(PassedMembership(key[0], max_deliveries, member)):
+                    return
+                await self.leave_for(key[0], member)
+            await taker.keep_from(key)
+
+        return Deferred.fromCoroutine(give())
+
+    # --- memberships that another process had before -----------------------------------------------------------------
+
+    def go_on(self, passed: PassedMembership) -> bool:
+        """Goes on with a membership that the process before this one has passed on, as one without readers; ``False``
+        where it cannot: then the group is still to be left.
+        """
+        key, store = passed.key, self._lookup(passed.cluster)
+        if self._draining or key in self._groups or key in self._closing or not hasattr(store, "go_on"):
+            return False
+
+        def subscribe(listener: Listener) -> Subscription:
+            found = cast(PassedMembers, store).go_on(passed.member, listener)
+            if found is None:
+                raise Conflict("the configuration asks for another member")
+            return found
+
+        member = self._make(key, subscribe, passed.max_deliveries)
+        try:
+            member.start()
+        except KatewayError as error:
+            _log.info("the group {group} is left: {why}", group=key[1], why=error)
+            return False
+        self._groups[key] = member
+        member.linger()
+        return True
+
+    async def leave_for(self, cluster: str, member: PassedMember) -> None:
+        """Leaves a group that no process goes on with; where that fails, its session ends."""
+        own = OwnMember(member.group, member.member, member.by_consumer_protocol)
+        until = self._clock.seconds() + member.session_seconds
+        while True:
+            try:
+                await cast(OwnMembers, self._lookup(cluster)).leave_for(own)
+                return
+            except KatewayError as error:
+                # a store that has just been started knows no broker yet
+                if self._draining or self._clock.seconds() >= until:
+                    _log.info("the group {group} was not left: {why}", group=member.group, why=error)
+                    return
+            await deferLater(self._clock, LEAVE_AGAIN_SECONDS)
+
+    # --- beginning and ending ----------------------------------------------------------------------------------------
 
     def _member(self, key: Key, wanted: Wanted) -> Membership:
         member = self._groups.get(key)
@@ -231,18 +298,10 @@ class Memberships:
             return member
         name, group, topic = key
         store = self._lookup(name)
-        member = Membership(
+        member = self._make(
+            key,
             lambda listener: store.subscribe(group, topic, listener, wanted.reset),
-            DeadLetterTopic(store, topic, group, self._clock),
-            self._kept,
-            self._clock,
-            self.config,
-            key=key,
-            max_deliveries=self.config.max_deliveries if wanted.max_deliveries is None else wanted.max_deliveries,
-            turns=self.turns,
-            over=lambda member: self._close(key, member),
-            wall=self._wall,
-            empty_handed=lambda member: self.empty_handed(key, member),
+            self.config.max_deliveries if wanted.max_deliveries is None else wanted.max_deliveries,
         )
         closing = self._closing.get(key)
         if closing is None:
@@ -253,11 +312,27 @@ class Memberships:
             shield(closing).addCallback(_start_behind, member)
         return member
 
-    def _close(self, key: Key, member: Membership, *, returning: bool = False) -> None:
+    def _make(self, key: Key, subscribe: Callable[[Listener], Subscription], max_deliveries: int) -> Membership:
+        store = self._lookup(key[0])
+        return Membership(
+            subscribe,
+            DeadLetterTopic(store, key[2], key[1], self._clock),
+            self._kept,
+            self._clock,
+            self.config,
+            key=key,
+            max_deliveries=max_deliveries,
+            turns=self.turns,
+            over=lambda member: self._close(key, member),
+            wall=self._wall,
+            empty_handed=lambda member: self.empty_handed(key, member),
+        )
+
+    def _close(self, key: Key, member: Membership, *, returning: bool = False, give: Give | None = None) -> None:
         if self._groups.get(key) is not member:
             return
         del self._groups[key]
-        closing = member.close(returning=returning)
+        closing = member.close(returning=returning, give=give)
         if key not in self._closing:  # else it never started: the one before it is still being left
             self._closing[key] = closing
             closing.addCallback(lambda _: self._closed(key, closing))

@@ -266,6 +266,12 @@ class Reader:
         self.finish()
         self._rest()
 
+    def give_up(self) -> None:
+        """What it sent is settled here no more, and comes again at another process: its connection is free to go."""
+        self._unsettled.clear()
+        self.finish()
+        self._rest()
+
     # --- what the group calls ---------------------------------------------------------------------------------------
 
     def look(self, now: float, confirmed: int | None) -> None:

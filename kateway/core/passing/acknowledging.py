@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from kateway.cluster.interface import NO_HOLDERS, Holders, Home
+from kateway.cluster.interface import NO_HOLDERS, Holders, Home, place_of
 from kateway.config.schema import ClusterConfig
 from kateway.core.delivery.batch import Ack
 from kateway.core.groups.memberships import MOVING, NOT_DELIVERED, Key, Memberships
@@ -21,8 +20,6 @@ LOOK_AGAIN_SECONDS = 0.5
 """Between two attempts to find the gateway that has a lease, while its partition changes hands, or the one that has a
 reader for a client whose own gateway has no partition.
 """
-_PROCESS = re.compile(r"(.+)-\d+-\d+", re.ASCII)
-"""The name of one process of several: its gateway's, its index and its process id."""
 Outcomes = list[KatewayError | None]
 
 
@@ -131,8 +128,9 @@ class Acknowledging:
         """Whether a partition's holder is another process of this gateway that cannot be reached: one that an upgrade
         replaces lives on until it has left its groups, and its successor has its address already.
         """
-        other, own = _PROCESS.fullmatch(home.gateway), _PROCESS.fullmatch(self._name)
-        return isinstance(outcome, GatewayGone) and other is not None and own is not None and other[1] == own[1]
+        other, own = place_of(home.gateway), place_of(self._name)
+        mine = other is not None and own is not None and other.gateway == own.gateway
+        return isinstance(outcome, GatewayGone) and mine
 
     async def _again(
         self, key: Key, acks: Sequence[Ack], indexes: Sequence[int], found: Outcomes, sync: bool, answered: set[str]

@@ -31,6 +31,7 @@ from kateway.core.passing import messages
 from kateway.core.passing.acknowledging import LOOK_AGAIN_SECONDS, Acknowledging
 from kateway.core.passing.joined_reader import JoinedReader
 from kateway.core.passing.remote_source import RemoteSource
+from kateway.core.passing.succession import Succession
 from kateway.core.transforms.in_force import View
 from kateway.errors import (
     GatewayGone,
@@ -47,6 +48,11 @@ MOST_UNSETTLED_LOOKS = 6
 """So often a rebalance is waited for in which partitions have no holder: the cooperative protocol gives a new member
 nothing before the others have given up what is to be its, which takes them a second.
 """
+MOST_LOOKS = 8
+"""So often, with pauses, a gateway that holds a group's partitions and gives no reader is asked, before a membership of
+this one joins the group.
+"""
+NEXT_LOOK_SECONDS = 0.25
 _log = Logger()
 
 
@@ -71,6 +77,9 @@ class PassingOn:
         self._moving: dict[Membership, Deferred[None]] = {}
         """Whose readers are moved. One that has ended may be among them beside the one in its place."""
         self._stopped = False
+        self.succession = Succession(clock)
+        self._renamed: dict[str, str] = {}
+        """Processes that have passed their members on, with the one that goes on."""
         self.counts: dict[str, int] = {}
         """How many requests were passed on, by what they ask."""
         self.acknowledge = Acknowledging(name, groups, self._find, self._call, clock, config).acknowledge
@@ -129,8 +138,22 @@ class PassingOn:
         homes = (await self._find(key)).homes
         return sorted({home for home in homes.values() if home.gateway != self.name})
 
+    def goes_on_as(self, former: str, now: str) -> None:
+        """Members that are called by one process's name are another's: it was them, and has passed them on."""
+        self._renamed[former] = now
+
     async def _find(self, key: Key, *, fresh: bool = False) -> Holders:
         """``Unavailable`` where the coordinator does not say it in time."""
+        holders = await self._ask(key, fresh)
+        if not self._renamed:
+            return holders
+        homes = {
+            partition: Home(self._renamed.get(home.gateway, home.gateway), home.address)
+            for partition, home in holders.homes.items()
+        }
+        return holders._replace(homes=homes)
+
+    async def _ask(self, key: Key, fresh: bool) -> Holders:
 
         def late(_failure: object, seconds: float) -> Holders:
             raise Unavailable(f"the group's coordinator did not answer within {seconds:g} s")
@@ -155,6 +178,7 @@ class PassingOn:
         return JoinedReader(reader, _Elsewhere(self, key, wanted, connection), self._clock)
 
     async def _reader(self, key: Key, wanted: Wanted, connection: Connection) -> Reader:
+        await self.succession.wait_for(key)
         member = self._groups.live.get(key)
         if member is not None and (member.dispatch.all or member.available_since is None):
             try:
@@ -179,7 +203,8 @@ class PassingOn:
         """A reader at another gateway; ``None`` where a membership of this one would get partitions. ``full``: those of
         this one have readers.
         """
-        for again in (fresh, True):
+        for look in count():
+            again = fresh or look > 0
             try:
                 holders = await self._find(key, fresh=again)
             except Unavailable:
@@ -202,7 +227,10 @@ class PassingOn:
             if told:
                 raise next((error for error in told if isinstance(error, TooManyConsumers)), told[0])
             if again:
-                break
+                if look >= MOST_LOOKS or not any(isinstance(error, NotHere) for error in failures):
+                    break
+                # it stops, and its successor in an upgrade has the membership in a moment; to join would be a rebalance
+                await deferLater(self._clock, NEXT_LOOK_SECONDS)
         return None
 
     def _by_chance(self, holders: Holders) -> list[Home]:

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,14 @@ _log = Logger()
 @attrs.frozen(kw_only=True)
 class Kept:
     """What the code before has left: descriptors of listeners, by ``public`` or ``admin`` and their endpoints, and of
-    connections.
+    connections; and what it was a member of.
     """
 
     generation: int = 1
+    gateway: str = ""
+    """The gateway's name, which stays."""
+    memberships: list[Mapping[str, Any]] = attrs.field(factory=list)
+    """Of groups that were not left."""
     listeners: dict[str, dict[str, int]] = attrs.field(factory=dict)
     connections: list[tuple[str, int]] = attrs.field(factory=list)
 
@@ -64,19 +68,32 @@ def take_kept(environ: MutableMapping[str, str]) -> Kept:
     table: dict[str, Any] = json.loads(text)
     return Kept(
         generation=table["generation"],
+        gateway=table.get("gateway", ""),
+        memberships=_read_rows(table.get("memberships_in", -1)),
         listeners=table["listeners"],
         connections=[(listener, descriptor) for listener, descriptor in table["connections"]],
     )
 
 
+def _read_rows(descriptor: int) -> list[Mapping[str, Any]]:
+    if descriptor < 0:
+        return []
+    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    os.close(descriptor)
+    rows: list[Mapping[str, Any]] = json.loads(text)
+    return rows
+
+
 class InPlace:
     """One upgrade, from its check to ``exec``. In the way of ``Successor`` it takes connections."""
 
-    def __init__(self, reactor: Any, generation: int) -> None:
-        """``generation`` is that of the code to come."""
+    def __init__(self, reactor: Any, generation: int, gateway: str = "") -> None:
+        """``generation`` is that of the code to come, ``gateway`` the name that it goes on under."""
         self._reactor = reactor
         self.generation = generation
-        self._kept = Kept(generation=generation)
+        self._kept = Kept(generation=generation, gateway=gateway)
+        self.clusters: frozenset[str] = frozenset()
+        """Those whose memberships the code to come goes on with."""
         self._settings = -1
         self._ports: list[tcp.Port] = []
         self._ended = False
@@ -133,6 +150,14 @@ class InPlace:
 
         return take
 
+    async def give(self, membership: Mapping[str, Any]) -> bool:
+        """Keeps a membership."""
+        self._kept.memberships.append(membership)
+        return True
+
+    async def keep_from(self, key: Sequence[str]) -> None:
+        """The code to come waits for none."""
+
     def close(self) -> None:
         """No more connections come; the rest happens when the reactor has stopped."""
 
@@ -159,10 +184,15 @@ class InPlace:
             _log.info("the process was told to end while it drained: what is installed now is not started")
             return
         kept = self._kept
+        # hundreds are more than a variable of the environment may hold
+        memberships = settings_memory(json.dumps(kept.memberships))
+        table = {**attrs.asdict(kept), "memberships_in": memberships}
+        del table["memberships"]
         for descriptor in (
             *(one for by_endpoint in kept.listeners.values() for one in by_endpoint.values()),
             *(descriptor for _listener, descriptor in kept.connections),
             self._settings,
+            memberships,
         ):
             os.set_inheritable(descriptor, True)
         _remove_pid_file(pid_file(sys.argv[1:]))
@@ -170,7 +200,7 @@ class InPlace:
         sys.stderr.flush()
         environment = {
             **os.environ,
-            VARIABLE: json.dumps(attrs.asdict(kept)),
+            VARIABLE: json.dumps(table),
             settings_text.VARIABLE: str(self._settings),
         }
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

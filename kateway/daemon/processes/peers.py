@@ -76,7 +76,27 @@ class Peers:
 
     def socket_path(self, index: int) -> Path:
         """Where a process listens for what is passed on to it; one of an upgrade serves beside its predecessor."""
-        return self.run_directory / f"process-{index}-{self._pid(index)}.sock"
+        return self._path(index, self._pid(index))
+
+    def path_of(self, index: int, pid: int) -> Path:
+        """Where the process of this number listens for what is passed on to it, or the one that came after it."""
+        path = self._path(index, pid)
+        return path if path.exists() else self.socket_path(index)
+
+    def _path(self, index: int, pid: int) -> Path:
+        return self.run_directory / f"process-{index}-{pid}.sock"
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a process of a former generation serves in this one's place."""
+        present = self._live.get(self.index)
+        return present is not None and present.pid != os.getpid() and present.generation < self.generation
+
+    @property
+    def in_place(self) -> bool:
+        """Whether this process is the one of its index."""
+        present = self._live.get(self.index)
+        return present is not None and present.pid == os.getpid()
 
     def admin_path(self, index: int) -> Path:
         """Where a process answers what one of the others asks on behalf of an operator."""

@@ -19,6 +19,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 
+from kateway.cluster.interface import Place, process_name
 from kateway.core.access.shared_readers import SharedReaders, row_of
 from kateway.daemon.periodic import RegularWork
 from kateway.daemon.processes.asking import Answerer, Answering, Others, free_path
@@ -33,7 +34,7 @@ from kateway.daemon.processes.peers import (
     fitting,
     peer_from_table,
 )
-from kateway.daemon.processes.receiving import Receiving
+from kateway.daemon.processes.receiving import GoesOn, Receiving
 from kateway.daemon.processes.running import runs
 from kateway.daemon.processes.shared_document import SharedDocument
 from kateway.daemon.processes.together import health_of_all
@@ -59,6 +60,8 @@ class Gateway(Protocol):
     """The process's gateway, as orders need it."""
 
     def figures(self) -> Figures: ...
+    @property
+    def goes_on(self) -> GoesOn | None: ...
     async def reload_here(self, *, only_check: bool) -> None: ...
     def retire(self, successor: socket.socket | None) -> None: ...
 
@@ -89,6 +92,9 @@ class Worker:
         self._receiving: Receiving | None = None
         self._factories: Mapping[str, IProtocolFactory] = {}
         self._listeners = Listeners(reactor)
+        self._ports: list[Any] = []
+        """Its own."""
+        self._holds_back = False
         self.others = Others(reactor, self.peers, inherited.count)
         """Whom to ask for their part of an answer."""
         self._answering: Any = None
@@ -130,11 +136,40 @@ class Worker:
         use.
         """
         places: Mapping[str, int] = getattr(self.inherited, kind)
-        return self._listeners.listen(kind, places, factory, certificates, rules)
+        ports = self._listeners.listen(kind, places, factory, certificates, rules)
+        self._ports += ports
+        if self._holds_back:
+            self._pause()
+        return ports
+
+    def hold_back(self) -> None:
+        """Accepts nothing yet where a process that this one is to replace still serves: it does so from the same
+        sockets until all of the new generation are ready. A reader that came here before would be sent there, or would
+        have this process join its group beside the other.
+        """
+        self._holds_back = self.peers.replaces
+        if self._holds_back:
+            self._pause()
+
+    def _pause(self) -> None:
+        for port in self._ports:
+            port.stopReading()
+
+    def _accept(self) -> None:
+        if self._holds_back:
+            self._holds_back = False
+            for port in self._ports:
+                port.startReading()
 
     async def stop_listening(self) -> None:
         """Accepts no more in the place of another process."""
         await self._listeners.stop()
+
+    @property
+    def successor_name(self) -> str:
+        """What the process that replaces this one is called among all gateways; this one's own where none does."""
+        pids = (peer.pid for peer in self.peers.live if peer.index == self.index)
+        return process_name(Place(self.inherited.gateway, self.index, next(pids, os.getpid())))
 
     def shared(self, name: str) -> SharedDocument | None:
         """A document that all processes share."""
@@ -230,6 +265,8 @@ class Worker:
             self.peers.missing = {int(index): why for index, why in message["missing"].items()}
             if not self._introduced.called:
                 self._introduced.callback(None)
+            if self.peers.in_place:
+                self._accept()
         if "answered" in message:
             waiting = self._asked.get(message["answered"])
             if waiting is not None and not waiting.called:
@@ -238,7 +275,9 @@ class Worker:
         gateway = self._gateway
         assert gateway is not None
         if order == "take" and descriptors:
-            self._receiving = Receiving(self._reactor, socket.socket(fileno=descriptors.pop()), self._factories)
+            end = socket.socket(fileno=descriptors.pop())
+            self._receiving = Receiving(self._reactor, end, self._factories, gateway.goes_on)
+            self._accept()
         elif order == "retire":
             # without the way to its successor, for which this process had no room, connections end behind an answer
             gateway.retire(socket.socket(fileno=descriptors.pop()) if descriptors else None)

@@ -23,9 +23,11 @@ from kateway.storage.kafka.cluster.sasl import endpoint_factory as configured_en
 from kateway.storage.kafka.cluster.topics import Topics
 from kateway.storage.kafka.cluster.waiting import at_most
 from kateway.storage.kafka.consumer.direct_read import Reads
+from kateway.storage.kafka.consumer.protocol_choice import fits
 from kateway.storage.kafka.consumer.subscription import KafkaSubscription
 from kateway.storage.kafka.producer.prepared import PreparedBatches
 from kateway.storage.kafka.producer.producer import Producer
+from kateway.storage.passed_member import PassedMember
 
 DEFAULT_SESSION_TIMEOUT_SECONDS = 10.0
 MOST_NAME_CHARS = 249
@@ -189,6 +191,28 @@ class KafkaStore:
 
     def subscribe(self, group: str, topic: str, listener: Listener, reset: Reset) -> KafkaSubscription:
         """Makes this process a member of a group."""
+        instance = member_name(self._instance_name, topic) if self._instance_name else None
+        return self._subscribe(group, topic, listener, reset, instance)
+
+    def go_on(self, passed: PassedMember, listener: Listener) -> KafkaSubscription | None:
+        """Goes on as a member that another process was; ``None`` where the configuration asks for another one."""
+        own = self._instance_name and member_name(self._instance_name, passed.topic)
+        if (own and own != passed.instance) or not fits(
+            self._config.group_protocol, passed, self._session_timeout_seconds
+        ):
+            return None
+        reset: Reset = "latest" if passed.reset == "latest" else "earliest"
+        return self._subscribe(passed.group, passed.topic, listener, reset, passed.instance, passed)
+
+    def _subscribe(
+        self,
+        group: str,
+        topic: str,
+        listener: Listener,
+        reset: Reset,
+        instance: str | None,
+        passed: PassedMember | None = None,
+    ) -> KafkaSubscription:
         subscription = KafkaSubscription(
             self._client,
             self._coordinators,
@@ -198,9 +222,10 @@ class KafkaStore:
             topic=topic,
             reset=reset,
             session_timeout_seconds=self._session_timeout_seconds,
-            instance=member_name(self._instance_name, topic) if self._instance_name else None,
+            instance=instance,
             # the one text of a member that DescribeGroups and ConsumerGroupDescribe both give
             client_id=f"{self._client_id}{self._member_label()}" if self._member_label is not None else "",
+            passed=passed,
             closed=self._subscriptions.discard,
         )
         self._subscriptions.add(subscription)

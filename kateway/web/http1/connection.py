@@ -6,6 +6,7 @@ exchange or a protocol that has taken it over, is known here by what its end nee
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
@@ -165,6 +166,9 @@ class HttpConnection:
         sent must have been confirmed before: that is judged here. The next request is left to the successor.
         """
         pass_on, peer = self.state.pass_on, self.peer
+        if pass_on is not None and peer.watchers and not peer.backlog() and self._is_asked():
+            # it has read what it was sent, which would be settled by time alone: group and client would wait for that
+            peer.asked()
         if (
             pass_on is None
             or peer.watchers
@@ -177,6 +181,13 @@ class HttpConnection:
         self.closing = True
         self.transport.detach()
         return True
+
+    def _is_asked(self) -> bool:
+        """Whether the client's next request has come; it stays in the kernel."""
+        try:
+            return bool(self.transport.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     @property
     def requests_wait(self) -> bool:

@@ -93,6 +93,10 @@ class SubscribeEdge:
                 reader = await self._reader(exchange, authorized, query, cells)
             except BaseException as error:
                 leave()
+                if self._draining and isinstance(error, Draining) and not as_socket:
+                    # the group was passed on before: as if the reader had come a moment sooner
+                    ResponseOutlet(exchange, wanted, alone=False, follow=query.follow).end(None, leaving=True)
+                    return None
                 if self._series is not None and isinstance(error, Draining):
                     self._series.counter(families.HTTP_REJECTED, ("draining",)).value += 1
                 raise

@@ -11,6 +11,9 @@ default); ours is the time after which we believe to be forgotten, where that is
 
 A name of its own (``instance``) belongs, as in the classic protocol, to the process that came last: the coordinator
 keeps it from a process that comes while it believes the former one alive, so it is told that that one has left.
+
+A member that another process has passed on goes on with its id, its epoch and what it holds: to the coordinator its
+first heartbeat is one like any other.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from kateway.storage.kafka.protocol import consumer_group_requests as wire
 from kateway.storage.kafka.protocol import group_members
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.metadata import METADATA
+from kateway.storage.passed_member import PassedMember
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
 """At least so often, as in the classic protocol: a partition that is to move waits for its holder's next heartbeat, and
@@ -93,6 +97,10 @@ class ConsumerMembership:
         self._quick_until = 0.0
         self.generation: Generation | None = None
         """``None`` while there is none to commit under."""
+        self._unconfirmed = joining.passed
+        """What another process has passed on, until the coordinator says that it has the member."""
+        if joining.passed is not None:
+            self._take_up(joining.passed)
 
     by_consumer_protocol = True
 
@@ -102,20 +110,54 @@ class ConsumerMembership:
         return self._member if self._asked_to_join else ""
 
     def start(self) -> None:
-        """Begins to join."""
+        """Begins to join, or goes on as the member that was passed on."""
+        if self._unconfirmed is not None:
+            self._life.session.heard(self._unconfirmed.heard_at, self._session_seconds)
         self._life.start()
+
+    def _take_up(self, passed: PassedMember) -> None:
+        self._member, self._epoch, self._asked_to_join = passed.member, passed.generation, True
+        self._session_seconds = passed.session_seconds
+        self._topic_id = bytes.fromhex(passed.topic_id) or None
+        self._places.go_on((self._topic_id, partition) for partition in passed.partitions if self._topic_id)
+        self.generation = Generation(passed.generation, passed.member, by_consumer_protocol=True)
+
+    async def pass_on(self) -> PassedMember | None:
+        """Stops without leaving; ``None`` where partitions come or go, or the coordinator was not heard lately."""
+        generation, session, places = self.generation, self._life.session, self._places
+        settled = self._unconfirmed is None and self._reconciling is None and places.held == places.assigned
+        if not settled or generation is None or not session.lately(self._session_seconds):
+            return None
+        passed = PassedMember(
+            group=self.group,
+            topic=self.topic,
+            member=generation.member,
+            generation=generation.number,
+            by_consumer_protocol=True,
+            partitions=sorted(_numbers(places.held)),
+            session_seconds=self._session_seconds,
+            heard_at=session.heard_at,
+            client_id=self._pool.client_id,
+            instance=self._instance,
+            topic_id=(self._topic_id or b"").hex(),
+        )
+        self._end_turns()
+        return passed
 
     async def stop(self, *, returning: bool = False) -> None:
         """Leaves the group; where it is ``returning`` and has a name, for a while."""
-        self._life.stop()
-        self._stop_reconciling()
-        self.generation = None
-        self._places.lose()
+        self._end_turns()
         if self._asked_to_join:
             for_a_while = returning and self._instance is not None
             epoch = wire.LEAVING_FOR_A_WHILE if for_a_while else wire.LEAVING
             body = wire.encode_leave(self.group, self._member, epoch, self._instance)
             await self._life.leave(lambda node: self._send(node, body, LEAVE_SECONDS))
+
+    def _end_turns(self) -> None:
+        self._life.stop()
+        self._stop_reconciling()
+        self.generation = None
+        self._places.lose()
 
     # --- the life ----------------------------------------------------------------------------------------------
 
@@ -157,6 +199,9 @@ class ConsumerMembership:
             return RETRY_SECONDS[0]
         self._check(heard)
         self._life.session.heard(sent_at, self._session_seconds)
+        if self._unconfirmed is not None:
+            self._unconfirmed = None
+            self._holder.take_over(_numbers(self._places.held))
         if heard.epoch != self._epoch:
             self._unannounced = self._unannounced or self._epoch == wire.JOINING
             self._epoch = heard.epoch
@@ -312,6 +357,7 @@ class ConsumerMembership:
         self._life.session.cancel()
         self._stop_reconciling()
         self._losses += 1
+        self._unconfirmed = None
         self._epoch = wire.JOINING
         self._places.lose()
         if self.generation is not None:

@@ -10,6 +10,9 @@ nothing is assigned anew (``cooperative.keep``), everything is handed over, and 
 With a name of its own (``instance``; KIP-345) a member that goes without leaving keeps its place until its session is
 over: the process that comes back under the name before that is given the same partitions, and nothing rebalances.
 
+A member that another process has passed on goes on without a join: its id and generation are all that the coordinator
+knows it by, and the first heartbeat says whether it does.
+
 On the wire rather than on afkak's ``Coordinator``: that one gives up its partitions at every failed connection
 instead of keeping them as long as the session lives, waits 10 s after a timeout, speaks JoinGroup v0 only, and on
 stopping queues its leave request behind a join that the broker holds back (a Kafka connection is serial).
@@ -18,16 +21,18 @@ stopping queues its leave request behind a join that the broker holds back (a Ka
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from kateway.errors import KatewayError, Unavailable, Unprocessable
+from kateway.errors import Unavailable, Unprocessable
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.coordinators import NOT_HERE
 from kateway.storage.kafka.cluster.pool import Pool
 from kateway.storage.kafka.cluster.waiting import at_most
+from kateway.storage.kafka.consumer.held_requests import HeldRequests
 from kateway.storage.kafka.consumer.leading import COOPERATIVE, PROTOCOLS, Leading
 from kateway.storage.kafka.consumer.member_life import Expelled, MemberLife
 from kateway.storage.kafka.consumer.membership import (
@@ -45,11 +50,9 @@ from kateway.storage.kafka.consumer.membership import (
 from kateway.storage.kafka.protocol import group_requests as wire
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
+from kateway.storage.passed_member import PassedMember
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
-HELD_CHECK_SECONDS = 3.0
-HELD_AT_MOST_SECONDS = 330.0
-"""A join is held back until all members have joined: for Java members up to their max.poll.interval, 5 minutes."""
 
 INVALID_SESSION_TIMEOUT, MEMBER_ID_REQUIRED = 26, 79
 COORDINATOR_NOT_AVAILABLE = 15
@@ -73,8 +76,7 @@ class Membership:
         self._instance = joining.instance
         self._session_seconds = joining.session_timeout_seconds
         self._member = ""
-        self._held_at: int | None = None
-        self._first_join: Deferred[None] | None = None
+        self._held = HeldRequests(self._client, self._coordinators, self.group)
         self._leading = Leading(self._client)
         self._holding = False
         """Whether there is a generation in which partitions may be ours."""
@@ -98,6 +100,14 @@ class Membership:
         """Whether the coordinator may be in another generation already, of which the answer is on its way, or was lost:
         then the next join says so.
         """
+        self._staying = False
+        """Whether nothing but heartbeats is sent just now: this generation goes on."""
+        self._client_id = ""
+        """As the coordinator knows the member: what it called itself when it was new."""
+        self._unconfirmed = joining.passed
+        """What another process has passed on, until the coordinator says that it has the member."""
+        if joining.passed is not None:
+            self._take_up(joining.passed)
 
     by_consumer_protocol = False
 
@@ -107,45 +117,110 @@ class Membership:
         return self._member
 
     def start(self) -> None:
-        """Begins to join."""
+        """Begins to join, or goes on as the member that was passed on."""
+        if self._unconfirmed is not None:
+            self._life.session.heard(self._unconfirmed.heard_at, self._session_seconds)
         self._life.start()
+
+    def _take_up(self, passed: PassedMember) -> None:
+        self._member, self._client_id = passed.member, passed.client_id
+        self._session_seconds = passed.session_seconds
+        self._holding, self._cooperative = True, passed.cooperative
+        self._partitions = frozenset(passed.partitions)
+        self.generation = Generation(passed.generation, passed.member)
+
+    async def pass_on(self) -> PassedMember | None:
+        """Stops without leaving; ``None`` where a rebalance is under way, or the coordinator was not heard lately."""
+        generation, session = self.generation, self._life.session
+        if not self._staying or generation is None or not session.lately(self._session_seconds):
+            return None
+        passed = PassedMember(
+            group=self.group,
+            topic=self.topic,
+            member=generation.member,
+            generation=generation.number,
+            by_consumer_protocol=False,
+            partitions=sorted(self._partitions),
+            session_seconds=self._session_seconds,
+            heard_at=session.heard_at,
+            client_id=self._client_id,
+            instance=self._instance,
+            cooperative=self._cooperative,
+            led=self._leading.counts,
+        )
+        await self._end_turns()
+        return passed
 
     async def stop(self, *, returning: bool = False) -> None:
         """Leaves the group, without a word to the holder. Takes at most twice ``LEAVE_SECONDS``. ``returning``: does
         not leave it where the member has a name to come back under.
         """
         stays = returning and self._instance is not None
-        if self._first_join is not None and not stays:
+        if self._held.unlearned is not None and not stays:
             # only the answer has our member id: a member that left without it would hold the group up
-            await at_most(self._reactor, LEAVE_SECONDS, self._first_join)
-        self._life.stop()
-        self.generation = None
-        self._holding = False
-        self._partitions = frozenset()
-        if self._held_at is not None:
-            self._pool.abort(self._held_at)
-        if self._joining_pool is not None:
-            await self._joining_pool.close()
+            await at_most(self._reactor, LEAVE_SECONDS, self._held.unlearned)
+        await self._end_turns()
         if self._member and not stays:
             body = wire.encode_leave(self.group, self._member)
             leave = wire.LEAVE_GROUP, wire.LEAVE_GROUP_VERSION
             await self._life.leave(lambda node: self._pool.request(node, *leave, body, timeout_seconds=LEAVE_SECONDS))
+
+    async def _end_turns(self) -> None:
+        self._life.stop()
+        self.generation = None
+        self._holding = False
+        self._partitions = frozenset()
+        if self._held.node is not None:
+            self._pool.abort(self._held.node)
+        if self._joining_pool is not None:
+            await self._joining_pool.close()
 
     # --- the life ----------------------------------------------------------------------------------------------
 
     async def _turn(self) -> float | None:
         """Joins, and stays for one generation."""
         try:
-            if self._holding and not self._cooperative:
-                await self._give_up(self._partitions)
-                self._holding = False
-            assigned = await self._join()
-            self._life.succeeded()
-            await self._change_to(assigned)
-            await self._stay()
+            if self._unconfirmed is not None:
+                await self._go_on(self._unconfirmed)
+            else:
+                await self._go_over()
+            try:
+                self._staying = True
+                await self._stay()
+            finally:
+                self._staying = False
         except _Rejoin:
             return None if self._holding else RETRY_SECONDS[0]
         return None
+
+    async def _go_over(self) -> None:
+        """Goes over to the next generation."""
+        if self._holding and not self._cooperative:
+            await self._give_up(self._partitions)
+            self._holding = False
+        assigned = await self._join()
+        self._life.succeeded()
+        await self._change_to(assigned)
+
+    async def _go_on(self, passed: PassedMember) -> None:
+        """Asks whether the coordinator has the member that was passed on, and takes over what it holds: also where the
+        generation is about to end, for it is held until then.
+        """
+        await self._topic_must_be_there()
+        await self._leading.go_on(passed.led)
+        node = await self._coordinators.find(self.group)
+        generation, sent_at = self.generation, self._reactor.seconds()
+        if generation is None:
+            raise Expelled  # its session was over before it was heard
+        error = await self._beat(node, generation)
+        if not self._holding:
+            raise Expelled
+        if error in {0, REBALANCE}:
+            self._unconfirmed = None
+            self._life.session.heard(sent_at, self._session_seconds)
+            self._life.succeeded()
+            self._holder.take_over(self._partitions)
+        self._check(error)
 
     async def _change_to(self, assigned: frozenset[int]) -> None:
         """Goes over to what a rebalance has assigned; ``_Rejoin`` where something had to be given up for it."""
@@ -213,7 +288,7 @@ class Membership:
             assignments = await self._leading.assign(joined)
         sent_at = self._reactor.seconds()
         error, assignment = wire.decode_sync(
-            await self._held(
+            await self._held.ask(
                 pool,
                 node,
                 wire.SYNC_GROUP,
@@ -231,6 +306,8 @@ class Membership:
 
     async def _ask_to_join(self, node: int, pool: Pool) -> wire.Joined:
         version = await self._coordinators.join_version(node)
+        if not self._member:
+            self._client_id = self._pool.client_id
         if version < wire.STATIC_JOIN_GROUP_VERSION:
             self._instance = None
         session_ms = int(self._session_seconds * 1000)
@@ -239,7 +316,9 @@ class Membership:
         metadata = wire.encode_metadata([self.topic], owned, generation)
         protocols = dict.fromkeys(PROTOCOLS, metadata)
         body = wire.encode_join(version, self.group, session_ms, session_ms, self._member, self._instance, protocols)
-        joined = wire.decode_join(version, await self._held(pool, node, wire.JOIN_GROUP, version, body))
+        learn = None if self._member else partial(self._learn_member, version=version)
+        answer = await self._held.ask(pool, node, wire.JOIN_GROUP, version, body, learn)
+        joined = wire.decode_join(version, answer)
         if joined.error in {MEMBER_ID_REQUIRED, 0}:
             self._member = joined.member
         elif joined.error == UNKNOWN_MEMBER:
@@ -324,39 +403,9 @@ class Membership:
             raise Unavailable(f"the coordinator of group {self.group} is moving (error {error})")
         raise error_for(error, f"group {self.group}")
 
-    async def _held(self, pool: Pool, node: int, api_key: int, api_version: int, body: bytes) -> bytes:
-        """A request that the coordinator may hold back for minutes; given up when another one has taken its place."""
-        answer = pool.request(node, api_key, api_version, body, timeout_seconds=HELD_AT_MOST_SECONDS)
-        first: Deferred[None] | None = None
-        if api_key == wire.JOIN_GROUP and not self._member:
-            self._first_join = first = Deferred()
-            answer.addCallback(self._learn_member, api_version)
-        self._held_at = node
-        watching = Deferred.fromCoroutine(self._watch_held(pool, node))
-        watching.addErrback(_quietly)
-        try:
-            return await answer
-        finally:
-            self._held_at = None
-            watching.cancel()
-            if first is not None:
-                self._first_join = None
-                first.callback(None)
-
     def _learn_member(self, body: bytes, version: int) -> bytes:
         self._member = wire.decode_join(version, body).member
         return body
-
-    async def _watch_held(self, pool: Pool, node: int) -> None:
-        while True:
-            await deferLater(self._reactor, HELD_CHECK_SECONDS)
-            try:
-                moved = await self._coordinators.ask(self.group) != node
-            except KatewayError:
-                moved = not self._client.health().healthy
-            if moved:
-                pool.abort(node)
-                return
 
     # --- the session -------------------------------------------------------------------------------------------
 
@@ -373,6 +422,7 @@ class Membership:
 
     def _lose(self) -> None:
         self._life.session.cancel()
+        self._unconfirmed = None
         self.generation = None
         self._rejoining = False
         if self._holding:

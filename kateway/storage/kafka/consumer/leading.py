@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.consumer.assignors import STRATEGIES
 from kateway.storage.kafka.consumer.cooperative import Claim, assign_cooperatively, keep
@@ -23,6 +25,17 @@ class Leading:
     def begin(self, topics: list[str]) -> None:
         """Another generation begins; these topics are looked at, whichever member leads it."""
         self._counts = {topic: self._client.partition_count(topic) or 0 for topic in topics}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The topics that are looked at, with how many partitions each had."""
+        return dict(self._counts)
+
+    async def go_on(self, counts: Mapping[str, int]) -> None:
+        """Looks at these topics, as the process did that was this member before."""
+        if any(self._client.partition_count(topic) is None for topic in counts):
+            await self._client.refresh()
+        self._counts = dict(counts)
 
     async def assign(self, joined: wire.Joined) -> dict[str, bytes]:
         """What each member gets, for the broker's protocol of choice."""

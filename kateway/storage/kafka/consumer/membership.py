@@ -4,6 +4,7 @@ session's end, a rest that can be cut short, and a topic that is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from kateway.errors import KatewayError, TopicNotFound
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.coordinators import Coordinators
 from kateway.storage.kafka.cluster.pool import Pool
+from kateway.storage.passed_member import PassedMember
 
 DELETED_CHECK_SECONDS = 1.0
 LEAVE_SECONDS = 3.0
@@ -63,6 +65,8 @@ class Joining(NamedTuple):
     session_timeout_seconds: float
     instance: str | None = None
     """The member's own name, where it has one."""
+    passed: PassedMember | None = None
+    """What it is already: the process before this one has passed it on."""
 
 
 class GroupMembership(Protocol):
@@ -88,6 +92,11 @@ class GroupMembership(Protocol):
         its place where the member has a name to come back under.
         """
 
+    async def pass_on(self) -> PassedMember | None:
+        """Stops without leaving the group, for another process that goes on as this member; ``None``, and nothing has
+        stopped, where a join or a rebalance is under way or the coordinator was not heard lately.
+        """
+
     def refused(self, errors: set[int], generation: Generation) -> None:
         """The coordinator has refused a commit that was made under ``generation``: a rebalance, or the end."""
 
@@ -99,12 +108,19 @@ class Session:
         self._reactor = reactor
         self._over = over
         self._expiry: IDelayedCall | None = None
+        self.heard_at = -math.inf
+        """When the coordinator has heard us, at the earliest."""
 
     def heard(self, sent_at: float, seconds: float) -> None:
         """The coordinator heard us no sooner than ``sent_at``: its own count of the session began then or later."""
         self.cancel()
+        self.heard_at = sent_at
         left = sent_at + seconds - self._reactor.seconds()
         self._expiry = self._reactor.callLater(max(0.0, left), self._over)
+
+    def lately(self, seconds: float) -> bool:
+        """Whether more than half of a session of so many seconds is left."""
+        return bool(self._reactor.seconds() - self.heard_at < seconds / 2)
 
     def cancel(self) -> None:
         """Ends the count."""

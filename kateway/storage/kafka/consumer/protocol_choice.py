@@ -12,6 +12,7 @@ from kateway.config.schema import GroupProtocol
 from kateway.storage.kafka.consumer.consumer_protocol import ConsumerMembership
 from kateway.storage.kafka.consumer.group_protocol import Membership
 from kateway.storage.kafka.consumer.membership import Generation, GroupMembership, Joining
+from kateway.storage.passed_member import PassedMember
 
 
 class FittingMembership:
@@ -21,7 +22,11 @@ class FittingMembership:
 
     def __init__(self, joining: Joining) -> None:
         self._joining = joining
-        self._chosen: GroupMembership = ConsumerMembership(joining, self._fall_back)
+        self._chosen: GroupMembership
+        if joining.passed is None or joining.passed.by_consumer_protocol:
+            self._chosen = ConsumerMembership(joining, self._fall_back)
+        else:
+            self._chosen = Membership(joining)
 
     @property
     def generation(self) -> Generation | None:
@@ -46,14 +51,27 @@ class FittingMembership:
         """Leaves the group."""
         await self._chosen.stop(returning=returning)
 
+    async def pass_on(self) -> PassedMember | None:
+        """Stops without leaving the group."""
+        return await self._chosen.pass_on()
+
     def refused(self, errors: set[int], generation: Generation) -> None:
         """The coordinator has refused a commit."""
         self._chosen.refused(errors, generation)
 
     def _fall_back(self, reason: str) -> None:
         self._log.debug("group {group} is joined by the classic protocol: {why}", group=self._joining.group, why=reason)
-        self._chosen = Membership(self._joining)
+        self._chosen = Membership(self._joining._replace(passed=None))
         self._chosen.start()
+
+
+def fits(protocol: GroupProtocol, passed: PassedMember, session_timeout_seconds: float) -> bool:
+    """Whether a member that is configured so can go on as one that was passed on. In the classic protocol the
+    coordinator keeps to the session that the member joined with.
+    """
+    if passed.by_consumer_protocol:
+        return protocol != "classic" and passed.session_seconds <= session_timeout_seconds
+    return protocol != "consumer" and passed.session_seconds == session_timeout_seconds
 
 
 def make_membership(protocol: GroupProtocol, joining: Joining) -> GroupMembership:

@@ -8,6 +8,8 @@ there before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kateway.storage.kafka.protocol.consumer_group_requests import Place
 
 
@@ -19,6 +21,10 @@ class Reconciliation:
         self.assigned: frozenset[Place] = frozenset()
         self.going: frozenset[Place] = frozenset()
         """Held still, until ``gave_up``; whatever is assigned meanwhile."""
+
+    def go_on(self, places: Iterable[Place]) -> None:
+        """Goes on as a member in another process did, which held these and was to hold no others."""
+        self.held = self.assigned = frozenset(places)
 
     def say(self) -> frozenset[Place]:
         """What a heartbeat says. What is assigned and not held at that time is the coordinator's to assign elsewhere:

@@ -28,6 +28,7 @@ from kateway.storage.kafka.consumer.commit_queue import BETWEEN_GENERATIONS_SECO
 from kateway.storage.kafka.consumer.fetcher import Fetcher
 from kateway.storage.kafka.consumer.membership import Joining
 from kateway.storage.kafka.consumer.protocol_choice import make_membership
+from kateway.storage.passed_member import PassedMember
 
 T = TypeVar("T")
 
@@ -54,8 +55,10 @@ class KafkaSubscription:
         session_timeout_seconds: float,
         instance: str | None = None,
         client_id: str = "",
+        passed: PassedMember | None = None,
         closed: Callable[[KafkaSubscription], None],
     ) -> None:
+        """``passed``: the member is there, and another process was it before."""
         self._client = client
         self._reactor = client.reactor
         self._listener = listener
@@ -66,9 +69,13 @@ class KafkaSubscription:
         self._fetcher = Fetcher(client, f"fetching for group {group}", topic, self)
         self._membership = make_membership(
             client.config.group_protocol,
-            Joining(client, self._pool, coordinators, self, group, topic, session_timeout_seconds, instance),
+            Joining(client, self._pool, coordinators, self, group, topic, session_timeout_seconds, instance, passed),
         )
         self._on_closed = closed
+        self._reset: Reset = reset
+        self._named = instance is not None
+        self._passed: PassedMember | None = None
+        """What another process goes on as."""
         self._owned: dict[int, int] = {}
         """Our partitions, each with the number of its tenure."""
         self._tenure = 0
@@ -151,15 +158,22 @@ class KafkaSubscription:
         return self._commits.add(offsets)
 
     def own_member(self) -> OwnMember | None:
-        """What the coordinator knows this member as; ``None`` where it knows none."""
+        """What the coordinator knows this member as; ``None`` where it knows none, or a name keeps its place."""
         membership = self._membership
-        name = membership.known_as
+        name = "" if self._named else membership.known_as
         return OwnMember(self.group, name, membership.by_consumer_protocol) if name else None
 
     def close(self, *, returning: bool = False) -> Deferred[None]:
         """Leaves the group and frees everything. At most the grace, and twice ``LEAVE_SECONDS``."""
+        return self._end_by(lambda: self._close(returning, passing=False))
+
+    def pass_on(self, *, returning: bool = False) -> Deferred[PassedMember | None]:
+        """Closes as ``close`` does, but leaves the member for another process to go on as; ``None``: it has left."""
+        return self._end_by(lambda: self._close(returning, passing=True)).addCallback(lambda _: self._passed)
+
+    def _end_by(self, close: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
         if self._closing is None:
-            self._closing = Deferred.fromCoroutine(self._close(returning))
+            self._closing = Deferred.fromCoroutine(close())
             self._closing.addErrback(self._complain)
         closed: Deferred[None] = Deferred()
 
@@ -169,12 +183,17 @@ class KafkaSubscription:
         self._closing.addCallback(fire)
         return closed
 
-    async def _close(self, returning: bool) -> None:
+    async def _close(self, returning: bool, *, passing: bool) -> None:
         await deferLater(self._reactor, 0)  # the listener is not called from inside ``close``
-        if not self._over:
+        over = self._over
+        if not over:
             await self.hand_over(frozenset(self._owned))
         self._over = True
-        await self._membership.stop(returning=returning)
+        passed = await self._membership.pass_on() if passing and not over else None
+        if passed is None:
+            await self._membership.stop(returning=returning)
+        else:
+            self._passed = passed._replace(reset=self._reset)
         await self._free()
 
     async def _free(self) -> None:

@@ -50,6 +50,7 @@ class Coordinator:
 
     def __init__(self) -> None:
         self.reactor = Clock()
+        self.client_id = "client-of-new"
         self.config = KafkaStorageConfig(driver="kafka")
         self.beats: list[Beat] = []
         self.epoch = 1

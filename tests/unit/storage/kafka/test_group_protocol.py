@@ -24,6 +24,7 @@ class Sent(NamedTuple):
     name: str
     over: Connections
     answer: Deferred[bytes]
+    body: bytes
 
 
 class Connections:
@@ -34,9 +35,9 @@ class Connections:
         self._cluster = cluster
         self.aborted = 0
 
-    def request(self, _node: int, key: int, _version: int, _body: bytes, **_options: Any) -> Deferred[bytes]:
+    def request(self, _node: int, key: int, _version: int, body: bytes, **_options: Any) -> Deferred[bytes]:
         answer: Deferred[bytes] = Deferred()
-        self._cluster.sent.append(Sent(NAMES[key], self, answer))
+        self._cluster.sent.append(Sent(NAMES[key], self, answer, body))
         return answer
 
     def abort(self, _node: int) -> None:
@@ -52,12 +53,21 @@ class Cluster:
     def __init__(self) -> None:
         self.reactor = Clock()
         self.sent: list[Sent] = []
+        self.count: int | None = 4
 
     def watch(self, _changed: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
-    def partition_count(self, _topic: str) -> int:
-        return 4
+    def partition_count(self, _topic: str) -> int | None:
+        return self.count
+
+    def refresh(self) -> Deferred[None]:
+        return succeed(None)
+
+    async def look_for(self, _topic: str) -> object:
+        """The listing has come meanwhile."""
+        self.count = 4
+        return self
 
     def pool(self, _purpose: str, _client_id: str = "") -> Connections:
         return Connections(self)
