@@ -51,3 +51,14 @@ async def test_draining_ends_a_read_that_waits_at_the_end(gateway: RunningGatewa
     stopping = gateway.spawn(gateway.stop())  # type: ignore[arg-type]
     assert (await waiting).status == 204
     await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_websocket_that_begins_to_publish_during_the_drain_is_closed_at_once(gateway: RunningGateway) -> None:
+    gateway.service.parts.edges.drain()
+    writing = await SocketClient.open(gateway, T)
+    await eventually(lambda: writing.first(CloseConnection) is not None)
+    closing = writing.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    assert int(closing.code) == 1001
+    writing.client.close()
