@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from kateway.bounded_cache import BoundedCache
 from kateway.errors import KatewayError, Unavailable
+from kateway.gathering import gathered
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.pool import Pool
@@ -146,7 +147,7 @@ class Coordinators:
             body = encode_find_coordinators(groups)
             return decode_find_coordinators(await self._request(node, FIND_COORDINATORS_VERSION, body))
         asking = [self._request(node, FIND_COORDINATOR_VERSION, encode_find_coordinator(group)) for group in groups]
-        answers = await gatherResults(asking, consumeErrors=True)
+        answers = await gathered(asking)
         return {group: decode_find_coordinator(body) for group, body in zip(groups, answers, strict=True)}
 
     def _request(self, node: int, version: int, body: bytes) -> Deferred[bytes]:
