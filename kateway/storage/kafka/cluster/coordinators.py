@@ -20,6 +20,7 @@ from kateway.storage.kafka.protocol.consumer_group_requests import (
     CONSUMER_GROUP_HEARTBEAT_VERSION,
 )
 from kateway.storage.kafka.protocol.errors import error_for
+from kateway.storage.kafka.protocol.group_members import CONSUMER_GROUP_DESCRIBE
 from kateway.storage.kafka.protocol.group_requests import (
     JOIN_GROUP,
     JOIN_GROUP_VERSION,
@@ -163,6 +164,10 @@ class Coordinators:
         """Whether a broker knows the protocol in which it assigns; it may have it switched off all the same."""
         _lowest, highest = (await self._versions_of(node)).get(CONSUMER_GROUP_HEARTBEAT, (0, -1))
         return highest >= CONSUMER_GROUP_HEARTBEAT_VERSION
+
+    async def describes_consumer_groups(self, node: int) -> bool:
+        """Whether a broker names members of groups in which it assigns. ``RequestFailed``, ``MalformedResponse``."""
+        return CONSUMER_GROUP_DESCRIBE in await self._versions_of(node)
 
     async def _versions_of(self, node: int) -> Mapping[int, tuple[int, int]]:
         """What a broker speaks; asked once."""
