@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from kateway.errors import InvalidParameter, OffsetOutOfRange, PartitionNotFound
+from kateway.gathering import gathered
 from kateway.model import Record
 from kateway.storage.interface import Fetched, Store
 
@@ -318,12 +319,7 @@ class _Parts:
                 await do(parts.pop())
 
         doing = [Deferred.fromCoroutine(some()) for _ in range(min(_READS_AT_ONCE, len(parts)))]
-        try:
-            await gatherResults(doing, consumeErrors=True)
-        except FirstError as error:
-            for each in doing:
-                each.cancel()
-            error.subFailure.raiseException()
+        await gathered(doing)
 
     async def read(self, part: _Part) -> list[Record]:
         """Reads on in one of them, up to its end; records that retention takes meanwhile are passed over."""

@@ -6,7 +6,10 @@ import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred
+
 from kateway.errors import Conflict
+from kateway.shield import shield
 
 
 class Place(NamedTuple):
@@ -53,12 +56,17 @@ class MemoryTracing:
             self._ours = True
 
     async def top(self, limit: int) -> Memory:
-        """The lines that hold most. ``Conflict`` where nothing is traced, or another call is under way."""
+        """The lines that hold most. ``Conflict`` where nothing is traced, or another call is under way: one whose
+        caller has gone is, until its thread is done.
+        """
         if not tracemalloc.is_tracing():
             raise Conflict("memory is not traced: set [admin] trace_memory_frames to 1 and reload")
         if self._running:
             raise Conflict("memory is being looked at already: one at a time")
         self._running = True
+        return await shield(Deferred.fromCoroutine(self._look(limit)))
+
+    async def _look(self, limit: int) -> Memory:
         try:
             return await self._in_thread(lambda: _top(limit))
         finally:

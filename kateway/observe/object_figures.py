@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from kateway.observe import families
 from kateway.observe.bundles import OTHER, Labels
@@ -62,7 +62,8 @@ class ObjectFigures:
             owner[4] += errors
             self._use(labels[0], 0, counted.step()[:2])
             yield
-        for application, total in self.throttles().items():
+        throttles = self.throttles()
+        for application, total in throttles.items():
             counted = self._throttled.get(application)
             if counted is None:
                 counted = self._throttled[application] = LastMinute(self._passed_at, 2)
@@ -72,7 +73,7 @@ class ObjectFigures:
             yield
         yield from self._record(wall, topics, applications)
         self._passed_at = began
-        self._forget()
+        self._forget(throttles)
 
     def throttled(self, application: str) -> float:
         """How often its quotas refused a request within the last minute that may have been a read."""
@@ -122,6 +123,8 @@ class ObjectFigures:
             for further, grown in enumerate(used):
                 figures[place + further] += int(grown)
 
-    def _forget(self) -> None:
+    def _forget(self, throttles: Collection[str]) -> None:
         for labels in [labels for labels in self._topics if labels not in self._series.topics]:
             del self._topics[labels]
+        for application in [application for application in self._throttled if application not in throttles]:
+            del self._throttled[application]

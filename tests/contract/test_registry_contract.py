@@ -224,6 +224,20 @@ async def test_a_gateway_that_registers_is_listed_and_brings_itself_up_to_date(f
 
 
 @pytest_twisted.ensureDeferred
+async def test_key_that_was_deleted_with_its_application_and_is_made_anew_was_never_used(
+    registry: Registry,
+) -> None:
+    application, key = Application(name="app9"), Key(key="app9-pub", application="app9", kind="pub", secret_hash=HASH)
+    await registry.put_application(application)
+    await registry.put_key(key)
+    await registry.note_used({"app9-pub": 5000})
+    await registry.delete_application("app9")
+    await registry.put_application(application)
+    await registry.put_key(key)
+    assert await registry.last_used(["app9-pub"]) == {}
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_last_use_of_keys_is_kept(filled: Registry) -> None:
     before = filled.snapshot
     await filled.note_used({"mypubkey": 5000, "no-such-key": 1})

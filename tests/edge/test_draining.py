@@ -120,3 +120,14 @@ async def test_next_request_of_a_client_settles_what_it_was_sent_before_its_conn
         assert reader.recv(1000) == following.encode()
     client.close()
     await gateway.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_websocket_that_begins_to_publish_during_the_drain_is_closed_at_once(gateway: RunningGateway) -> None:
+    gateway.service.parts.edges.drain()
+    writing = await SocketClient.open(gateway, T)
+    await eventually(lambda: writing.first(CloseConnection) is not None)
+    closing = writing.first(CloseConnection)
+    assert isinstance(closing, CloseConnection)
+    assert int(closing.code) == 1001
+    writing.client.close()

@@ -17,6 +17,7 @@ from gateways import RunningGateway, config
 from test_tls_listener import issue, save
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
@@ -32,7 +33,7 @@ from kateway.observe.http import HttpCells
 from kateway.observe.series import Series
 from kateway.web.exchange import Exchange, Response
 from kateway.web.http1.factory import HttpFactory
-from kateway.web.tcp.listener import listen
+from kateway.web.tcp.listener import listen, stop_listening
 from kateway.web.tcp.proxied import ProxiedFactory
 
 PROXY = "10.0.0.7"
@@ -314,3 +315,20 @@ async def test_proxy_header_comes_before_a_tls_handshake(gateway: RunningGateway
     finally:
         await port.stopListening()
     assert callers(gateway) == ["192.0.2.1", "192.0.2.1", "127.0.0.1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_behind_a_header_that_had_come_when_the_port_is_closed_is_answered(
+    gateway: RunningGateway,
+) -> None:
+    public = gateway.service.http.listening.public
+    port: Any = await listen(reactor, "tcp:0:interface=127.0.0.1", public, None, public.state)
+    # in the next turn of the reactor it accepts once more, and closes
+    stopping = Deferred.fromCoroutine(stop_listening(port))
+    with socket.create_connection(("127.0.0.1", port.getHost().port), 10) as client:
+        client.sendall(
+            V1 + GET.replace(b"GET / ", b"GET /live ").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        await stopping
+        answer = await deferToThread(client.recv, 65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")

@@ -72,6 +72,9 @@ async def test_list_that_is_asked_for_wrongly_is_refused(gateway: RunningGateway
 async def test_applications_see_their_own_topics_and_those_they_are_bound_to(hot: Administered) -> None:
     refused = await hot.request("GET", "/v1/topics")
     assert refused.status == 401
+    unreadable = await hot.request("GET", "/v1/topics", headers={"Authorization": "Basic %%"})
+    assert unreadable.status == 401
+    assert unreadable.header("www-authenticate") == refused.header("www-authenticate") is not None
 
     async def listed(key: str) -> list[Any]:
         found = await hot.request("GET", "/v1/topics", headers=hot.key(key))

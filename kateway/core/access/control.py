@@ -245,7 +245,12 @@ class RegistryAccess:
         if not snapshot.known:
             raise RegistryUnavailable("the registry was not reached since the start; its keys are not known yet")
         try:
-            principal = self.access.authentication.authenticate(show("describe"), "describe")
+            shown = show("describe")
+        except Unauthorized as error:
+            self._refused(error)
+            raise self.access.authentication.challenged(error) from error
+        try:
+            principal = self.access.authentication.authenticate(shown, "describe")
         except (Unauthorized, Denied, TooManyFailures) as error:
             self._refused(error)
             raise

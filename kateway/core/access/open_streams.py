@@ -12,9 +12,12 @@ from twisted.logger import Logger
 from kateway.core.access.control import AccessControl, AuthorizedRequest
 from kateway.errors import KatewayError
 
-_goes_on = Logger().failureHandler("the permission of an open stream could not be reviewed; the others are")
-
 MAX_TIMER_SECONDS = 86400.0
+AGAIN_SECONDS = 10.0
+"""After a review that broke."""
+
+_log = Logger()
+_goes_on = _log.failureHandler("an open stream could not be looked at; the others are")
 
 End = Callable[[KatewayError], None]
 
@@ -90,6 +93,10 @@ class OpenStreams:
         except KatewayError as error:
             self._release(held)
             held.end(error)
+        except Exception:
+            _log.failure("the permission of an open stream could not be reviewed; it is tried again")
+            # its credentials may have expired: without a timer it would go on for as long as it likes
+            self._watch_expiry(held, self._now() + AGAIN_SECONDS)
         else:
             if until != held.until:
                 self._watch_expiry(held, until)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from kateway.core.gateway import Gateway
@@ -17,6 +17,7 @@ from kateway.core.groups.membership import Membership
 from kateway.core.groups.reader import Reader
 from kateway.core.operator.naming import GroupPlace
 from kateway.errors import KatewayError
+from kateway.gathering import gathered
 from kateway.storage.interface import Store, Subscription
 
 MOST_LOOKS = 100
@@ -189,5 +190,5 @@ async def _ages(store: Store, topic: str, places: Sequence[tuple[int, int]], now
         return partition, round(max(now_ms - records[0].timestamp, 0) / 1000, 1) if records else None
 
     asked = [Deferred.fromCoroutine(age(*place)) for place in places]
-    found = await gatherResults(asked, consumeErrors=True)
+    found = await gathered(asked)
     return {partition: seconds for partition, seconds in found if seconds is not None}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred, DeferredLock
 
 from kateway.errors import KatewayError, Unavailable
+from kateway.shield import shield
 from kateway.storage.sqlite.transaction import make_schema, transaction, words
 
 HOUR_SECONDS = 3600
@@ -71,8 +72,11 @@ class UsageBook:
         self._one_at_a_time = DeferredLock()
 
     async def write(self) -> None:
-        """Adds what was used to the file. ``Unavailable`` where that fails: then it is added the next time."""
-        await self._one_at_a_time.run(lambda: Deferred.fromCoroutine(self._write()))
+        """Adds what was used to the file. ``Unavailable`` where that fails: then it is added the next time.
+
+        Cancelling leaves it to go on: a thread that has begun commits all the same.
+        """
+        await shield(self._one_at_a_time.run(lambda: Deferred.fromCoroutine(self._write())))
 
     async def read(self, application: str | None, start: int, end: int, most: int) -> list[UsageRow]:
         """Returns the rows that begin within a time, up to ``most`` and one more."""

@@ -351,9 +351,11 @@ class ZookeeperRegistry(WritableRegistry):
         self._current.replace(after)
         return before, after
 
-    async def delete_key(self, application: str, key: str, expected: str | None = None) -> None:
-        await super().delete_key(application, key, expected)
-        await self._use.forget(key)
+    async def _delete(self, plan: Plan) -> None:
+        before, after = await self._commit(plan)
+        # an application takes its keys with it
+        for key in before.keys.keys() - after.keys.keys():
+            await self._use.forget(key)
 
     # --- gateways and use --------------------------------------------------------------------------------------
 

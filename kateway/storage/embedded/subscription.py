@@ -177,7 +177,11 @@ class EmbeddedSubscription:
         if not failure.check(KatewayError, sqlite3.Error):
             _log.failure("group {group}: its start broke; it is tried again", failure, group=self.group)
         self._failed(database.translate(failure.value))
-        self._retry = self._context.reactor.callLater(RETRY_SECONDS, self.start)
+        self._retry = self._context.reactor.callLater(RETRY_SECONDS, self._start_again)
+
+    def _start_again(self) -> None:
+        self._cancel_retry()
+        self.start()
 
     def _begin(self) -> None:
         """Commits the starts of partitions that need one, then takes all partitions that are not owned yet."""
@@ -215,14 +219,30 @@ class EmbeddedSubscription:
         """Reading goes on; the commit is tried again."""
         _log.warn("where group {group} starts was not committed: {e}", group=self.group, e=failure.getErrorMessage())
         self._uncommitted_starts.update(starts)
+        self._soon_again()
+
+    def _soon_again(self) -> None:
         if self._retry is None and self._closing is None and not self._over:
             self._retry = self._context.reactor.callLater(RETRY_SECONDS, self._commit_again)
 
     def _commit_again(self) -> None:
         self._cancel_retry()
-        starts, self._uncommitted_starts = self._uncommitted_starts, {}
-        if starts:
-            self._context.writer.commit(self.group, list(starts.items())).addErrback(self._not_started, starts)
+        starts = dict(self._uncommitted_starts)
+        if not starts:
+            return
+
+        def committed(_: None) -> None:
+            for partition in starts:
+                self._uncommitted_starts.pop(partition, None)
+
+        def again(failure: Failure) -> None:
+            # of those that are left: the group may have committed a later offset meanwhile
+            _log.warn(
+                "where group {group} starts was not committed: {e}", group=self.group, e=failure.getErrorMessage()
+            )
+            self._soon_again()
+
+        self._context.writer.commit(self.group, list(starts.items())).addCallbacks(committed, again)
 
     def _assign(self, known: Mapping[int, Committed]) -> None:
         context = self._context

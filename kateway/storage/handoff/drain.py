@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from kateway.errors import KatewayError, PartitionNotFound, TopicNotFound, Unavailable
+from kateway.gathering import gathered
 from kateway.model import Receipt
 from kateway.storage.handoff.database import NewBatch, Prepared, Row
 from kateway.storage.handoff.spool import Spool
@@ -137,7 +138,12 @@ class TopicDrain:
     # --- sending -----------------------------------------------------------------------------------------------
 
     async def _send(self, batches: Sequence[Prepared], count: int) -> list[Attempt]:
-        return await gatherResults([Deferred.fromCoroutine(self._attempt(batch, count)) for batch in batches])
+        try:
+            return await gathered([Deferred.fromCoroutine(self._attempt(batch, count)) for batch in batches])
+        except BaseException:
+            # one ends the wait for all: what the others were answered is not known
+            self._doubtful.update(batch.id for batch in batches if batch.partition < count)
+            raise
 
     async def _attempt(self, batch: Prepared, count: int) -> Attempt:
         if batch.partition >= count:
@@ -145,6 +151,8 @@ class TopicDrain:
         return await self.writes.write(self.topic, batch.partition, batch.data)
 
     async def _settle(self, attempts: list[tuple[Prepared, Attempt]]) -> int:
+        # first of all: the spool may fail at any of what follows, and then nothing more is made of these answers
+        self._doubtful.update(batch.id for batch, attempt in attempts if attempt.verdict in ("again", "unclear"))
         written = [batch for batch, attempt in attempts if attempt.verdict == "written"]
         if written:
             await self.spool.written(written)
@@ -162,7 +170,6 @@ class TopicDrain:
     async def _not_written(self, batch: Prepared, attempt: Attempt) -> None:
         error = attempt.error or Unavailable()
         if attempt.verdict in ("again", "unclear"):
-            self._doubtful.add(batch.id)
             if attempt.verdict == "unclear":
                 self._unclear[batch.id] = self._unclear.get(batch.id, 0) + 1
                 if self._unclear[batch.id] >= UNCLEAR_ANSWERS:

@@ -48,6 +48,7 @@ class EventStreams:
         self._on_end = on_end
         self._clock = clock
         self._streams: dict[_Stream, None] = {}
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -76,10 +77,17 @@ class EventStreams:
         stream = _Stream(_owner(call), exchange, step, lambda: self._allowed(exchange.request, name), self._clock)
         self._streams[stream] = None
         stream.start(lambda: self._streams.pop(stream, None))
-        stream.give_up = self._on_end(call.actor, stream.end)
+        give_up = self._on_end(call.actor, stream.end)
+        if stream in self._streams:
+            stream.give_up = give_up
+        else:
+            give_up()  # its first step was its last: a session that it was taken for would never be idle
+        if self._draining:
+            stream.end()  # its request had arrived before
 
     def drain(self) -> None:
-        """Ends the streams."""
+        """Ends the streams, also those that begin later."""
+        self._draining = True
         for stream in list(self._streams):
             stream.end()
 

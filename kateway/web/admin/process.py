@@ -8,11 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import orjson
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 
 from kateway import __version__
 from kateway.core.administration import Administration
 from kateway.errors import InvalidParameter
+from kateway.gathering import gathered
 from kateway.observe.memory import MemoryTracing
 from kateway.observe.parts import ALONE, PART_SECONDS, OtherProcesses, Parts
 from kateway.observe.profile import Profile, Profiler, Stack, collapsed, speedscope
@@ -145,13 +146,7 @@ def _table(profile: Profile) -> dict[str, Any]:
 async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
     """Awaits two at the same time; where one fails the other is given up, and so it is when both are."""
     waiting: list[Deferred[Any]] = [Deferred.fromCoroutine(one), Deferred.fromCoroutine(other)]
-    try:
-        found = await gatherResults(waiting, consumeErrors=True)
-    except FirstError as error:
-        error.subFailure.raiseException()
-    finally:
-        for each in waiting:
-            each.cancel()
+    found = await gathered(waiting)
     return found[0], found[1]
 
 

@@ -124,6 +124,8 @@ class Socket:
         self._parts: list[Any] = []
         self._size = 0
         self._closed = False
+        self._unanswered: bytes | None = None
+        # the last ping of a client that has no room for the answer
         self._message: Callable[[str | bytes], None] | None = None
         self._pong: Callable[[bytes], None] | None = None
         self._on_gone: Callable[[], None] | None = None
@@ -229,6 +231,9 @@ class Socket:
 
     def drained(self) -> None:
         """Everything that waited was handed to the socket."""
+        unanswered, self._unanswered = self._unanswered, None
+        if unanswered is not None and not self._closed:
+            self._channel.send(frame(_PONG, unanswered))
         if self._on_writable is not None and not self._closed:
             self._on_writable()
 
@@ -258,8 +263,12 @@ class Socket:
         match event:
             case TextMessage() | BytesMessage():
                 self._gather(event)
-            case Ping(payload=payload):
+            case Ping(payload=payload) if self._channel.writable():
                 self._channel.send(frame(_PONG, bytes(payload)))
+            case Ping(payload=payload):
+                # RFC 6455 5.5.3: the last one alone may be answered. A client that pings and does not read would else
+                # fill our memory
+                self._unanswered = bytes(payload)
             case Pong(payload=payload) if self._pong is not None:
                 self._pong(bytes(payload))
             case _Fault(code=code, reason=reason):

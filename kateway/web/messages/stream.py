@@ -130,6 +130,8 @@ class Feed:
         """Begins to move records; everything later comes by callback, ``ended`` last."""
         self._ended = ended
         self._outlet.on_gone(self._gone)
+        if self._over:
+            return  # it had gone already: what is begun from here on nothing would end
         self._outlet.on_writable(self._turn)
         self._reader.on_readable(self._turn)
         self._reader.on_failed(self.fail)

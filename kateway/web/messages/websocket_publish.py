@@ -64,6 +64,7 @@ class SocketPublishEdge:
         """Of a message; a reload may change it."""
         self._queries = params.Cache(queries.publish_query)
         self._sockets: set[PublishSocket] = set()
+        self._draining = False
         self._counts = counts
 
     def handle(self, exchange: Exchange, path: paths.TopicPath, raw_query: bytes) -> None:
@@ -107,6 +108,8 @@ class SocketPublishEdge:
 
         self._sockets.add(publisher)
         publisher.start(gone)
+        if self._draining:
+            publisher.drain()  # its request had arrived before: left open it would hold the whole drain up
 
     def _enter(self, exchange: Exchange, path: paths.TopicPath) -> AuthorizedRequest:
         try:
@@ -117,7 +120,8 @@ class SocketPublishEdge:
             raise
 
     def drain(self) -> None:
-        """Closes every socket as soon as its messages are answered."""
+        """Closes every socket as soon as its messages are answered, also one that begins later."""
+        self._draining = True
         for publisher in list(self._sockets):
             publisher.drain()
 

@@ -24,6 +24,8 @@ FRAMES = b"kateway.frames"
 MAX_WAITING_MESSAGES = 100
 MAX_WAITING_BYTES = 1 << 20
 """Of acknowledgements that have been read; beyond either no more is read from the client until some are applied."""
+MAX_UNREAD_BYTES = 65536
+"""Of answers to acknowledgements that a client has no room for; beyond it no more are applied until it has."""
 Acknowledge = Callable[[Sequence[Ack]], Coroutine[Any, Any, list[KatewayError | None]]]
 
 
@@ -49,6 +51,10 @@ class SocketOutlet:
         self._messages: deque[str | bytes] = deque()
         self._waiting_bytes = 0
         self._applying = False
+        self._over = False
+        self._unread_bytes = 0
+        self._on_writable: Callable[[], None] | None = None
+        socket.on_writable(self._has_room)
         socket.listen(self._message, self._pong)
 
     # --- Outlet ----------------------------------------------------------------------------------------------
@@ -68,7 +74,7 @@ class SocketOutlet:
         return self._socket.writable()
 
     def on_writable(self, callback: Callable[[], None] | None) -> None:
-        self._socket.on_writable(callback)
+        self._on_writable = callback
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self._socket.on_gone(callback)
@@ -85,11 +91,26 @@ class SocketOutlet:
         if last_error is None:
             self._socket.close(GOING_AWAY if leaving else NORMAL)
         else:
-            self.fail(last_error)
+            self._fail(last_error)
+        self._end()
 
     def fail(self, error: KatewayError) -> None:
+        self._fail(error)
+        self._end()
+
+    def _end(self) -> None:
+        """Applies what the client had sent; it hears no more of it."""
+        self._over = True
+        self._apply_rest()
+
+    def _fail(self, error: KatewayError) -> None:
         self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])
         self._socket.close(INTERNAL if error.status >= 500 else POLICY, error.code)
+
+    def _has_room(self) -> None:
+        self._apply_rest()
+        if self._on_writable is not None:
+            self._on_writable()
 
     # --- pings -----------------------------------------------------------------------------------------------
 
@@ -122,8 +143,17 @@ class SocketOutlet:
         if not self._applying:
             self._apply_next()
 
+    def _apply_rest(self) -> None:
+        """Applies those that waited for the client to read its answers."""
+        self._unread_bytes = 0
+        if self._messages and not self._applying:
+            self._apply_next()
+
     def _apply_next(self) -> None:
         while self._messages:
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self._socket.pause()
+                return
             message = self._messages.popleft()
             self._waiting_bytes -= len(message)
             self._applying = True
@@ -142,9 +172,15 @@ class SocketOutlet:
         acks = parse_acks(message.encode() if isinstance(message, str) else message)
         outcomes = await self._acknowledge(acks)
         if any(outcome is not None for outcome in outcomes):
-            answer = {"results": results(acks, outcomes, self._request_id)}
-            self._socket.send(TEXT, [orjson.dumps(answer)])
+            self._answer({"results": results(acks, outcomes, self._request_id)})
 
     def _failed(self, failure: Failure) -> None:
-        error = failure.value or KatewayError()
-        self._socket.send(TEXT, [orjson.dumps(problem_object(error, self._request_id))])
+        self._answer(problem_object(failure.value or KatewayError(), self._request_id))
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        if self._over:
+            return
+        data = orjson.dumps(answer)
+        self._socket.send(TEXT, [data])
+        if not self._socket.writable():
+            self._unread_bytes += len(data)

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kateway.config.schema import HttpConfig
 from kateway.web.tcp.proxies import TrustedProxies
 from kateway.web.tcp.proxy_header import UNIX, Malformed, read_header
+
+_goes_on = Logger().failureHandler("a connection could not be read while its port closed; the others are")
 
 
 class ProxyRules(Interface):
@@ -45,7 +49,10 @@ class ProxiedFactory:
     def doStop(self) -> None:
         """The port is closed: a connection that has not even said whose it is has asked for nothing."""
         for reader in tuple(self.waiting):
-            reader.close()
+            with _goes_on:
+                reader.read_what_is_there()
+            if reader in self.waiting:
+                reader.close()
         self.factory.doStop()
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
@@ -87,6 +94,12 @@ class HeaderReader(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self._forget()
+
+    def read_what_is_there(self) -> None:
+        """Reads from a socket before the reactor does: it may have been accepted in this turn, its request with it."""
+        transport: Any = self.transport
+        if isinstance(transport, tcp.Connection) and transport.connected:
+            transport.doRead()  # an end that it meets the reactor finds as well
 
     def close(self) -> None:
         self._forget()

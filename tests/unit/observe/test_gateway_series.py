@@ -111,6 +111,19 @@ def test_objects_have_rates_of_their_topics_and_groups() -> None:
     assert looks.throttled("reader") == 0.0
 
 
+def test_application_that_is_forgotten_is_throttled_no_more() -> None:
+    clock = Ticking()
+    series = Series(clock.seconds, max_series=40000)
+    looks = ObjectFigures(series, History(("one",), 10**7), GroupWatches())
+    series.counter(families.QUOTA_THROTTLED, ("owner", "records")).value = 20.0
+    clock.now = 10.0
+    list(looks.look(1_800_000_000.0))
+    series.keep_registered(lambda _: True, lambda _: True, lambda _: False)
+    clock.now = 200.0
+    list(looks.look(1_800_000_190.0))
+    assert (looks.throttled("owner"), looks.refused("owner")) == (0.0, 0.0)
+
+
 def test_thousand_objects_of_each_kind_are_looked_at_in_pieces() -> None:
     series = Series(lambda: 0.0, max_series=400000, max_objects=5000)
     history, watches = History(("one",), 10**8), GroupWatches()

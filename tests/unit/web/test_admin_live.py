@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from kateway.errors import Unavailable
 from kateway.web.admin.event_streams import COMMENT_SECONDS, EventStreams
 from kateway.web.admin.live import LiveCalls, Rows
 from kateway.web.admin.requests import AdminCall
@@ -104,3 +105,26 @@ def test_client_that_goes_ends_its_stream() -> None:
     assert world.wire.ended == "finished"
     assert not world.clock.getDelayedCalls()
     assert (world.given_up, len(world.streams)) == (1, 0)
+
+
+def test_stream_that_begins_during_the_drain_ends_at_once() -> None:
+    world = World()
+    world.streams.drain()
+    wire = Wire()
+    with pytest.raises(StopIteration):
+        world.calls.live_rows(AdminCall(wire.request, {}, {"view": "all"}, wire)).send(None)  # type: ignore[arg-type]
+    assert wire.ended == "finished"
+    assert len(world.streams) == 0
+    assert not world.clock.getDelayedCalls()
+
+
+def test_stream_whose_first_rows_cannot_be_had_is_watched_no_more() -> None:
+    world = World()
+    wire = Wire()
+
+    async def fails() -> None:
+        raise Unavailable("the registry is away")
+
+    world.streams.begin(AdminCall(wire.request, {}, {}, wire), "live_rows", fails)  # type: ignore[arg-type]
+    assert wire.ended == "finished"
+    assert world.given_up == 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from kateway.bounded_cache import BoundedCache
 from kateway.errors import KatewayError, Unavailable
+from kateway.gathering import gathered
 from kateway.storage.kafka.cluster.client import Client
 from kateway.storage.kafka.cluster.connection import RequestFailed
 from kateway.storage.kafka.cluster.pool import Pool
@@ -19,6 +20,7 @@ from kateway.storage.kafka.protocol.consumer_group_requests import (
     CONSUMER_GROUP_HEARTBEAT_VERSION,
 )
 from kateway.storage.kafka.protocol.errors import error_for
+from kateway.storage.kafka.protocol.group_members import CONSUMER_GROUP_DESCRIBE
 from kateway.storage.kafka.protocol.group_requests import (
     JOIN_GROUP,
     JOIN_GROUP_VERSION,
@@ -146,7 +148,7 @@ class Coordinators:
             body = encode_find_coordinators(groups)
             return decode_find_coordinators(await self._request(node, FIND_COORDINATORS_VERSION, body))
         asking = [self._request(node, FIND_COORDINATOR_VERSION, encode_find_coordinator(group)) for group in groups]
-        answers = await gatherResults(asking, consumeErrors=True)
+        answers = await gathered(asking)
         return {group: decode_find_coordinator(body) for group, body in zip(groups, answers, strict=True)}
 
     def _request(self, node: int, version: int, body: bytes) -> Deferred[bytes]:
@@ -162,6 +164,10 @@ class Coordinators:
         """Whether a broker knows the protocol in which it assigns; it may have it switched off all the same."""
         _lowest, highest = (await self._versions_of(node)).get(CONSUMER_GROUP_HEARTBEAT, (0, -1))
         return highest >= CONSUMER_GROUP_HEARTBEAT_VERSION
+
+    async def describes_consumer_groups(self, node: int) -> bool:
+        """Whether a broker names members of groups in which it assigns. ``RequestFailed``, ``MalformedResponse``."""
+        return CONSUMER_GROUP_DESCRIBE in await self._versions_of(node)
 
     async def _versions_of(self, node: int) -> Mapping[int, tuple[int, int]]:
         """What a broker speaks; asked once."""

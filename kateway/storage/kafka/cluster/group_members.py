@@ -18,7 +18,6 @@ from kateway.storage.kafka.protocol import group_members as wire
 from kateway.storage.kafka.protocol import group_requests as group_wire
 from kateway.storage.kafka.protocol.errors import error_for
 from kateway.storage.kafka.protocol.group_requests import decode_assignment, decode_metadata
-from kateway.storage.kafka.protocol.metadata import API_VERSIONS, API_VERSIONS_VERSION, decode_api_versions
 from kateway.storage.kafka.protocol.primitives import MalformedResponse
 
 STABLE = "Stable"
@@ -37,8 +36,6 @@ class Members:
         self._pool = pool
         self._coordinators = coordinators
         self._timeout_seconds = client.config.request_timeout_seconds
-        self._assigning: dict[int, bool] = {}
-        """Whether a broker knows groups whose coordinator assigns."""
 
     async def of(self, group: str) -> Sequence[GroupMember] | None:
         """All members, ``None`` while the group rebalances. ``Unavailable``."""
@@ -84,7 +81,7 @@ class Members:
             return [_classic(member) for member in described.members]
         if described.state in REBALANCING:
             return None
-        if described.state != wire.DEAD or not await self._assigns(node):
+        if described.state != wire.DEAD or not await self._coordinators.describes_consumer_groups(node):
             return []
         body = await self._request(
             node,
@@ -98,13 +95,6 @@ class Members:
             GroupMember(each.client_id, frozenset(each.topics), each.assigned, settled=state == STABLE)
             for each in consumers
         ]
-
-    async def _assigns(self, node: int) -> bool:
-        known = self._assigning.get(node)
-        if known is None:
-            versions = decode_api_versions(await self._request(node, API_VERSIONS, API_VERSIONS_VERSION, b""))
-            known = self._assigning[node] = wire.CONSUMER_GROUP_DESCRIBE in versions
-        return known
 
     async def _request(self, node: int, key: int, version: int, body: bytes) -> bytes:
         return await self._pool.request(node, key, version, body, timeout_seconds=self._timeout_seconds)

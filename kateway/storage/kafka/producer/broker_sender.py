@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.backoff import Backoff
@@ -57,6 +58,8 @@ FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 0.5
 ANSWER_GRACE_SECONDS = 1.0
 """How much longer than the broker itself waits for replicas we wait for the broker."""
+
+_log = Logger()
 
 SILENCE_SECONDS = 1.0
 """After a request that is unanswered for so long, other brokers are asked for the leader."""
@@ -245,14 +248,20 @@ class Sender:
                     self._queued.observe(now - lane.since)
                 lane.since = now
                 identity = batch.identity
-                batch.data = encode_batch(
-                    [item.message for item in batch.items],
-                    now_ms=now_ms,
-                    compression=self._compression,
-                    producer_id=-1 if identity is None else identity.producer_id,
-                    epoch=-1 if identity is None else identity.epoch,
-                    sequence=-1 if identity is None else batch.sequence,
-                )
+                try:
+                    batch.data = encode_batch(
+                        [item.message for item in batch.items],
+                        now_ms=now_ms,
+                        compression=self._compression,
+                        producer_id=-1 if identity is None else identity.producer_id,
+                        epoch=-1 if identity is None else identity.epoch,
+                        sequence=-1 if identity is None else batch.sequence,
+                    )
+                except Exception:
+                    # raised from here, it would leave this batch and those chosen before it in flight for ever
+                    _log.failure("a batch of {topic} could not be encoded", topic=lane.topic)
+                    self._fail(lane, batch, Verdict.REFUSED, Unavailable("the gateway's log says why"))
+                    continue
             lane.sent_by = self
             room -= batch.size
             chosen.append((lane, batch))

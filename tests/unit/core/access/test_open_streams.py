@@ -20,11 +20,14 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.gone: set[str] = set()
+        self.broken = False
         self.ends: dict[str, float] = {}
         self.ended: list[tuple[str, KatewayError]] = []
         self.open_streams = OpenStreams(self, self.clock, lambda: 1000.0 + self.clock.seconds())  # type: ignore[arg-type]
 
     def review(self, authorized: AuthorizedRequest) -> float | None:
+        if self.broken:
+            raise RuntimeError("a plug-in that breaks")
         expires = self.ends.get(authorized.asked.topic, authorized.principal.expires)
         if authorized.asked.topic in self.gone or (expires is not None and expires <= 1000.0 + self.clock.seconds()):
             raise Denied("gone")
@@ -70,6 +73,22 @@ def test_credentials_that_expire_end_it_in_time() -> None:
     world.clock.advance(9.9)
     assert world.topics == []
     world.clock.advance(0.2)
+    assert world.topics == ["a"]
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_credentials_that_expire_while_they_cannot_be_reviewed_end_it_as_soon_as_they_can(
+    logged_errors: list[dict[str, Any]],
+) -> None:
+    world = World()
+    world.hold("a", expires=1010.0)
+    world.broken = True
+    world.clock.pump([10.1] + [1.0] * 60)
+    assert world.topics == []
+    assert 1 <= len(logged_errors) < 10
+    logged_errors.clear()
+    world.broken = False
+    world.clock.pump([1.0] * 60)
     assert world.topics == ["a"]
     assert world.clock.getDelayedCalls() == []
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from kateway.core.operator.usage import (
     DAY_SECONDS,
@@ -144,3 +145,23 @@ def test_nothing_is_lost_or_counted_twice(
     for application in ("a", "b"):
         expected = sum(records for _, name, records in used if name == application)
         assert sum(row.in_records for row in book.rows(application)) == expected
+
+
+def test_write_whose_caller_goes_while_the_thread_works_counts_nothing_twice(book: Book) -> None:
+    commits: list[Deferred[None]] = []
+
+    async def in_thread(work: Callable[[], Any]) -> Any:
+        committed: Deferred[None] = Deferred()
+        commits.append(committed)
+        # a thread is not cancelled with what waits for it
+        found = work()
+        await committed
+        return found
+
+    book.book._in_thread = in_thread
+    book.used["app1"] = [3, 30, 0, 0, 0]
+    gone = Deferred.fromCoroutine(book.book.write()).addErrback(lambda _: None)
+    gone.cancel()
+    commits.pop().callback(None)
+    book.book._in_thread = book._in_thread
+    assert book.rows() == [UsageRow(START, HOUR_SECONDS, "app1", 3, 30, 0, 0, 0)]

@@ -410,6 +410,59 @@ def test_record_that_gets_too_old_while_its_batch_is_made_is_refused_and_not_wri
     assert world.handoff._spool.prepared == {}
 
 
+def test_stop_while_two_batches_are_under_way_gives_both_up_and_logs_nothing_broken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    given_up: list[int] = []
+    broken: list[str] = []
+    log = SimpleNamespace(failure=lambda text, *_, **__: broken.append(text), debug=lambda *_, **__: None)
+    monkeypatch.setattr("kateway.storage.handoff.handoff._log", log)
+
+    async def write(topic: str, partition: int, batch: bytes) -> Attempt:
+        begun.append(partition)
+        never: Deferred[Attempt] = Deferred(lambda _: given_up.append(partition))
+        return await never
+
+    monkeypatch.setattr(world.brokers, "write", write)
+    world.take(b"a", partition=0)
+    world.take(b"b", partition=1)
+    world.drain(lambda: len(begun) == 2)
+    world.turns.result(world.handoff.stop())
+    assert given_up == [0, 1]
+    assert broken == []
+
+
+def test_batch_that_may_have_been_written_is_known_as_such_though_the_disk_fills_in_its_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.take(b"a", partition=0)
+    world.take(b"b", partition=1)
+    spool = world.handoff._spool
+    written = spool.written
+
+    async def full(batches: Any) -> None:
+        monkeypatch.setattr(spool, "written", written)
+        raise StorageFull("full")
+
+    monkeypatch.setattr(spool, "written", full)
+    world.brokers.faults = ["", "after"]
+    # and the store knows its producer no more when it comes again
+    attempts = world.brokers.write
+
+    async def forgetting(topic: str, partition: int, batch: bytes) -> Attempt:
+        if world.brokers.attempts == 3:
+            world.brokers._known.pop((1, "t", 1))
+            world.brokers.faults = ["forgotten"]
+        return await attempts(topic, partition, batch)
+
+    monkeypatch.setattr(world.brokers, "write", forgetting)
+    world.drain()
+    assert sorted(value or b"" for value in world.written()) == [b"a", b"b"]
+    (refused,) = world.turns.result(world.handoff.list_refused(0, 10))
+    assert "may have been written" in refused.reason
+
+
 def test_partition_that_is_not_there_is_refused_at_once_and_the_others_are_kept(world: World) -> None:
     messages = [Message(b"a", None, (), 0), Message(b"b", None, (), 7), Message(b"c", None, (), 1)]
     outcomes = world.turns.result(world.handoff.take("t", messages, 5.0, Unavailable()))

@@ -36,6 +36,8 @@ class Brokers:
         self.errors: dict[tuple[int, str], int] = {}
         """By the broker that is asked, and the group."""
         self.down: set[int] = set()
+        self.silent: set[int] = set()
+        """Brokers that say what they speak, and no more."""
         self.asked: list[tuple[int, list[str]]] = []
         self.held: list[Deferred[bytes]] | None = None
         self.versions_asked = 0
@@ -47,6 +49,8 @@ class Brokers:
         if key == API_VERSIONS:
             self.versions_asked += 1
             return succeed(i16(0) + array([i16(FIND_COORDINATOR) + i16(0) + i16(self.version)]))
+        if node in self.silent:
+            return fail(NoAnswer(f"broker {node} does not answer"))
         assert (key, version) == (FIND_COORDINATOR, 4 if self.version >= 4 else 0)
         read = ByteReader(body)
         if version == 0:
@@ -117,6 +121,13 @@ def test_broker_that_is_away_is_passed_over(down: set[int]) -> None:
     brokers.down = down
     (found,) = brokers.find("a")
     assert found == 2 if len(down) == 1 else isinstance(found, Unavailable)
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_broker_that_ends_between_its_two_answers_is_passed_over(version: int) -> None:
+    brokers = Brokers(version)
+    brokers.silent = {1}
+    assert brokers.find("a", "b") == [2, 2]
 
 
 def test_caller_that_gives_up_leaves_the_others_alone() -> None:

@@ -26,6 +26,7 @@ from kateway.errors import (
 from kateway.model import Health, Message, Receipt
 from kateway.storage.interface import Outcome
 from kateway.storage.kafka.cluster.connection import NeverSent, NoAnswer
+from kateway.storage.kafka.producer import broker_sender
 from kateway.storage.kafka.producer.producer import Producer
 from kateway.storage.kafka.protocol import record_batches as records
 from kateway.storage.kafka.protocol.metadata import API_VERSIONS
@@ -181,6 +182,28 @@ def test_messages_of_one_turn_go_in_one_request(brokers: Brokers, producer: Prod
     assert request.batches == {("t", 0): Sent(1, 0, [b"0", b"2"]), ("t", 1): Sent(1, 0, [b"1", b"3"])}
     request.reply(offset=70)
     assert outcomes == [[Receipt(0, 70)], [Receipt(1, 70)], [Receipt(0, 71)], [Receipt(1, 71)]]
+
+
+def test_batch_that_cannot_be_encoded_is_answered_and_those_behind_it_go(
+    brokers: Brokers, producer: Producer, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
+) -> None:
+    encode = broker_sender.encode_batch
+
+    def short_of_memory(*args: Any, **options: Any) -> bytes:
+        monkeypatch.setattr(broker_sender, "encode_batch", encode)
+        raise MemoryError
+
+    monkeypatch.setattr(broker_sender, "encode_batch", short_of_memory)
+    first = publish(producer, b"a")
+    brokers.pass_time(0.01)
+    second = publish(producer, b"b")
+    brokers.pass_time(0.1)
+    brokers.requests[0].reply(offset=5)
+    assert second == [Receipt(0, 5)]
+    assert [type(each) for each in first] == [Unavailable]
+    assert producer.held_bytes == 0
+    assert len(logged_errors) == 1
+    logged_errors.clear()
 
 
 def test_an_idle_producer_has_no_timer(brokers: Brokers, producer: Producer) -> None:

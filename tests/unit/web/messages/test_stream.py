@@ -33,6 +33,7 @@ class Outlet:
         self.drained: Callable[[], None] | None = None
         self.left: Callable[[], None] | None = None
         self.watchers: list[Watcher] = []
+        self.gone = False
 
     # the connection
 
@@ -66,6 +67,8 @@ class Outlet:
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         self.left = callback
+        if self.gone and callback is not None:
+            callback()
 
     def beat(self) -> None:
         self.told.append("beat")
@@ -407,3 +410,21 @@ def test_time_without_room_is_counted_to_the_end_of_the_stream() -> None:
     world.clock.advance(3.0)
     world.counts.count_blocked()
     assert world.cells.blocked.value == 3.0
+
+
+def test_client_that_has_gone_before_the_start_leaves_nothing_running() -> None:
+    world = World(idle_seconds=math.inf, first_seconds=math.inf)
+    world.feed.end()
+    outlet = world.outlet
+    before = len(world.clock.getDelayedCalls())
+    outlet.gone = True
+    groups = Memberships(lambda _name: world.store, world.clock, DeliveryConfig())  # type: ignore[arg-type, return-value]
+    reader = groups.reader(("default", "other", "t"), Wanted(), outlet)
+    bounds = Bounds(records=math.inf, bytes=math.inf, first_seconds=math.inf, idle_seconds=math.inf)  # type: ignore[arg-type]
+    feed = Feed(reader, outlet, bounds, world.clock, HEARTBEAT_SECONDS, None, None)
+    feed.start(world._ended)
+    outlet.told.clear()
+    world.clock.pump([1.0] * 60)
+    assert outlet.told == []
+    assert outlet.drained is None
+    assert len(world.clock.getDelayedCalls()) <= before
