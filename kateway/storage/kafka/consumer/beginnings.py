@@ -51,11 +51,14 @@ class Beginnings:
             starts = await self._offsets.at(self._topic, "latest", new)
             if self._reset == "earliest" and await self._offsets.at(self._topic, "earliest", new) != starts:
                 return {}  # its records come from the beginning in any case
+        # another member may have begun, and committed what it has read since, while the brokers were asked
+        meanwhile = await self._offsets.committed(self._group, self._topic, starts)
+        there = {partition: place for partition, place in meanwhile.items() if place is not None}
+        places = {partition: Committed(offset) for partition, offset in starts.items() if partition not in there}
         generation = self._membership.generation
-        places = {partition: Committed(offset) for partition, offset in starts.items()}
-        if generation is None:
+        if generation is None or (places and await self._commits.send(places, generation)):
             return None
-        return None if await self._commits.send(places, generation) else places
+        return {**places, **there}
 
     async def by_rule(self, partitions: Collection[int]) -> dict[int, int]:
         """Where the reset rule says to begin."""
