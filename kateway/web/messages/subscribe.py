@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from kateway.core.access.control import AuthorizedRequest
 from kateway.core.audit.events import actor
@@ -36,6 +37,8 @@ from kateway.web.messages.stream import LEAST_LOOK_SECONDS, Bounds, Feed, Outlet
 from kateway.web.messages.traces import Ended, Refused, batches, began, context, describe, entered
 from kateway.web.messages.websocket_subscribe import FRAMES, SocketOutlet
 from kateway.web.problems import problem
+
+_goes_on = Logger().failureHandler("a response broke when it was to end; the others end")
 
 
 class SubscribeEdge:
@@ -218,7 +221,8 @@ class SubscribeEdge:
         """Ends everything with what it has, also what begins later."""
         self._draining = True
         for feed in list(self._feeds):
-            feed.end(leaving=True)
+            with _goes_on:
+                feed.end(leaving=True)
 
 
 def _read_up_to(request: Request) -> dict[int, int] | None:

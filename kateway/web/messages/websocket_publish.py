@@ -9,6 +9,7 @@ from typing import NamedTuple
 import orjson
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kateway.core.access.control import AuthorizedRequest
@@ -28,6 +29,8 @@ from kateway.web.messages.publish_counts import PublishCounts
 from kateway.web.messages.response_body import KEPT
 from kateway.web.messages.traces import context, describe, publish_failed, published
 from kateway.web.problems import problem, problem_object
+
+_goes_on = Logger().failureHandler("a socket broke when it was to end; the others end")
 
 MAX_UNANSWERED = 1000
 """Messages of one socket on their way; beyond that no more is read from it."""
@@ -123,7 +126,8 @@ class SocketPublishEdge:
         """Closes every socket as soon as its messages are answered, also one that begins later."""
         self._draining = True
         for publisher in list(self._sockets):
-            publisher.drain()
+            with _goes_on:
+                publisher.drain()
 
 
 class Defaults(NamedTuple):

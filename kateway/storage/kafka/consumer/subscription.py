@@ -186,15 +186,18 @@ class KafkaSubscription:
     async def _close(self, returning: bool, *, passing: bool) -> None:
         await deferLater(self._reactor, 0)  # the listener is not called from inside ``close``
         over = self._over
-        if not over:
-            await self.hand_over(frozenset(self._owned))
-        self._over = True
-        passed = await self._membership.pass_on() if passing and not over else None
-        if passed is None:
-            await self._membership.stop(returning=returning)
-        else:
-            self._passed = passed._replace(reset=self._reset)
-        await self._free()
+        try:
+            if not over:
+                await self.hand_over(frozenset(self._owned))
+            self._over = True
+            passed = await self._membership.pass_on() if passing and not over else None
+            if passed is None:
+                await self._membership.stop(returning=returning)
+            else:
+                self._passed = passed._replace(reset=self._reset)
+        finally:
+            self._over = True
+            await self._free()
 
     async def _free(self) -> None:
         fetching_ended = self._fetcher.close()
