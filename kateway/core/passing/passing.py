@@ -48,11 +48,11 @@ MOST_UNSETTLED_LOOKS = 6
 """So often a rebalance is waited for in which partitions have no holder: the cooperative protocol gives a new member
 nothing before the others have given up what is to be its, which takes them a second.
 """
-MOST_LOOKS = 8
-"""So often, with pauses, a gateway that holds a group's partitions and gives no reader is asked, before a membership of
-this one joins the group.
+LOOKS_SECONDS = 2.0
+"""For so long a gateway that holds a group's partitions and gives no reader is asked again, before its client hears of
+it or a membership of this one joins the group.
 """
-NEXT_LOOK_SECONDS = 0.25
+NEXT_LOOK_SECONDS = 0.1
 _log = Logger()
 
 
@@ -203,6 +203,7 @@ class PassingOn:
         """A reader at another gateway; ``None`` where a membership of this one would get partitions. ``full``: those of
         this one have readers.
         """
+        until = self._clock.seconds() + LOOKS_SECONDS
         for look in count():
             again = fresh or look > 0
             try:
@@ -220,17 +221,22 @@ class PassingOn:
                     failures.append(error)
                     continue
                 return _reading(source, home, wanted, connection)
+            if crowded := next((error for error in failures if isinstance(error, TooManyConsumers)), None):
+                raise crowded
+            if self._clock.seconds() < until and any(not isinstance(error, GatewayGone) for error in failures):
+                # it stops, or its links end with it, and its successor in an upgrade has the membership in a moment:
+                # to join would be a rebalance
+                if again:
+                    await deferLater(self._clock, NEXT_LOOK_SECONDS)
+                continue
             told = [error for error in failures if not isinstance(error, (NotHere, GatewayGone))]
             if not told and full and again:
                 # the partitions of a gateway that has ended get another home when its session is over
                 told = [error for error in failures if isinstance(error, GatewayUnavailable)]
             if told:
-                raise next((error for error in told if isinstance(error, TooManyConsumers)), told[0])
+                raise told[0]
             if again:
-                if look >= MOST_LOOKS or not any(isinstance(error, NotHere) for error in failures):
-                    break
-                # it stops, and its successor in an upgrade has the membership in a moment; to join would be a rebalance
-                await deferLater(self._clock, NEXT_LOOK_SECONDS)
+                break
         return None
 
     def _by_chance(self, holders: Holders) -> list[Home]:
