@@ -52,7 +52,9 @@ def gateway(daemon: Gateways, cluster: KafkaCluster, tmp_path: Path) -> Gateways
             f'data_directory = "{folder}/data"\n[process]\ncount = {count}\n'
             f'[storage.default]\ndriver = "kafka"\nbrokers = {json.dumps(cluster.addresses)}\n'
             # a process whose partitions clients of the other have read would leave for want of readers of its own
-            f'group_protocol = "{protocol}"\n[delivery]\nlinger_seconds = 600\n{more}'
+            f'group_protocol = "{protocol}"\n[delivery]\nlinger_seconds = 600\n'
+            # a process on a busy machine takes seconds to start; the brokers' own protocol has their session
+            f"session_timeout_seconds = 60\n{more}"
         )
         started = daemon("--config", str(path), name=name).start()
         if count > 1:
