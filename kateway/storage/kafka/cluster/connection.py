@@ -294,7 +294,9 @@ class BrokerConnection(_KafkaBrokerClient):  # type: ignore[misc]
         why = self.last_failure or _why(f"{self.address} closed the connection", reason)
         self._fail_all(why)
         if self._dDown is not None:
-            self._dDown.callback(None)
+            # one of those whose requests just failed may have closed it, and then it was down at once
+            if not self._dDown.called:
+                self._dDown.callback(None)
         elif self.requests:  # asked for meanwhile, by those whose requests just failed
             self._connect()
 

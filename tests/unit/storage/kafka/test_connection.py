@@ -222,6 +222,14 @@ def test_listener_may_close_the_subscription_that_tells_it_of_a_failure():
         assert first.result is None
 
 
+def test_connection_may_be_closed_by_the_caller_whose_request_failed_when_it_was_lost(broker):
+    seen = broker.ask()
+    seen.addErrback(lambda _failure: broker.connection.close())
+    broker.accept()
+    broker.drop()
+    assert outcome(seen) == [None]
+
+
 # --- renewal -------------------------------------------------------------------------------------------------------
 
 
